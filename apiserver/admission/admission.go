@@ -1,0 +1,87 @@
+// Package admission changes or refuses writes after authorization and before
+// validation. One file per plugin; Table is the ordered chain.
+package admission
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+// Operation is what the request does, in the words of admissionregistration/v1.
+type Operation string
+
+const (
+	Create  Operation = "CREATE"
+	Update  Operation = "UPDATE"
+	Delete  Operation = "DELETE"
+	Connect Operation = "CONNECT"
+)
+
+// Attributes describes one write. Plugins may change Object in place while
+// mutating and must not change it while validating. Old is shared and read-only.
+type Attributes struct {
+	Operation       Operation
+	Row             *resources.Row
+	Subresource     string // "" for the object itself
+	Namespace, Name string // Name is empty while it is still to be generated
+	User            *authn.User
+	Request         *resources.Request // reader, warnings, dry run
+	// Object is the new object: nil for Delete, the subresource's own kind for
+	// "binding", "eviction" and the like, the options for Connect.
+	Object  runtime.Object
+	Old     runtime.Object // nil for Create and Connect
+	Options runtime.Object // metav1.CreateOptions, UpdateOptions, DeleteOptions
+}
+
+// Plugin is one row of the chain. Either function may be nil. An error that is an
+// apierrors.APIStatus is sent as it is; any other becomes 403 Forbidden with the
+// plugin's message. undo, when not nil, is called if the write fails afterwards.
+type Plugin struct {
+	Name     string
+	Mutate   func(ctx context.Context, a *Attributes) error
+	Validate func(ctx context.Context, a *Attributes) (undo func(), err error)
+}
+
+// Chain runs its plugins in order.
+type Chain []Plugin
+
+// Mutate runs the mutating halves. It stops at the first error.
+func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
+	for _, p := range c {
+		if p.Mutate != nil {
+			if err := p.Mutate(ctx, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Validate runs the validating halves. On success undo takes back what plugins
+// have reserved (quota); it is never nil. On failure everything is taken back already.
+func (c Chain) Validate(ctx context.Context, a *Attributes) (undo func(), err error) {
+	var undos []func()
+	undo = func() {
+		for i := len(undos) - 1; i >= 0; i-- {
+			undos[i]()
+		}
+	}
+	for _, p := range c {
+		if p.Validate == nil {
+			continue
+		}
+		u, err := p.Validate(ctx, a)
+		if u != nil {
+			undos = append(undos, u)
+		}
+		if err != nil {
+			undo()
+			return func() {}, err
+		}
+	}
+	return undo, nil
+}

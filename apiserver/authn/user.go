@@ -1,0 +1,53 @@
+// Package authn answers who sends a request: client certificates, service
+// account tokens, bootstrap tokens, and impersonation on top of them.
+package authn
+
+import (
+	"context"
+	"net/http"
+)
+
+// User is an authenticated caller. It is immutable once made.
+type User struct {
+	Name   string
+	UID    string
+	Groups []string
+	Extra  map[string][]string
+}
+
+// Well-known users and groups. Source: Kubernetes documentation, "Authenticating".
+const (
+	Anonymous            = "system:anonymous"
+	GroupUnauthenticated = "system:unauthenticated"
+	GroupAuthenticated   = "system:authenticated"
+	GroupMasters         = "system:masters"
+	GroupNodes           = "system:nodes"
+	GroupServiceAccounts = "system:serviceaccounts"
+)
+
+// In reports whether the user is a member of group.
+func (u *User) In(group string) bool {
+	for _, g := range u.Groups {
+		if g == group {
+			return true
+		}
+	}
+	return false
+}
+
+// Authenticator looks for one kind of credential. ok is false when the request
+// carries none of that kind; an error means that it carries a bad one.
+type Authenticator interface {
+	Authenticate(r *http.Request) (user *User, ok bool, err error)
+}
+
+type userKey struct{}
+
+// With returns a context that carries the caller.
+func With(ctx context.Context, u *User) context.Context { return context.WithValue(ctx, userKey{}, u) }
+
+// From returns the caller of the request that ctx belongs to, or nil.
+func From(ctx context.Context) *User {
+	u, _ := ctx.Value(userKey{}).(*User)
+	return u
+}

@@ -1,0 +1,67 @@
+// Package store is the contract of the durable key-value store below the API
+// server, with an etcd version and one in memory that keeps the same rules.
+// storetest is the suite that every version must pass.
+//
+// Keys are given without the server's prefix: "pods/default/web-0". Revisions
+// are etcd's: one counter for the whole store, the number that clients see as
+// resourceVersion.
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// KV is a key with its value. Value is owned by the receiver.
+type KV struct {
+	Key       string
+	Value     []byte
+	CreateRev int64
+	ModRev    int64
+}
+
+// Event is one change of one key. A deletion carries the value that was deleted
+// in Prev where the store still has it.
+type Event struct {
+	KV      KV // Value is nil for a deletion; ModRev is the revision of the change
+	Deleted bool
+}
+
+// Batch is a run of changes in revision order. All events of one revision are
+// in one batch. Rev is the highest revision that the receiver now has seen in full,
+// also when Events is empty (progress).
+type Batch struct {
+	Rev    int64
+	Events []Event
+}
+
+var (
+	// ErrConflict: the key's revision is not the one expected (it may be gone, or exist already).
+	ErrConflict = errors.New("store: key changed since it was read")
+	// ErrCompacted: the revision asked for is no longer kept.
+	ErrCompacted = errors.New("store: revision has been compacted")
+	// ErrFull: the store's quota is used up; only deletions work.
+	ErrFull = errors.New("store: database space exceeded")
+)
+
+// Store is safe for concurrent use. Every call is bounded by its context.
+type Store interface {
+	// Put writes value if the key's mod revision equals seen; 0 means that the key must not exist.
+	// ttl, if not zero, is the life of the key, rounded up to whole seconds.
+	Put(ctx context.Context, key string, value []byte, seen int64, ttl time.Duration) (rev int64, err error)
+	// Delete removes the key if its mod revision equals seen.
+	Delete(ctx context.Context, key string, seen int64) (rev int64, err error)
+	// Get is a linearizable read; nil when the key does not exist.
+	Get(ctx context.Context, key string) (*KV, error)
+	// Rev is the current revision, linearizable: every write acknowledged before the call is at or below it.
+	Rev(ctx context.Context) (int64, error)
+	// Range calls fn with pages of the keys that start with prefix ("" is all) as of one revision, in key
+	// order, and returns that revision.
+	Range(ctx context.Context, prefix string, fn func([]KV) error) (rev int64, err error)
+	// Watch calls fn with every change after from (exclusive) of every key, in order, and blocks until ctx
+	// ends, fn fails, or the store cannot continue (ErrCompacted among others).
+	Watch(ctx context.Context, from int64, fn func(Batch) error) error
+	// Compact forgets history before rev.
+	Compact(ctx context.Context, rev int64) error
+}

@@ -1,0 +1,60 @@
+// Package watchcache holds every object once, encoded, in a copy-on-write
+// B-tree, and one ordered log of recent changes for the whole key space. It
+// answers gets, lists and watches without going to the store.
+package watchcache
+
+import (
+	"errors"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+var (
+	// ErrTooOld: the revision has left the log; clients see 410 Gone and list again.
+	ErrTooOld = errors.New("watchcache: revision is too old")
+	// ErrTooNew: the cache has not reached the revision; the caller may wait.
+	ErrTooNew = errors.New("watchcache: revision is too new")
+	// ErrSlow: the cursor fell out of the window because its reader was too slow.
+	ErrSlow = errors.New("watchcache: reader is too slow")
+)
+
+// Header is what selectors, garbage collection and authorization need of an
+// object without decoding it. It is shared and read-only.
+type Header struct {
+	Namespace, Name string
+	UID             types.UID
+	Labels          labels.Set
+	Fields          fields.Set // the row's selectable fields, without metadata.name and metadata.namespace
+	Owners          []metav1.OwnerReference
+	Deleting        bool // metadata.deletionTimestamp is set
+}
+
+// Type is the kind of a change as a watcher sees it.
+type Type uint8
+
+const (
+	Added Type = iota
+	Modified
+	Deleted
+)
+
+// Selection is what a list or watch is about. The zero Namespace and Name mean all.
+type Selection struct {
+	Prefix          string // the storage row's Prefix, such as "pods"
+	Namespaced      bool
+	Namespace, Name string
+	Labels          labels.Selector // nil: everything
+	Fields          fields.Selector // nil: everything; may name metadata.name and metadata.namespace
+}
+
+// Event is one change as one selection sees it: an object that stops matching
+// is Deleted, one that starts matching is Added. Item is the new state; for
+// Deleted it is the last state that matched, with the revision of the change.
+type Event struct {
+	Type Type
+	Item *Item
+	Rev  int64
+}
