@@ -27,7 +27,6 @@ type Header struct {
 	Namespace, Name string
 	UID             types.UID
 	Labels          labels.Set
-	Fields          fields.Set // the row's selectable fields, without metadata.name and metadata.namespace
 	Owners          []metav1.OwnerReference
 	Deleting        bool // metadata.deletionTimestamp is set
 }
