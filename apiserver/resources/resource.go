@@ -88,7 +88,7 @@ type Part[T any] struct {
 	// Prepare moves what this part does not own from old to obj, and sets what
 	// the server owns. On the main part old is nil for a creation.
 	Prepare func(rq *Request, obj, old *T)
-	// Validate reports every fault; old is nil for a creation.
+	// Validate reports every fault; old is nil for a creation. metadata is checked by rest, the same for all kinds.
 	Validate func(rq *Request, obj, old *T) field.ErrorList
 	// Warnings are sent to the client with a successful answer.
 	Warnings func(rq *Request, obj, old *T) []string
@@ -131,7 +131,8 @@ type Resource[T any] struct {
 	// ("approval", "finalize", "ephemeralcontainers", "resize").
 	Parts map[string]Part[T]
 	Subs  []Sub
-	// Columns follow the Name column and precede Age unless they contain it.
+	// Columns are what kubectl get prints after the name; no columns means Age alone. A column called
+	// Name takes the place of the leading one. The erased Row has the complete list, Name and Age included.
 	Columns []Column[T]
 	// Fields returns the selectable fields beyond metadata.name and metadata.namespace.
 	Fields func(obj *T) fields.Set
@@ -176,7 +177,7 @@ type Row struct {
 	Main                                   ErasedPart
 	Parts                                  map[string]ErasedPart // "status" among them
 	Subs                                   []Sub
-	Columns                                []ErasedColumn
+	Columns                                []ErasedColumn // complete: with Name, and Age where the kind prints it
 	Fields                                 func(Object) fields.Set // never nil
 	FieldNames                             []string
 	Name                                   func(name string, prefix bool) []string
@@ -341,7 +342,17 @@ func (r Resource[T]) Row() *Row {
 		row.ToStored = func(o Object) Object { return r.ToStored(as(o)) }
 		row.FromStored = func(o Object) Object { return any(r.FromStored(o)).(Object) }
 	}
-	for _, c := range r.Columns {
+	columns, named := r.Columns, false
+	for _, c := range columns {
+		named = named || c.Name == "Name"
+	}
+	if columns == nil {
+		columns = []Column[T]{ageColumn[T]()}
+	}
+	if !named {
+		columns = append([]Column[T]{nameColumn[T]()}, columns...)
+	}
+	for _, c := range columns {
 		row.Columns = append(row.Columns, ErasedColumn{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description, Priority: c.Priority,

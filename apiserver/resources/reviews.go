@@ -1,0 +1,105 @@
+package resources
+
+import (
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// The kinds of this file are questions, or orders, that are answered and never
+// stored: discovery offers only "create", and rest asks its Virtual handlers.
+
+var createOnly = []string{"create"}
+
+func anyName(string, bool) []string { return nil }
+
+var bindings = Resource[corev1.Binding]{
+	Group: "", Version: "v1", Kind: "Binding", Plural: "bindings", Verbs: createOnly, NoGeneration: true,
+	Main: Part[corev1.Binding]{Validate: func(_ *Request, b, _ *corev1.Binding) field.ErrorList { return ValidateBinding(b) }},
+}
+
+// ValidateBinding checks a Binding, posted to bindings or to pods/binding.
+func ValidateBinding(b *corev1.Binding) field.ErrorList {
+	var errs field.ErrorList
+	if k := b.Target.Kind; k != "" && k != "Node" {
+		errs = append(errs, field.NotSupported(field.NewPath("target", "kind"), k, []string{"Node", "<empty>"}))
+	}
+	if b.Target.Name == "" {
+		errs = append(errs, field.Required(field.NewPath("target", "name"), ""))
+	}
+	return errs
+}
+
+var tokenReviews = Resource[authenticationv1.TokenReview]{
+	Group: "authentication.k8s.io", Version: "v1", Kind: "TokenReview", Plural: "tokenreviews",
+	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
+}
+
+var selfSubjectReviews = Resource[authenticationv1.SelfSubjectReview]{
+	Group: "authentication.k8s.io", Version: "v1", Kind: "SelfSubjectReview", Plural: "selfsubjectreviews",
+	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
+}
+
+var subjectAccessReviews = Resource[authorizationv1.SubjectAccessReview]{
+	Group: "authorization.k8s.io", Version: "v1", Kind: "SubjectAccessReview", Plural: "subjectaccessreviews",
+	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
+	Main: Part[authorizationv1.SubjectAccessReview]{
+		Validate: func(_ *Request, r, _ *authorizationv1.SubjectAccessReview) field.ErrorList {
+			return validateAccessSpec(&r.Spec, field.NewPath("spec"))
+		},
+	},
+}
+
+var localSubjectAccessReviews = Resource[authorizationv1.LocalSubjectAccessReview]{
+	Group: "authorization.k8s.io", Version: "v1", Kind: "LocalSubjectAccessReview", Plural: "localsubjectaccessreviews",
+	Verbs: createOnly, Name: anyName, NoGeneration: true,
+	Main: Part[authorizationv1.LocalSubjectAccessReview]{
+		Validate: func(_ *Request, r, _ *authorizationv1.LocalSubjectAccessReview) field.ErrorList {
+			p := field.NewPath("spec")
+			errs := validateAccessSpec(&r.Spec, p)
+			if ra := r.Spec.ResourceAttributes; ra != nil && ra.Namespace != r.Namespace {
+				errs = append(errs, field.Invalid(p.Child("resourceAttributes", "namespace"), ra.Namespace, "must match metadata.namespace"))
+			}
+			if r.Spec.NonResourceAttributes != nil {
+				errs = append(errs, field.Invalid(p.Child("nonResourceAttributes"), r.Spec.NonResourceAttributes, "disallowed on this kind of request"))
+			}
+			return errs
+		},
+	},
+}
+
+var selfSubjectAccessReviews = Resource[authorizationv1.SelfSubjectAccessReview]{
+	Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectAccessReview", Plural: "selfsubjectaccessreviews",
+	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
+	Main: Part[authorizationv1.SelfSubjectAccessReview]{
+		Validate: func(_ *Request, r, _ *authorizationv1.SelfSubjectAccessReview) field.ErrorList {
+			p := field.NewPath("spec")
+			return validateAccessTarget(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, p)
+		},
+	},
+}
+
+var selfSubjectRulesReviews = Resource[authorizationv1.SelfSubjectRulesReview]{
+	Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectRulesReview", Plural: "selfsubjectrulesreviews",
+	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
+}
+
+func validateAccessSpec(s *authorizationv1.SubjectAccessReviewSpec, p *field.Path) field.ErrorList {
+	errs := validateAccessTarget(s.ResourceAttributes, s.NonResourceAttributes, p)
+	if s.User == "" && len(s.Groups) == 0 {
+		errs = append(errs, field.Invalid(p.Child("user"), s.User, "at least one of user or group must be specified"))
+	}
+	return errs
+}
+
+// validateAccessTarget: exactly one of the two says what is asked about.
+func validateAccessTarget(res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes, p *field.Path) field.ErrorList {
+	switch {
+	case res != nil && non != nil:
+		return field.ErrorList{field.Invalid(p.Child("nonResourceAttributes"), non, "cannot be specified in combination with resourceAttributes")}
+	case res == nil && non == nil:
+		return field.ErrorList{field.Invalid(p.Child("resourceAttributes"), res, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
+	}
+	return nil
+}
