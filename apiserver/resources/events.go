@@ -10,8 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
 func events(cfg Config) Resource[corev1.Event] {
@@ -65,11 +66,11 @@ const (
 // validateEvent checks what both versions demand. controller is the name of
 // the reporting field in the version asked.
 func validateEvent(e *corev1.Event, controller string) field.ErrorList {
-	var errs field.ErrorList
+	var f check.Faults
 	at := field.NewPath
 	regarding := e.InvolvedObject.Namespace
 	mismatch := func() {
-		errs = append(errs, field.Invalid(at("involvedObject", "namespace"), regarding, "does not match event.namespace"))
+		f.Invalid(at("involvedObject", "namespace"), regarding, "does not match event.namespace")
 	}
 	if e.EventTime.IsZero() {
 		// Events about cluster-scoped objects are in "default".
@@ -82,45 +83,47 @@ func validateEvent(e *corev1.Event, controller string) field.ErrorList {
 		}
 		bounded := func(name, value string, required bool, max int) {
 			if required && value == "" {
-				errs = append(errs, field.Required(at(name), ""))
+				f.Required(at(name), "")
 			}
 			if len(value) > max {
-				errs = append(errs, field.Invalid(at(name), "", fmt.Sprintf("can have at most %v characters", max)))
+				f.Invalid(at(name), "", fmt.Sprintf("can have at most %v characters", max))
 			}
 		}
 		if e.ReportingController == "" {
-			errs = append(errs, field.Required(at(controller), ""))
+			f.Required(at(controller), "")
 		}
-		errs = append(errs, invalids(at(controller), e.ReportingController, validation.IsQualifiedName(e.ReportingController))...)
+		f.QualifiedName(at(controller), e.ReportingController)
 		bounded("reportingInstance", e.ReportingInstance, true, eventNameMax)
 		bounded("action", e.Action, true, eventNameMax)
 		bounded("reason", e.Reason, true, eventNameMax)
 		bounded("message", e.Message, false, eventNoteMax)
 	}
-	return append(errs, invalids(at("namespace"), e.Namespace, validation.IsDNS1123Subdomain(e.Namespace))...)
+	f.Subdomain(at("namespace"), e.Namespace)
+	return f.List()
 }
 
 // validateEventV1 adds what only events.k8s.io/v1 demands: the deprecated
 // fields stay empty, and after creation nothing but the series changes.
 func validateEventV1(e, old *eventsv1.Event) field.ErrorList {
-	errs := validateEvent(eventFromV1(e), "reportingController")
+	var f check.Faults
+	f.Add(validateEvent(eventFromV1(e), "reportingController"))
 	at := field.NewPath
 	series := func() {
 		if e.Series == nil {
 			return
 		}
 		if e.Series.Count < 2 {
-			errs = append(errs, field.Invalid(at("series.count"), "", "should be at least 2"))
+			f.Invalid(at("series.count"), "", "should be at least 2")
 		}
 		if e.Series.LastObservedTime.IsZero() {
-			errs = append(errs, field.Required(at("series.lastObservedTime"), ""))
+			f.Required(at("series.lastObservedTime"), "")
 		}
 	}
 	if old != nil {
 		if (e.Series == nil) != (old.Series == nil) || e.Series != nil && *e.Series != *old.Series {
 			series()
 		}
-		for _, f := range []struct {
+		for _, c := range []struct {
 			name     string
 			now, was any
 		}{
@@ -134,26 +137,26 @@ func validateEventV1(e, old *eventsv1.Event) field.ErrorList {
 			{"reportingController", e.ReportingController, old.ReportingController},
 			{"reportingInstance", e.ReportingInstance, old.ReportingInstance},
 		} {
-			errs = append(errs, immutable(f.now, f.was, at(f.name))...)
+			f.Same(at(c.name), c.now, c.was)
 		}
-		return errs
+		return f.List()
 	}
 	series()
 	if e.EventTime.IsZero() {
-		errs = append(errs, field.Required(at("eventTime"), ""))
+		f.Required(at("eventTime"), "")
 	}
 	if e.Type != corev1.EventTypeNormal && e.Type != corev1.EventTypeWarning {
-		errs = append(errs, field.Invalid(at("type"), "", fmt.Sprintf("has invalid value: %v", e.Type)))
+		f.Invalid(at("type"), "", fmt.Sprintf("has invalid value: %v", e.Type))
 	}
 	for name, set := range map[string]bool{
 		"firstTimestamp": !e.DeprecatedFirstTimestamp.IsZero(), "lastTimestamp": !e.DeprecatedLastTimestamp.IsZero(),
 		"count": e.DeprecatedCount != 0, "source": e.DeprecatedSource != (corev1.EventSource{}),
 	} {
 		if set {
-			errs = append(errs, field.Invalid(at(name), "", "needs to be unset"))
+			f.Invalid(at(name), "", "needs to be unset")
 		}
 	}
-	return errs
+	return f.List()
 }
 
 // eventTimes returns when the event was first and last seen, and how often.

@@ -7,12 +7,12 @@ import (
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
 type hpa2 = autoscalingv2.HorizontalPodAutoscaler
@@ -67,120 +67,119 @@ func defaultHPA(h *hpa2) {
 }
 
 func validateHPA(h, _ *hpa2) field.ErrorList {
-	var errs field.ErrorList
+	var f check.Faults
 	s, p := &h.Spec, field.NewPath("spec")
 	if s.MinReplicas != nil && *s.MinReplicas < 1 {
-		errs = append(errs, field.Invalid(p.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 1"))
+		f.Invalid(p.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 1")
 	}
 	switch {
 	case s.MaxReplicas == 0:
-		errs = append(errs, field.Required(p.Child("maxReplicas"), "must be set and greater than 0"))
+		f.Required(p.Child("maxReplicas"), "must be set and greater than 0")
 	case s.MaxReplicas < 0:
-		errs = append(errs, field.Invalid(p.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to 1"))
+		f.Invalid(p.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to 1")
 	}
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
-		errs = append(errs, field.Invalid(p.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
+		f.Invalid(p.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`")
 	}
-	errs = append(errs, validateScaleTarget(s.ScaleTargetRef, p.Child("scaleTargetRef"))...)
+	f.Add(validateScaleTarget(s.ScaleTargetRef, p.Child("scaleTargetRef")))
 	for i, m := range s.Metrics {
-		errs = append(errs, validateMetric(m, p.Child("metrics").Index(i))...)
+		f.Add(validateMetric(m, p.Child("metrics").Index(i)))
 	}
 	if b := s.Behavior; b != nil {
-		errs = append(errs, validateScalingRules(b.ScaleUp, p.Child("behavior", "scaleUp"))...)
-		errs = append(errs, validateScalingRules(b.ScaleDown, p.Child("behavior", "scaleDown"))...)
+		f.Add(validateScalingRules(b.ScaleUp, p.Child("behavior", "scaleUp")))
+		f.Add(validateScalingRules(b.ScaleDown, p.Child("behavior", "scaleDown")))
 	}
-	return errs
+	return f.List()
 }
 
 func validateHPAStatus(h, _ *hpa2) field.ErrorList {
+	var f check.Faults
 	p := field.NewPath("status")
-	return append(nonNegative(h.Status.CurrentReplicas, p.Child("currentReplicas")), nonNegative(h.Status.DesiredReplicas, p.Child("desiredReplicas"))...)
+	check.AtLeastZero(&f, p.Child("currentReplicas"), h.Status.CurrentReplicas)
+	check.AtLeastZero(&f, p.Child("desiredReplicas"), h.Status.DesiredReplicas)
+	return f.List()
 }
 
 func validateScaleTarget(ref autoscalingv2.CrossVersionObjectReference, p *field.Path) field.ErrorList {
-	errs := append(requiredSegment(ref.Kind, p.Child("kind"), ""), requiredSegment(ref.Name, p.Child("name"), "")...)
+	var f check.Faults
+	f.Segment(p.Child("kind"), ref.Kind)
+	f.Segment(p.Child("name"), ref.Name)
 	if _, err := schema.ParseGroupVersion(ref.APIVersion); err != nil {
-		errs = append(errs, field.Invalid(p.Child("apiVersion"), ref.APIVersion, err.Error()))
+		f.Invalid(p.Child("apiVersion"), ref.APIVersion, err.Error())
 	}
-	return errs
-}
-
-// requiredSegment: a value that must be there and fit between two slashes of a URL.
-func requiredSegment(v string, p *field.Path, why string) field.ErrorList {
-	if v == "" {
-		return field.ErrorList{field.Required(p, why)}
-	}
-	return invalids(p, v, pathvalidation.IsValidPathSegmentName(v))
+	return f.List()
 }
 
 func validateScalingRules(r *autoscalingv2.HPAScalingRules, p *field.Path) field.ErrorList {
 	if r == nil {
 		return nil
 	}
-	var errs field.ErrorList
+	var f check.Faults
 	if w := r.StabilizationWindowSeconds; w != nil {
 		at := p.Child("stabilizationWindowSeconds")
 		if *w < 0 {
-			errs = append(errs, field.Invalid(at, *w, "must be greater than or equal to zero"))
+			f.Invalid(at, *w, "must be greater than or equal to zero")
 		} else if *w > 3600 {
-			errs = append(errs, field.Invalid(at, *w, "must be less than or equal to 3600"))
+			f.Invalid(at, *w, "must be less than or equal to 3600")
 		}
 	}
 	if r.SelectPolicy != nil {
-		errs = append(errs, oneOf(*r.SelectPolicy, p.Child("selectPolicy"),
-			autoscalingv2.MaxChangePolicySelect, autoscalingv2.MinChangePolicySelect, autoscalingv2.DisabledPolicySelect)...)
+		check.OneOf(&f, p.Child("selectPolicy"), *r.SelectPolicy,
+			autoscalingv2.MaxChangePolicySelect, autoscalingv2.MinChangePolicySelect, autoscalingv2.DisabledPolicySelect)
 	}
 	if len(r.Policies) == 0 {
-		errs = append(errs, field.Required(p.Child("policies"), "must specify at least one Policy"))
+		f.Required(p.Child("policies"), "must specify at least one Policy")
 	}
 	for i, policy := range r.Policies {
 		at := p.Child("policies").Index(i)
-		errs = append(errs, oneOf(policy.Type, at.Child("type"), autoscalingv2.PodsScalingPolicy, autoscalingv2.PercentScalingPolicy)...)
+		check.OneOf(&f, at.Child("type"), policy.Type, autoscalingv2.PodsScalingPolicy, autoscalingv2.PercentScalingPolicy)
 		if policy.Value <= 0 {
-			errs = append(errs, field.Invalid(at.Child("value"), policy.Value, "must be greater than zero"))
+			f.Invalid(at.Child("value"), policy.Value, "must be greater than zero")
 		}
 		if policy.PeriodSeconds <= 0 {
-			errs = append(errs, field.Invalid(at.Child("periodSeconds"), policy.PeriodSeconds, "must be greater than zero"))
+			f.Invalid(at.Child("periodSeconds"), policy.PeriodSeconds, "must be greater than zero")
 		} else if policy.PeriodSeconds > 1800 {
-			errs = append(errs, field.Invalid(at.Child("periodSeconds"), policy.PeriodSeconds, "must be less than or equal to 1800"))
+			f.Invalid(at.Child("periodSeconds"), policy.PeriodSeconds, "must be less than or equal to 1800")
 		}
 	}
 	if r.Tolerance != nil && r.Tolerance.Sign() < 0 {
-		errs = append(errs, field.Invalid(p.Child("tolerance"), r.Tolerance.String(), "must be greater than or equal to 0"))
+		f.Invalid(p.Child("tolerance"), r.Tolerance.String(), "must be greater than or equal to 0")
 	}
-	return errs
+	return f.List()
 }
 
 // validateMetric: type names exactly one of the sources, and that one is set.
 func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
-	var errs field.ErrorList
+	var f check.Faults
 	want := map[autoscalingv2.MetricSourceType]string{
 		autoscalingv2.ObjectMetricSourceType: "object", autoscalingv2.PodsMetricSourceType: "pods",
 		autoscalingv2.ResourceMetricSourceType: "resource", autoscalingv2.ExternalMetricSourceType: "external",
 		autoscalingv2.ContainerResourceMetricSourceType: "containerResource",
 	}[m.Type]
 	if m.Type == "" {
-		errs = append(errs, field.Required(p.Child("type"), "must specify a metric source type"))
+		f.Required(p.Child("type"), "must specify a metric source type")
 	} else if want == "" {
-		errs = append(errs, oneOf(m.Type, p.Child("type"), autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
-			autoscalingv2.ResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType)...)
+		check.OneOf(&f, p.Child("type"), m.Type, autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
+			autoscalingv2.ResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType)
 	}
 	found := false
-	source := func(name string, set bool, check func(*field.Path) field.ErrorList) {
+	source := func(name string, set bool, rule func(*field.Path) field.ErrorList) {
 		switch {
 		case !set:
 		case name == want:
 			found = true
-			errs = append(errs, check(p.Child(name))...)
+			f.Add(rule(p.Child(name)))
 		default:
-			errs = append(errs, field.Forbidden(p.Child(name), "must populate the given metric source only"))
+			f.Forbidden(p.Child(name), "must populate the given metric source only")
 		}
 	}
 	source("object", m.Object != nil, func(p *field.Path) field.ErrorList {
-		errs := validateScaleTarget(m.Object.DescribedObject, p.Child("describedObject"))
-		errs = append(errs, validateMetricName(m.Object.Metric, p.Child("metric"))...)
-		return append(errs, validateTarget(m.Object.Target, p.Child("target"), "averageValue", "must set either a target value or averageValue",
-			m.Object.Target.Value != nil || m.Object.Target.AverageValue != nil)...)
+		var f check.Faults
+		f.Add(validateScaleTarget(m.Object.DescribedObject, p.Child("describedObject")))
+		f.Add(validateMetricName(m.Object.Metric, p.Child("metric")))
+		f.Add(validateTarget(m.Object.Target, p.Child("target"), "averageValue", "must set either a target value or averageValue",
+			m.Object.Target.Value != nil || m.Object.Target.AverageValue != nil))
+		return f.List()
 	})
 	source("pods", m.Pods != nil, func(p *field.Path) field.ErrorList {
 		return append(validateMetricName(m.Pods.Metric, p.Child("metric")), validateTarget(m.Pods.Target, p.Child("target"),
@@ -188,68 +187,77 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 	})
 	source("external", m.External != nil, func(p *field.Path) field.ErrorList {
 		t := m.External.Target
-		errs := append(validateMetricName(m.External.Metric, p.Child("metric")), validateTarget(t, p.Child("target"),
-			"averageValue", "must set either a target value for metric or a per-pod target", t.Value != nil || t.AverageValue != nil)...)
+		var f check.Faults
+		f.Add(validateMetricName(m.External.Metric, p.Child("metric")))
+		f.Add(validateTarget(t, p.Child("target"),
+			"averageValue", "must set either a target value for metric or a per-pod target", t.Value != nil || t.AverageValue != nil))
 		if t.Value != nil && t.AverageValue != nil {
-			errs = append(errs, field.Forbidden(p.Child("target", "value"), "may not set both a target value for metric and a per-pod target"))
+			f.Forbidden(p.Child("target", "value"), "may not set both a target value for metric and a per-pod target")
 		}
-		return errs
+		return f.List()
 	})
 	perPod := func(name corev1.ResourceName, t autoscalingv2.MetricTarget, p *field.Path) field.ErrorList {
-		var errs field.ErrorList
+		var f check.Faults
 		if name == "" {
-			errs = append(errs, field.Required(p.Child("name"), "must specify a resource name"))
+			f.Required(p.Child("name"), "must specify a resource name")
 		}
-		errs = append(errs, validateTarget(t, p.Child("target"), "averageUtilization",
-			"must set either a target raw value or a target utilization", t.AverageUtilization != nil || t.AverageValue != nil)...)
+		f.Add(validateTarget(t, p.Child("target"), "averageUtilization",
+			"must set either a target raw value or a target utilization", t.AverageUtilization != nil || t.AverageValue != nil))
 		if t.AverageUtilization != nil && t.AverageValue != nil {
-			errs = append(errs, field.Forbidden(p.Child("target", "averageValue"), "may not set both a target raw value and a target utilization"))
+			f.Forbidden(p.Child("target", "averageValue"), "may not set both a target raw value and a target utilization")
 		}
-		return errs
+		return f.List()
 	}
 	source("resource", m.Resource != nil, func(p *field.Path) field.ErrorList { return perPod(m.Resource.Name, m.Resource.Target, p) })
 	source("containerResource", m.ContainerResource != nil, func(p *field.Path) field.ErrorList {
-		errs := perPod(m.ContainerResource.Name, m.ContainerResource.Target, p)
+		var f check.Faults
+		f.Add(perPod(m.ContainerResource.Name, m.ContainerResource.Target, p))
 		if c := m.ContainerResource.Container; c == "" {
-			errs = append(errs, field.Required(p.Child("container"), "must specify a container"))
+			f.Required(p.Child("container"), "must specify a container")
 		} else {
-			errs = append(errs, invalids(p.Child("container"), c, validation.IsDNS1123Label(c))...)
+			f.Label(p.Child("container"), c)
 		}
-		return errs
+		return f.List()
 	})
 	if want != "" && !found {
-		errs = append(errs, field.Required(p.Child(want), "must populate information for the given metric source"))
+		f.Required(p.Child(want), "must populate information for the given metric source")
 	}
-	return errs
+	return f.List()
 }
 
 func validateMetricName(id autoscalingv2.MetricIdentifier, p *field.Path) field.ErrorList {
-	errs := requiredSegment(id.Name, p.Child("name"), "must specify a metric name")
-	return append(errs, metavalidation.ValidateLabelSelector(id.Selector, metavalidation.LabelSelectorValidationOptions{}, p.Child("selector"))...)
+	var f check.Faults
+	if id.Name == "" {
+		f.Required(p.Child("name"), "must specify a metric name")
+	} else {
+		f.Segment(p.Child("name"), id.Name)
+	}
+	f.Add(metavalidation.ValidateLabelSelector(id.Selector, metavalidation.LabelSelectorValidationOptions{}, p.Child("selector")))
+	return f.List()
 }
 
 func validateTarget(t autoscalingv2.MetricTarget, p *field.Path, missing, why string, set bool) field.ErrorList {
-	var errs field.ErrorList
+	var f check.Faults
 	switch t.Type {
 	case autoscalingv2.UtilizationMetricType, autoscalingv2.ValueMetricType, autoscalingv2.AverageValueMetricType:
 	case "":
-		errs = append(errs, field.Required(p.Child("type"), "must specify a metric target type"))
+		f.Required(p.Child("type"), "must specify a metric target type")
 	default:
-		errs = append(errs, field.Invalid(p.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue"))
+		f.Invalid(p.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue")
 	}
 	if t.Value != nil && t.Value.Sign() != 1 {
-		errs = append(errs, field.Invalid(p.Child("value"), t.Value, "must be positive"))
+		f.Invalid(p.Child("value"), t.Value, "must be positive")
 	}
 	if t.AverageValue != nil && t.AverageValue.Sign() != 1 {
-		errs = append(errs, field.Invalid(p.Child("averageValue"), t.AverageValue, "must be positive"))
+		f.Invalid(p.Child("averageValue"), t.AverageValue, "must be positive")
 	}
 	if t.AverageUtilization != nil && *t.AverageUtilization < 1 {
-		errs = append(errs, field.Invalid(p.Child("averageUtilization"), *t.AverageUtilization, "must be greater than 0"))
+		f.Invalid(p.Child("averageUtilization"), *t.AverageUtilization, "must be greater than 0")
 	}
 	if !set {
-		errs = append(errs, field.Required(p.Child(missing), why))
+		f.Required(p.Child(missing), why)
 	}
-	return errs
+	return f.List()
 }
 
 var hpaColumns = []Column[hpa2]{

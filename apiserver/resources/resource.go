@@ -177,7 +177,7 @@ type Row struct {
 	Main                                   ErasedPart
 	Parts                                  map[string]ErasedPart // "status" among them
 	Subs                                   []Sub
-	Columns                                []ErasedColumn // complete: with Name, and Age where the kind prints it
+	Columns                                []ErasedColumn          // complete: with Name, and Age where the kind prints it
 	Fields                                 func(Object) fields.Set // never nil
 	FieldNames                             []string
 	Name                                   func(name string, prefix bool) []string

@@ -2,16 +2,13 @@ package resources
 
 import (
 	"fmt"
-	"sort"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // This file holds the few rules and cells that many kinds share. metadata itself
@@ -57,59 +54,6 @@ func keepSpec[T, S any](spec func(*T) *S) func(rq *Request, obj, old *T) {
 			*spec(obj) = *spec(old)
 		}
 	}
-}
-
-// immutable reports a change of a field that may never change.
-func immutable(now, was any, p *field.Path) field.ErrorList {
-	if equality.Semantic.DeepEqual(now, was) {
-		return nil
-	}
-	return field.ErrorList{field.Invalid(p, now, "field is immutable")}
-}
-
-func nonNegative[N ~int | ~int32 | ~int64](n N, p *field.Path) field.ErrorList {
-	if n < 0 {
-		return field.ErrorList{field.Invalid(p, int64(n), "must be greater than or equal to 0")}
-	}
-	return nil
-}
-
-func nonNegativePtr[N ~int | ~int32 | ~int64](n *N, p *field.Path) field.ErrorList {
-	if n == nil {
-		return nil
-	}
-	return nonNegative(*n, p)
-}
-
-// oneOf reports a value outside the known ones; an empty value is Required.
-func oneOf[S ~string](v S, p *field.Path, known ...S) field.ErrorList {
-	if v == "" {
-		return field.ErrorList{field.Required(p, "")}
-	}
-	return oneOfOrEmpty(v, p, known...)
-}
-
-func oneOfOrEmpty[S ~string](v S, p *field.Path, known ...S) field.ErrorList {
-	if v == "" {
-		return nil
-	}
-	for _, k := range known {
-		if v == k {
-			return nil
-		}
-	}
-	sorted := append([]S(nil), known...)
-	sort.Slice(sorted, func(i, j int) bool { return sorted[i] < sorted[j] })
-	return field.ErrorList{field.NotSupported(p, v, sorted)}
-}
-
-// invalids makes one Invalid error of every message.
-func invalids(p *field.Path, v any, msgs []string) field.ErrorList {
-	var errs field.ErrorList
-	for _, m := range msgs {
-		errs = append(errs, field.Invalid(p, v, m))
-	}
-	return errs
 }
 
 // Age is how kubectl writes the time since t: "5d", "2m10s"; "<unknown>" for no time.
