@@ -1,0 +1,201 @@
+package authz
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+// Resources that RBAC reads.
+var (
+	grRoles               = schema.GroupResource{Group: rbacv1.GroupName, Resource: "roles"}
+	grRoleBindings        = schema.GroupResource{Group: rbacv1.GroupName, Resource: "rolebindings"}
+	grClusterRoles        = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterroles"}
+	grClusterRoleBindings = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterrolebindings"}
+)
+
+// RBACResources are the resources whose changes make an RBAC answer change.
+var RBACResources = []schema.GroupResource{grRoles, grRoleBindings, grClusterRoles, grClusterRoleBindings}
+
+// RBAC authorizes by roles and bindings. It keeps an index of grants by subject
+// and builds it again when a role or binding has changed since.
+type RBAC struct {
+	Read resources.Reader
+	// Changed returns the revision at which any of RBACResources changed last.
+	Changed func() int64
+
+	build sync.Mutex // one builder at a time
+	index atomic.Pointer[grants]
+}
+
+// grant is one binding as its subjects see it. namespace is empty for the whole cluster.
+type grant struct {
+	namespace string
+	rules     []rbacv1.PolicyRule
+	binding   string // for the reason: `ClusterRoleBinding "x" of ClusterRole "y" to `
+}
+
+type grants struct {
+	rev     int64
+	byUser  map[string][]grant
+	byGroup map[string][]grant
+}
+
+func (r *RBAC) current() (*grants, error) {
+	rev := r.Changed()
+	if g := r.index.Load(); g != nil && g.rev == rev {
+		return g, nil
+	}
+	r.build.Lock()
+	defer r.build.Unlock()
+	rev = r.Changed()
+	if g := r.index.Load(); g != nil && g.rev == rev {
+		return g, nil
+	}
+	g, err := buildGrants(r.Read)
+	if err != nil {
+		return nil, err
+	}
+	g.rev = rev
+	r.index.Store(g)
+	return g, nil
+}
+
+func buildGrants(read resources.Reader) (*grants, error) {
+	g := &grants{byUser: map[string][]grant{}, byGroup: map[string][]grant{}}
+	add := func(namespace, kind, name string, ref rbacv1.RoleRef, subjects []rbacv1.Subject) error {
+		rules, err := roleRules(read, namespace, ref)
+		if err != nil {
+			return err
+		}
+		if len(rules) == 0 {
+			return nil
+		}
+		desc := fmt.Sprintf("%s %q of %s %q", kind, name, ref.Kind, ref.Name)
+		if namespace != "" {
+			desc = fmt.Sprintf("%s %q of %s %q", kind, name+"/"+namespace, ref.Kind, ref.Name)
+		}
+		gr := grant{namespace: namespace, rules: rules, binding: desc}
+		for _, s := range subjects {
+			switch s.Kind {
+			case rbacv1.UserKind:
+				g.byUser[s.Name] = append(g.byUser[s.Name], gr)
+			case rbacv1.GroupKind:
+				g.byGroup[s.Name] = append(g.byGroup[s.Name], gr)
+			case rbacv1.ServiceAccountKind:
+				ns := s.Namespace
+				if ns == "" {
+					ns = namespace
+				}
+				if ns != "" {
+					u := authn.ServiceAccountName(ns, s.Name)
+					g.byUser[u] = append(g.byUser[u], gr)
+				}
+			}
+		}
+		return nil
+	}
+	var failed error
+	err := read.Each(grClusterRoleBindings, "", func(o resources.Object) bool {
+		if b, ok := o.(*rbacv1.ClusterRoleBinding); ok {
+			failed = add("", "ClusterRoleBinding", b.Name, b.RoleRef, b.Subjects)
+		}
+		return failed == nil
+	})
+	if err == nil && failed == nil {
+		err = read.Each(grRoleBindings, "", func(o resources.Object) bool {
+			if b, ok := o.(*rbacv1.RoleBinding); ok {
+				failed = add(b.Namespace, "RoleBinding", b.Name, b.RoleRef, b.Subjects)
+			}
+			return failed == nil
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g, failed
+}
+
+// roleRules returns the rules of a role; a role that does not exist grants nothing.
+func roleRules(read resources.Reader, namespace string, ref rbacv1.RoleRef) ([]rbacv1.PolicyRule, error) {
+	if ref.Kind == "ClusterRole" {
+		role, err := resources.Lookup[rbacv1.ClusterRole](read, grClusterRoles, "", ref.Name)
+		if err != nil || role == nil {
+			return nil, err
+		}
+		return role.Rules, nil
+	}
+	role, err := resources.Lookup[rbacv1.Role](read, grRoles, namespace, ref.Name)
+	if err != nil || role == nil {
+		return nil, err
+	}
+	return role.Rules, nil
+}
+
+// each calls yield for every grant of the user that applies in namespace until it returns false.
+func (g *grants) each(u *authn.User, namespace string, yield func(gr *grant, subject string) bool) {
+	visit := func(list []grant, kind, name string) bool {
+		for i := range list {
+			if list[i].namespace == "" || list[i].namespace == namespace {
+				if !yield(&list[i], kind+" \""+name+"\"") {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	if list := g.byUser[u.Name]; len(list) > 0 && !visit(list, "User", u.Name) {
+		return
+	}
+	for _, group := range u.Groups {
+		if list := g.byGroup[group]; len(list) > 0 && !visit(list, "Group", group) {
+			return
+		}
+	}
+}
+
+// Authorize allows what any grant of the caller allows.
+func (r *RBAC) Authorize(_ context.Context, a Attributes) (Decision, string, error) {
+	g, err := r.current()
+	if err != nil {
+		return NoOpinion, "", err
+	}
+	decision, reason := NoOpinion, ""
+	g.each(a.User, a.Namespace, func(gr *grant, subject string) bool {
+		for i := range gr.rules {
+			if Allows(&gr.rules[i], &a) {
+				decision, reason = Allow, "RBAC: allowed by "+gr.binding+" to "+subject
+				return false
+			}
+		}
+		return true
+	})
+	return decision, reason, nil
+}
+
+// Rules lists what the caller may do in a namespace, for SelfSubjectRulesReview
+// and the escalation check.
+func (r *RBAC) Rules(u *authn.User, namespace string) ([]rbacv1.PolicyRule, error) {
+	g, err := r.current()
+	if err != nil {
+		return nil, err
+	}
+	var out []rbacv1.PolicyRule
+	g.each(u, namespace, func(gr *grant, _ string) bool {
+		out = append(out, gr.rules...)
+		return true
+	})
+	return out, nil
+}
+
+// RoleRules returns the rules that a role reference stands for.
+func (r *RBAC) RoleRules(namespace string, ref rbacv1.RoleRef) ([]rbacv1.PolicyRule, error) {
+	return roleRules(r.Read, namespace, ref)
+}
