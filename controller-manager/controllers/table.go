@@ -1,0 +1,19 @@
+// Package controllers is the table of all controllers. Adding one is a folder
+// beside this file and a row in it; package runtime tells how.
+package controllers
+
+import (
+	"github.com/keelson/keelson/controller-manager/controllers/deployment"
+	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
+	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
+	"github.com/keelson/keelson/controller-manager/runtime"
+)
+
+// Table is every controller, in the order in which they are built. The order
+// carries no meaning otherwise.
+var Table = []runtime.Row{
+	// Workloads.
+	deployment.Row,
+	replicaset.Row,
+	replicationcontroller.Row,
+}
