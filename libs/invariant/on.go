@@ -1,0 +1,6 @@
+//go:build race || invariants
+
+package invariant
+
+// Enabled tells whether this build checks invariants.
+const Enabled = true
