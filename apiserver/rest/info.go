@@ -1,0 +1,149 @@
+package rest
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+// Info is what a request asks for, read from its method, path and query alone.
+// Authorization and the handlers read the same Info, so that what was allowed
+// is what is done.
+type Info struct {
+	// Resource is false for paths outside /api/<version>/<resource> and
+	// /apis/<group>/<version>/<resource>; then only Verb and Path are set.
+	Resource bool
+	// Verb is get, list, watch, create, update, patch, delete or deletecollection;
+	// for other paths the lower-case method.
+	Verb                string
+	Prefix              string // "api" or "apis"
+	Group, Version      string
+	Plural, Subresource string
+	Namespace, Name     string
+	// Rest is what follows the subresource, without a leading slash (proxy paths).
+	Rest string
+	Path string
+	// Long says that the answer may take for ever: watches and streams. It is
+	// outside the request timeout and the bound on requests in flight.
+	Long bool
+	// selectedName: Name came from the field selector metadata.name and not from the path.
+	selectedName bool
+}
+
+// Named reports whether the path itself names an object.
+func (i *Info) Named() bool { return i.Name != "" && !i.selectedName }
+
+// streams are the subresources whose answers may last.
+var streams = map[string]bool{"attach": true, "exec": true, "log": true, "portforward": true, "proxy": true}
+
+var methodVerbs = map[string]string{
+	http.MethodPost: "create", http.MethodGet: "get", http.MethodHead: "get",
+	http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete",
+}
+
+// ParseInfo reads a request. It never fails: what makes no sense as a resource
+// path is a plain path, which authorization treats as a nonResourceURL.
+//
+// Source: Kubernetes documentation, "API concepts: resource URIs" and
+// "Authorization overview: determine the request verb".
+func ParseInfo(r *http.Request) Info {
+	in := Info{Path: r.URL.Path, Verb: strings.ToLower(r.Method)}
+	parts := split(r.URL.Path)
+	if len(parts) < 3 || parts[0] != "api" && parts[0] != "apis" {
+		return in
+	}
+	in.Prefix = parts[0]
+	parts = parts[1:]
+	if in.Prefix == "apis" {
+		if len(parts) < 3 {
+			return in
+		}
+		in.Group = parts[0]
+		parts = parts[1:]
+	}
+	in.Version = parts[0]
+	parts = parts[1:]
+	in.Resource = true
+	in.Verb = methodVerbs[r.Method]
+	watchPath := parts[0] == "watch"
+	if watchPath { // deprecated /watch/ paths
+		if len(parts) < 2 {
+			return Info{Path: r.URL.Path, Verb: strings.ToLower(r.Method)}
+		}
+		in.Verb = "watch"
+		parts = parts[1:]
+	}
+	if parts[0] == "namespaces" && len(parts) > 1 {
+		in.Namespace = parts[1]
+		// /namespaces/x and its own subresources stay requests for the namespace itself.
+		if len(parts) > 2 && !(len(parts) == 3 && (parts[2] == "status" || parts[2] == "finalize")) {
+			parts = parts[2:]
+		}
+	}
+	in.Plural = parts[0]
+	if len(parts) > 1 {
+		in.Name = parts[1]
+	}
+	if len(parts) > 2 && !watchPath {
+		in.Subresource = parts[2]
+		if len(parts) > 3 {
+			in.Rest = afterParts(r.URL.Path, len(split(r.URL.Path))-len(parts)+3)
+		}
+	}
+	if in.Name == "" {
+		switch in.Verb {
+		case "get", "watch":
+			q := query(r)
+			if in.Verb == "get" {
+				in.Verb = "list"
+				if truthy(q.Get("watch")) {
+					in.Verb = "watch"
+				}
+			}
+			if sel, err := fields.ParseSelector(q.Get("fieldSelector")); err == nil {
+				if name, ok := sel.RequiresExactMatch("metadata.name"); ok && len(path.IsValidPathSegmentName(name)) == 0 {
+					in.Name, in.selectedName = name, true
+				}
+			}
+		case "delete":
+			in.Verb = "deletecollection"
+		}
+	}
+	in.Long = in.Verb == "watch" || streams[in.Subresource]
+	return in
+}
+
+// query never fails: pairs that cannot be decoded are left out.
+func query(r *http.Request) url.Values {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	return r.URL.Query()
+}
+
+// truthy is how Kubernetes reads a boolean query parameter: present and neither "0" nor "false".
+func truthy(s string) bool { return s != "" && s != "0" && !strings.EqualFold(s, "false") }
+
+func split(p string) []string {
+	p = strings.Trim(p, "/")
+	if p == "" {
+		return nil
+	}
+	return strings.Split(p, "/")
+}
+
+// afterParts returns what follows the first n path elements, keeping a trailing slash.
+func afterParts(p string, n int) string {
+	p = strings.TrimPrefix(p, "/")
+	for ; n > 0; n-- {
+		i := strings.IndexByte(p, '/')
+		if i < 0 {
+			return ""
+		}
+		p = p[i+1:]
+	}
+	return p
+}
