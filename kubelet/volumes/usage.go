@@ -1,0 +1,85 @@
+package volumes
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Usage is the space that one volume takes.
+type Usage struct {
+	Name   string // of the pod's volume, or of the PersistentVolume
+	Plugin string // "empty-dir", "configmap", ...
+	Memory bool   // the bytes are memory
+
+	UsedBytes, AvailableBytes, CapacityBytes uint64
+	InodesUsed, InodesFree, Inodes           uint64
+}
+
+// Usage measures the volumes of a pod that this room has made. A file system of its own
+// is asked; a directory is walked, which costs as much as du.
+func (m *Manager) Usage(uid types.UID) []Usage {
+	root := filepath.Join(m.podDir(uid), "volumes")
+	plugins, err := os.ReadDir(root)
+	if err != nil {
+		return nil
+	}
+	var all []Usage
+	for _, plugin := range plugins {
+		entries, err := os.ReadDir(filepath.Join(root, plugin.Name()))
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), "..") {
+				continue
+			}
+			u := Usage{Name: e.Name(), Plugin: strings.TrimPrefix(plugin.Name(), "kubernetes.io~")}
+			if measure(filepath.Join(root, plugin.Name(), e.Name()), &u) {
+				all = append(all, u)
+			}
+		}
+	}
+	return all
+}
+
+func measure(dir string, u *Usage) bool {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return false
+	}
+	block := uint64(s.Bsize)
+	u.CapacityBytes, u.AvailableBytes = s.Blocks*block, s.Bavail*block
+	u.Inodes, u.InodesFree = s.Files, s.Ffree
+	u.Memory = s.Type == unix.TMPFS_MAGIC
+	if mounted, err := isMounted(dir); err == nil && mounted {
+		u.UsedBytes, u.InodesUsed = (s.Blocks-s.Bfree)*block, s.Files-s.Ffree
+		return true
+	}
+	linked := map[uint64]bool{}
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // files come and go while we look
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || linked[stat.Ino] {
+			return nil
+		}
+		if stat.Nlink > 1 && !e.IsDir() {
+			linked[stat.Ino] = true
+		}
+		u.UsedBytes += uint64(stat.Blocks) * 512
+		u.InodesUsed++
+		return nil
+	})
+	return true
+}
