@@ -195,4 +195,3 @@ func ReadBody(r io.Reader, limit int64) ([]byte, error) {
 	}
 	return body, nil
 }
-

@@ -1,17 +1,16 @@
 package watchcache
 
 import (
-	"context"
-	"strconv"
+	"errors"
+	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/resources"
-	"github.com/keelson/keelson/apiserver/store"
 )
 
 // Item is one object at one revision, encoded. It is immutable and shared; the
@@ -22,70 +21,247 @@ type Item struct {
 	// Raw is the object's message with its resourceVersion (JSON text for custom rows).
 	Raw  []byte
 	Head *Header
-	// Row is the storage row; nil while no row claims the key (a custom kind that is not established).
+	// Row is the storage row; nil while no row claims the key (a custom kind that is
+	// not served yet) or while the value cannot be read. Such items are never returned.
 	Row *resources.Row
 
-	budget *budget //nolint
-	object atomic.Pointer[resources.Object]
-	json   atomic.Pointer[[]byte]
-	fields atomic.Pointer[fields.Set]
+	node       string      // spec.nodeName of a pod: the key of the node index
+	superseded atomic.Bool // a newer state has taken its place
+	budget     *budget     // nil outside the cache
+	object     atomic.Pointer[resources.Object]
+	json       atomic.Pointer[[]byte]
+	fields     atomic.Pointer[fields.Set]
 }
 
-// NewItem makes an item outside the cache, of what has just been written: raw is
-// the message as stored, obj, if not nil, its decoded form, given away.
-func NewItem(row *resources.Row, key string, raw []byte, rev, createRev int64, obj resources.Object) (*Item, error) { panic("watchcache: not built yet") }
+// errNoRow is what an item without a row answers.
+var errNoRow = errors.New("watchcache: no resource is served at this key")
+
+// NewItem makes an item outside the cache of what has just been written: raw is
+// the message as stored with or without resourceVersion, obj, if not nil, its
+// decoded form with resourceVersion, given away.
+func NewItem(row *resources.Row, key string, raw []byte, rev, createRev int64, obj resources.Object) (*Item, error) {
+	row = row.Storage()
+	it, err := newItem(row, key, raw, rev, createRev)
+	if err != nil {
+		return nil, err
+	}
+	if obj != nil {
+		it.object.Store(&obj)
+	}
+	return it, nil
+}
+
+func newItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
+	it := &Item{Key: key, Rev: rev, CreateRev: createRev, Row: row}
+	var err error
+	if it.Raw, err = codec.WithRev(row, raw, rev); err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if it.Head, it.node, err = parseHeader(row, it.Raw); err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return it, nil
+}
 
 // Message returns Raw.
 func (it *Item) Message() []byte { return it.Raw }
 
 // Object returns the decoded object, shared and read-only, with resourceVersion and
 // without TypeMeta (custom objects carry theirs).
-func (it *Item) Object() (resources.Object, error) { panic("watchcache: not built yet") }
+func (it *Item) Object() (resources.Object, error) {
+	if p := it.object.Load(); p != nil {
+		return *p, nil
+	}
+	if it.Row == nil {
+		return nil, errNoRow
+	}
+	obj, err := codec.DecodeMessage(it.Row, it.Raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s at revision %d: %w", it.Key, it.Rev, err)
+	}
+	if !it.object.CompareAndSwap(nil, &obj) {
+		if p := it.object.Load(); p != nil {
+			return *p, nil
+		}
+		return obj, nil
+	}
+	// A decoded pod takes about four times its encoded size.
+	if !it.budget.keep(it, formObject, 4*int64(len(it.Raw))) {
+		it.object.Store(nil)
+	}
+	return obj, nil
+}
 
 // JSON returns the fragment: what stands in a list's items.
-func (it *Item) JSON() ([]byte, error) { panic("watchcache: not built yet") }
+func (it *Item) JSON() ([]byte, error) {
+	if p := it.json.Load(); p != nil {
+		return *p, nil
+	}
+	if it.Row == nil {
+		return nil, errNoRow
+	}
+	if it.Row.Custom != nil {
+		return it.Raw, nil
+	}
+	obj, err := it.decoded()
+	if err != nil {
+		return nil, err
+	}
+	text, err := codec.Fragment(it.Row, obj)
+	if err != nil {
+		return nil, fmt.Errorf("%s at revision %d: %w", it.Key, it.Rev, err)
+	}
+	if !it.json.CompareAndSwap(nil, &text) {
+		if p := it.json.Load(); p != nil {
+			return *p, nil
+		}
+		return text, nil
+	}
+	if !it.budget.keep(it, formJSON, int64(len(text))) {
+		it.json.Store(nil)
+	}
+	return text, nil
+}
+
+// decoded is Object without keeping the result: for those who need it only once.
+func (it *Item) decoded() (resources.Object, error) {
+	if p := it.object.Load(); p != nil {
+		return *p, nil
+	}
+	return codec.DecodeMessage(it.Row, it.Raw)
+}
 
 // Fields returns the row's selectable fields, without metadata.name and metadata.namespace.
-func (it *Item) Fields() fields.Set { panic("watchcache: not built yet") }
+func (it *Item) Fields() fields.Set {
+	if p := it.fields.Load(); p != nil {
+		return *p
+	}
+	set := fields.Set{}
+	if it.Row != nil {
+		if obj, err := it.decoded(); err == nil {
+			if f := it.Row.Fields(obj); f != nil {
+				set = f
+			}
+		}
+	}
+	it.fields.Store(&set)
+	return set
+}
 
 // For returns the item as a view row serves it; the item itself for its own row.
-func (it *Item) For(row *resources.Row) (*Item, error) { panic("watchcache: not built yet") }
+func (it *Item) For(row *resources.Row) (*Item, error) {
+	if row.Stored == nil || it.Row == row || row.FromStored == nil {
+		return it, nil
+	}
+	obj, err := it.Object()
+	if err != nil {
+		return nil, err
+	}
+	var view resources.Object = row.FromStored(obj)
+	raw, err := codec.Message(row, view)
+	if err != nil {
+		return nil, err
+	}
+	if raw, err = codec.WithRev(row, raw, it.Rev); err != nil {
+		return nil, err
+	}
+	out := &Item{Key: it.Key, Rev: it.Rev, CreateRev: it.CreateRev, Raw: raw, Head: it.Head, Row: row, node: it.node}
+	out.object.Store(&view)
+	return out, nil
+}
 
-// Options bound the cache.
-type Options struct{}
+// at returns the item's content with another revision: what the watcher of a deletion gets.
+func (it *Item) at(rev int64) *Item {
+	out, err := newItem(it.Row, it.Key, it.Raw, rev, it.CreateRev)
+	if err != nil { // it was made of the same bytes before
+		return it
+	}
+	out.budget = it.budget
+	return out
+}
 
-// Cache is the newest state and the log of recent changes.
-type Cache struct{}
+type formKind uint8
 
-// New returns an empty cache; Run fills it.
-func New(st store.Store, reg *resources.Registry, opts Options) *Cache { panic("watchcache: not built yet") }
+const (
+	formJSON formKind = iota
+	formObject
+)
 
-func (c *Cache) Run(ctx context.Context) error { panic("watchcache: not built yet") }
-func (c *Cache) Ready() <-chan struct{}
-func (c *Cache) Rev() int64 { panic("watchcache: not built yet") }
-func (c *Cache) WaitFor(ctx context.Context, rev int64) error { panic("watchcache: not built yet") }
-func (c *Cache) Fresh(ctx context.Context) (rev int64, err error) { panic("watchcache: not built yet") }
-func (c *Cache) Snapshot() *Snapshot { panic("watchcache: not built yet") }
-func (c *Cache) SnapshotAt(rev int64) (*Snapshot, error) { panic("watchcache: not built yet") }
-func (c *Cache) Watch(sel Selection, from int64) (*Cursor, error) { panic("watchcache: not built yet") }
-func (c *Cache) ListAndWatch(sel Selection) (*Snapshot, *Cursor, error) { panic("watchcache: not built yet") }
-func (c *Cache) Reader() resources.Reader { panic("watchcache: not built yet") }
-func (c *Cache) Refresh() { panic("watchcache: not built yet") }
+// budget bounds the bytes of all forms kept. The oldest leave first; while a scan
+// larger than the budget runs over unchanged items, what is kept stays, so that the
+// next scan finds a part of it. Forms of changing items always enter: all watchers
+// want them at this moment.
+type budget struct {
+	max int64
+	hot atomic.Int64 // items of this revision and later are changing now
 
-type Snapshot struct{}
+	mu   sync.Mutex // guards what follows
+	used int64
+	fifo []form // fifo[head:] are kept, oldest first
+	head int
+	now  func() time.Time
+}
 
-func (s *Snapshot) Rev() int64 { panic("watchcache: not built yet") }
-func (s *Snapshot) Get(key string) *Item { panic("watchcache: not built yet") }
-func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) { panic("watchcache: not built yet") }
-func (s *Snapshot) Count(prefix, namespace string) int { panic("watchcache: not built yet") }
+type form struct {
+	it   *Item
+	size int64
+	at   int64 // unix seconds
+	kind formKind
+}
 
-type Cursor struct{}
+// young is how long an unchanged item's form cannot be pushed out by another's.
+const young = 10 // seconds
 
-func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int64, error) { panic("watchcache: not built yet") }
-func (cu *Cursor) Close() { panic("watchcache: not built yet") }
+func (b *budget) keep(it *Item, kind formKind, size int64) bool {
+	if b == nil {
+		return true
+	}
+	now := b.now().Unix()
+	hot := it.Rev >= b.hot.Load()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.used+size > b.max && b.head < len(b.fifo) {
+		oldest := &b.fifo[b.head]
+		if !hot && !oldest.it.superseded.Load() && now-oldest.at < young {
+			return false
+		}
+		b.drop()
+	}
+	if size > b.max {
+		return false
+	}
+	b.fifo = append(b.fifo, form{it, size, now, kind})
+	b.used += size
+	return true
+}
 
-type budget struct{}
+// drop forgets the oldest form.
+func (b *budget) drop() {
+	f := &b.fifo[b.head]
+	switch f.kind {
+	case formJSON:
+		f.it.json.Store(nil)
+	case formObject:
+		f.it.object.Store(nil)
+	}
+	b.used -= f.size
+	*f = form{}
+	b.head++
+	if b.head > 1024 && b.head*2 > len(b.fifo) {
+		b.fifo = append([]form(nil), b.fifo[b.head:]...)
+		b.head = 0
+	}
+}
 
-var _ = codec.JSON
-var _ = strconv.Itoa
-var _ schema.GroupResource
+// age drops what is older than limit: an idle server holds the encoded objects and little else.
+func (b *budget) age(limit time.Duration) {
+	before := b.now().Add(-limit).Unix()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.head < len(b.fifo) && (b.fifo[b.head].at < before) {
+		b.drop()
+	}
+	if b.head == len(b.fifo) {
+		b.fifo, b.head = nil, 0
+	}
+}

@@ -1,0 +1,200 @@
+package watchcache
+
+import (
+	"context"
+	"sort"
+	"sync/atomic"
+	"time"
+)
+
+// entry is one change: prev became item. One of them may be nil.
+type entry struct {
+	rev        int64
+	item, prev *Item
+	at         int64 // unix seconds
+	last       atomic.Pointer[Item]
+}
+
+// gone is the last state with the revision of the change, made once for all watchers.
+func (e *entry) gone() *Item {
+	if it := e.last.Load(); it != nil {
+		return it
+	}
+	e.last.CompareAndSwap(nil, e.prev.at(e.rev))
+	return e.last.Load()
+}
+
+// bytes is what the entry alone holds in memory.
+func (e *entry) bytes() int {
+	if e.prev == nil {
+		return 100
+	}
+	return 500 + len(e.prev.Raw)
+}
+
+// topic is the part of the log that concerns one topicKey. It exists while a cursor
+// follows it. Guarded by Cache.mu; entries already in the slice never change, so that
+// a part of it may be read without the lock.
+//
+//	entries = { e ∈ log | e concerns the key }, in order of revision
+//	every change after start is in entries
+type topic struct {
+	key     topicKey
+	start   int64
+	entries []*entry
+	wait    chan struct{} // closed at the next change; nil while nobody waits
+	cursors int
+	broken  bool // the cache has jumped: nobody knows what was missed
+}
+
+// after is the part of entries that follows rev.
+func (t *topic) after(rev int64) []*entry {
+	i := len(t.entries)
+	// Nearly always the cursor is at the end or close to it.
+	if i == 0 || t.entries[i-1].rev <= rev {
+		return nil
+	}
+	i = sort.Search(len(t.entries), func(i int) bool { return t.entries[i].rev > rev })
+	return t.entries[i:]
+}
+
+func (t *topic) wake() {
+	if t.wait != nil {
+		close(t.wait)
+		t.wait = nil
+	}
+}
+
+// maxBatch bounds what one Next returns (all events of one revision stay together).
+const maxBatch = 512
+
+// Cursor is a place in the log as one selection sees it. It has no goroutine and
+// no buffer that fills: a reader that is too slow gets ErrSlow and lists again. A
+// cursor belongs to one goroutine and must be closed.
+type Cursor struct {
+	c   *Cache
+	q   query
+	t   *topic
+	rev int64
+	buf []Event
+}
+
+// Next returns the events that follow, oldest first, waiting up to maxWait for the
+// first one, and the revision up to which the reader now has seen everything
+// (with or without events: a bookmark). The slice is valid until the next call.
+//
+// Errors: ErrSlow when the cursor has fallen out of the log, ErrTooOld when the
+// cache had to start anew (clients list again in both cases), or ctx's.
+func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int64, error) {
+	var timer *time.Timer
+	for {
+		cu.c.mu.Lock()
+		t := cu.t
+		if t.broken || cu.rev < t.start {
+			cu.c.mu.Unlock()
+			if t.broken {
+				return nil, cu.rev, ErrTooOld
+			}
+			return nil, cu.rev, ErrSlow
+		}
+		entries := t.after(cu.rev)
+		rev := cu.c.rev
+		var wait chan struct{}
+		if len(entries) == 0 {
+			if t.wait == nil {
+				t.wait = make(chan struct{})
+			}
+			wait = t.wait
+		}
+		cu.c.mu.Unlock()
+
+		if n := len(entries); n > maxBatch {
+			for n = maxBatch; n < len(entries) && entries[n].rev == entries[n-1].rev; n++ {
+			}
+			if n < len(entries) {
+				entries, rev = entries[:n], entries[n-1].rev
+			}
+		}
+		if events := cu.see(entries); len(events) > 0 {
+			cu.rev = max(cu.rev, rev)
+			return events, cu.rev, nil
+		}
+		// What was read did not concern this selection.
+		cu.rev = max(cu.rev, rev)
+		if wait == nil {
+			continue
+		}
+		if maxWait <= 0 {
+			return nil, cu.rev, nil
+		}
+		if timer == nil {
+			timer = time.NewTimer(maxWait)
+			defer timer.Stop()
+		}
+		select {
+		case <-wait:
+		case <-timer.C:
+			maxWait = 0 // look once more, so that the revision is current
+		case <-ctx.Done():
+			return nil, cu.rev, context.Cause(ctx)
+		}
+	}
+}
+
+// see translates entries into what the selection sees.
+func (cu *Cursor) see(entries []*entry) []Event {
+	cu.buf = cu.buf[:0]
+	for _, e := range entries {
+		was, is := cu.q.matches(e.prev), cu.q.matches(e.item)
+		switch {
+		case is && was:
+			cu.buf = append(cu.buf, Event{Modified, e.item, e.rev})
+		case is:
+			cu.buf = append(cu.buf, Event{Added, e.item, e.rev})
+		case was:
+			cu.buf = append(cu.buf, Event{Deleted, e.gone(), e.rev})
+		}
+	}
+	return cu.buf
+}
+
+// Close ends the cursor. It may be called more than once.
+func (cu *Cursor) Close() {
+	if cu.t == nil {
+		return
+	}
+	cu.c.mu.Lock()
+	defer cu.c.mu.Unlock()
+	if cu.t.cursors--; cu.t.cursors == 0 && cu.c.topics[cu.t.key] == cu.t {
+		delete(cu.c.topics, cu.t.key)
+	}
+	cu.t = nil
+	cu.buf = nil
+}
+
+// follow returns the topic of a key, filled from the log if nobody followed it. Called with mu held.
+func (c *Cache) follow(key topicKey) *topic {
+	t := c.topics[key]
+	if t == nil {
+		t = &topic{key: key, start: c.start}
+		source := c.log
+		if wide := c.topics[topicKey{at: prefixOf(key.at)}]; wide != nil {
+			source = wide.entries
+		}
+		for _, e := range source {
+			if e.concerns(key) {
+				t.entries = append(t.entries, e)
+			}
+		}
+		c.topics[key] = t
+	}
+	t.cursors++
+	return t
+}
+
+func (e *entry) concerns(key topicKey) (yes bool) {
+	see := func(k topicKey) { yes = yes || k == key }
+	topics(e.item, see)
+	topics(e.prev, see)
+	return yes
+}

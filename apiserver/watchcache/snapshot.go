@@ -1,0 +1,163 @@
+package watchcache
+
+import (
+	"strings"
+
+	"github.com/tidwall/btree"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+// Snapshot is the whole state at one revision. It costs nothing to take and never
+// changes; it holds the objects of its revision in memory while it is referenced.
+type Snapshot struct {
+	rev int64
+	trees
+}
+
+// trees is the state: every item by key, and the pods that have a node by node and key.
+type trees struct {
+	keys, nodes *btree.BTreeG[*Item]
+}
+
+func newTrees() trees {
+	opts := btree.Options{NoLocks: true}
+	return trees{
+		keys: btree.NewBTreeGOptions(func(a, b *Item) bool { return a.Key < b.Key }, opts),
+		nodes: btree.NewBTreeGOptions(func(a, b *Item) bool {
+			if a.node != b.node {
+				return a.node < b.node
+			}
+			return a.Key < b.Key
+		}, opts),
+	}
+}
+
+// copy is a second version of the trees; nodes are copied when either side writes.
+func (t trees) copy() trees { return trees{t.keys.Copy(), t.nodes.Copy()} }
+
+// set replaces prev by it; either may be nil.
+func (t trees) set(it, prev *Item) {
+	if prev != nil && prev.node != "" && (it == nil || it.node != prev.node) {
+		t.nodes.Delete(prev)
+	}
+	if it == nil {
+		if prev != nil {
+			t.keys.Delete(prev)
+		}
+		return
+	}
+	t.keys.Set(it)
+	if it.node != "" {
+		t.nodes.Set(it)
+	}
+}
+
+// get returns the item also when it has no row.
+func (t trees) get(key string) *Item {
+	it, _ := t.keys.Get(&Item{Key: key})
+	return it
+}
+
+// Rev is the revision at which the state was this.
+func (s *Snapshot) Rev() int64 { return s.rev }
+
+// Get returns the item at a key, or nil.
+func (s *Snapshot) Get(key string) *Item {
+	it := s.get(key)
+	if it == nil || it.Row == nil {
+		return nil
+	}
+	return it
+}
+
+// Scan calls yield for every item that sel sees with a key greater than after ("" is
+// from the first), in key order, until yield returns false.
+func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) {
+	q := sel.query()
+	if q.exact {
+		if it := s.Get(q.start); q.start > after && q.matches(it) {
+			yield(it)
+		}
+		return
+	}
+	from := q.start
+	if after >= from {
+		from = after + "\x00"
+	}
+	if q.node != "" {
+		s.nodes.Ascend(&Item{node: q.node, Key: from}, func(it *Item) bool {
+			if it.node != q.node {
+				return false
+			}
+			return !q.matches(it) || yield(it)
+		})
+		return
+	}
+	all := q.label == nil && q.field == nil && q.name == ""
+	s.keys.Ascend(&Item{Key: from}, func(it *Item) bool {
+		if !strings.HasPrefix(it.Key, q.start) {
+			return false
+		}
+		if it.Row == nil || !(all || q.matches(it)) {
+			return true
+		}
+		return yield(it)
+	})
+}
+
+// Count is the number of items of a prefix, or of one namespace of it, with keys greater than after.
+func (s *Snapshot) Count(prefix, namespace, after string) int {
+	start := prefix + "/"
+	if namespace != "" {
+		start += namespace + "/"
+	}
+	from, n := start, 0
+	if after >= from {
+		from = after + "\x00"
+	}
+	s.keys.Ascend(&Item{Key: from}, func(it *Item) bool {
+		if !strings.HasPrefix(it.Key, start) {
+			return false
+		}
+		if it.Row != nil {
+			n++
+		}
+		return true
+	})
+	return n
+}
+
+// reader is the newest state as hooks read it.
+type reader struct{ c *Cache }
+
+func (r reader) Get(gr schema.GroupResource, namespace, name string) (resources.Object, error) {
+	row := r.c.reg.Storage(gr)
+	if row == nil {
+		return nil, nil
+	}
+	it := r.c.Snapshot().Get(row.Key(namespace, name))
+	if it == nil {
+		return nil, nil
+	}
+	return it.Object()
+}
+
+func (r reader) Each(gr schema.GroupResource, namespace string, yield func(resources.Object) bool) error {
+	row := r.c.reg.Storage(gr)
+	if row == nil {
+		return nil
+	}
+	var failed error
+	sel := Selection{Prefix: row.Prefix, Namespaced: row.Namespaced, Namespace: namespace}
+	r.c.Snapshot().Scan(sel, "", func(it *Item) bool {
+		obj, err := it.Object()
+		if err != nil {
+			failed = err
+			return false
+		}
+		return yield(obj)
+	})
+	return failed
+}
