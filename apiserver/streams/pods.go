@@ -1,0 +1,285 @@
+package streams
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// unavailable is the answer when a peer cannot be reached.
+func unavailable(err error) metav1.Status {
+	return metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusServiceUnavailable, Reason: metav1.StatusReasonServiceUnavailable,
+		Message: "error trying to reach service: " + err.Error(),
+	}
+}
+
+// container checks the container that the client names, or takes the only one.
+func container(pod *corev1.Pod, name string) (string, error) {
+	names := func(list []corev1.Container) []string {
+		out := make([]string, 0, len(list))
+		for i := range list {
+			out = append(out, list[i].Name)
+		}
+		return out
+	}
+	ordinary, init := names(pod.Spec.Containers), names(pod.Spec.InitContainers)
+	var debug []string
+	for i := range pod.Spec.EphemeralContainers {
+		debug = append(debug, pod.Spec.EphemeralContainers[i].Name)
+	}
+	if name == "" {
+		if len(ordinary) == 1 {
+			return ordinary[0], nil
+		}
+		if len(ordinary) == 0 {
+			return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s", pod.Name))
+		}
+		msg := fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", pod.Name, strings.Join(ordinary, " "))
+		if len(init) > 0 {
+			msg += fmt.Sprintf(" or one of the init containers: [%s]", strings.Join(init, " "))
+		}
+		if len(debug) > 0 {
+			msg += fmt.Sprintf(" or one of the ephemeral containers: [%s]", strings.Join(debug, " "))
+		}
+		return "", apierrors.NewBadRequest(msg)
+	}
+	for _, list := range [][]string{ordinary, init, debug} {
+		for _, n := range list {
+			if n == name {
+				return name, nil
+			}
+		}
+	}
+	return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
+}
+
+// Exec runs a command in a container.
+func (p *Proxy) Exec(w http.ResponseWriter, r *http.Request, t Target) { p.command(w, r, t, "exec") }
+
+// Attach connects to the main process of a container.
+func (p *Proxy) Attach(w http.ResponseWriter, r *http.Request, t Target) {
+	p.command(w, r, t, "attach")
+}
+
+func (p *Proxy) command(w http.ResponseWriter, r *http.Request, t Target, verb string) {
+	in := r.URL.Query()
+	pod, err := p.pod(t)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	on := func(name string, def bool) bool {
+		v := in.Get(name)
+		if v == "" {
+			return def && !in.Has(name)
+		}
+		b, err := strconv.ParseBool(v)
+		return err == nil && b
+	}
+	stdin, tty := on("stdin", false), on("tty", false)
+	stdout, stderr := on("stdout", true), on("stderr", !tty)
+	var errs field.ErrorList
+	if !stdin && !stdout && !stderr {
+		errs = append(errs, field.Required(field.NewPath("stdin"), "at least one of stdin, stdout, stderr must be true"))
+	}
+	if tty && stderr {
+		stderr = false // a terminal has one output
+	}
+	if verb == "exec" && len(in["command"]) == 0 {
+		errs = append(errs, field.Required(field.NewPath("command"), "you must specify at least 1 command for the container"))
+	}
+	if len(errs) > 0 {
+		p.fail(w, r, apierrors.NewBadRequest(errs.ToAggregate().Error()))
+		return
+	}
+	name, err := container(pod, in.Get("container"))
+	if err == nil && pod.Spec.NodeName == "" {
+		err = apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	q := url.Values{}
+	for name, set := range map[string]bool{"input": stdin, "output": stdout, "error": stderr, "tty": tty} {
+		if set {
+			q.Set(name, "1")
+		}
+	}
+	if verb == "exec" {
+		q["command"] = in["command"]
+	}
+	to, err := p.kubeletURL(pod, "/"+verb+"/"+pod.Namespace+"/"+pod.Name+"/"+name, q)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.forward(w, r, to, p.kubelet, false, true)
+}
+
+// PortForward connects to ports of a pod.
+func (p *Proxy) PortForward(w http.ResponseWriter, r *http.Request, t Target) {
+	pod, err := p.pod(t)
+	if err == nil && pod.Spec.NodeName == "" {
+		err = apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	q := url.Values{}
+	for _, v := range r.URL.Query()["ports"] {
+		for _, one := range strings.Split(v, ",") {
+			if n, err := strconv.ParseUint(one, 10, 16); err != nil || n == 0 {
+				p.fail(w, r, apierrors.NewBadRequest(fmt.Sprintf("ports: %q is not a port number", one)))
+				return
+			}
+			q.Add("port", one)
+		}
+	}
+	to, err := p.kubeletURL(pod, "/portForward/"+pod.Namespace+"/"+pod.Name, q)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	p.forward(w, r, to, p.kubelet, false, true)
+}
+
+// logQuery checks PodLogOptions and turns them into the kubelet's parameters.
+func logQuery(in url.Values) (q url.Values, insecure bool, errs field.ErrorList) {
+	q = url.Values{}
+	flag := func(name string) bool {
+		if !in.Has(name) {
+			return false
+		}
+		b, err := strconv.ParseBool(in.Get(name))
+		if err != nil {
+			errs = append(errs, field.Invalid(field.NewPath(name), in.Get(name), "must be true or false"))
+		}
+		if b {
+			q.Set(name, "true")
+		}
+		return b
+	}
+	number := func(name string, min int64, rule string) {
+		if v := in.Get(name); v != "" {
+			n, err := strconv.ParseInt(v, 10, 64)
+			if err != nil || n < min {
+				errs = append(errs, field.Invalid(field.NewPath(name), v, rule))
+				return
+			}
+			q.Set(name, v)
+		}
+	}
+	flag("follow")
+	flag("previous")
+	flag("timestamps")
+	insecure = flag("insecureSkipTLSVerifyBackend")
+	q.Del("insecureSkipTLSVerifyBackend")
+	number("tailLines", 0, "must be greater than or equal to 0")
+	number("limitBytes", 1, "must be greater than 0")
+	number("sinceSeconds", 1, "must be greater than 0")
+	if v := in.Get("sinceTime"); v != "" {
+		if _, err := time.Parse(time.RFC3339, v); err != nil {
+			errs = append(errs, field.Invalid(field.NewPath("sinceTime"), v, "must be an RFC 3339 time"))
+		}
+		if q.Has("sinceSeconds") {
+			errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
+		}
+		q.Set("sinceTime", v)
+	}
+	switch s := in.Get("stream"); s {
+	case "", "All":
+	case "Stdout", "Stderr":
+		if q.Has("tailLines") {
+			errs = append(errs, field.Forbidden(field.NewPath(""), "`tailLines` and specific `stream` are mutually exclusive for now"))
+		}
+		q.Set("stream", s)
+	default:
+		errs = append(errs, field.NotSupported(field.NewPath("stream"), s, []string{"All", "Stderr", "Stdout"}))
+	}
+	return q, insecure, errs
+}
+
+// Log copies a container's log, flushing as it comes.
+func (p *Proxy) Log(w http.ResponseWriter, r *http.Request, t Target) {
+	in := r.URL.Query()
+	q, insecure, errs := logQuery(in)
+	if len(errs) > 0 {
+		p.fail(w, r, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("PodLogOptions").GroupKind(), t.Name, errs))
+		return
+	}
+	pod, err := p.pod(t)
+	name := ""
+	if err == nil {
+		name, err = container(pod, in.Get("container"))
+	}
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	if pod.Spec.NodeName == "" { // nothing has been written yet
+		w.Header().Set("Content-Type", "text/plain")
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	to, err := p.kubeletURL(pod, "/containerLogs/"+pod.Namespace+"/"+pod.Name+"/"+name, q)
+	if err != nil {
+		p.fail(w, r, err)
+		return
+	}
+	via := p.kubelet
+	if insecure {
+		via = p.logs
+	}
+	rq, err := http.NewRequestWithContext(r.Context(), http.MethodGet, to.String(), nil)
+	if err != nil {
+		p.fail(w, r, apierrors.NewInternalError(err))
+		return
+	}
+	resp, err := via.RoundTrip(rq)
+	if err != nil {
+		p.fail(w, r, apierrors.NewInternalError(fmt.Errorf("Get %q: %w", to.Redacted(), err)))
+		return
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		p.fail(w, r, apierrors.NewGenericServerResponse(resp.StatusCode, r.Method, corev1.Resource("pods/log"), t.Name, strings.TrimSpace(string(text)), 0, true))
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(http.StatusOK)
+	copyFlushing(w, resp.Body)
+}
+
+// copyFlushing sends what has come before it waits for more.
+func copyFlushing(w http.ResponseWriter, r io.Reader) {
+	rc := http.NewResponseController(w)
+	_ = rc.Flush()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return
+			}
+			if rc.Flush() != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
