@@ -6,6 +6,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
 	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
 	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
+	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
 	"github.com/keelson/keelson/controller-manager/runtime"
 )
 
@@ -16,4 +17,5 @@ var Table = []runtime.Row{
 	deployment.Row,
 	replicaset.Row,
 	replicationcontroller.Row,
+	statefulset.Row,
 }
