@@ -1,0 +1,84 @@
+package etcdstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/keelson/keelson/apiserver/etcd"
+	"github.com/keelson/keelson/apiserver/store"
+	"github.com/keelson/keelson/apiserver/store/etcdstore"
+	"github.com/keelson/keelson/apiserver/store/storetest"
+)
+
+func start(t *testing.T, change func(*etcd.Config)) *etcd.Server {
+	t.Helper()
+	cfg := etcd.Default()
+	cfg.DataDir = t.TempDir()
+	if change != nil {
+		change(&cfg)
+	}
+	s, err := etcd.Start(context.Background(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestEmbedded(t *testing.T) {
+	s := start(t, nil)
+	storetest.Run(t, func(*testing.T) store.Store { return etcdstore.Embedded(s.Etcd(), "/registry") })
+}
+
+func TestRemote(t *testing.T) {
+	const address = "http://127.0.0.1:25001"
+	start(t, func(c *etcd.Config) { c.ListenClients = []string{address} })
+	s, end, err := etcdstore.Dial(etcdstore.Remote{Servers: []string{address}}, "/registry")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = end() })
+	storetest.Run(t, func(*testing.T) store.Store { return s })
+}
+
+// A full database refuses writes with ErrFull and still deletes.
+func TestFull(t *testing.T) {
+	srv := start(t, func(c *etcd.Config) { c.QuotaBytes = 16 << 20 })
+	s := etcdstore.Embedded(srv.Etcd(), "/registry")
+	ctx := context.Background()
+	big := []byte(strings.Repeat("x", 1<<20))
+	revs := map[string]int64{}
+	var err error
+	for i := 0; i < 64 && err == nil; i++ {
+		key := fmt.Sprintf("configmaps/default/%d", i)
+		revs[key], err = s.Put(ctx, key, big, 0, 0)
+	}
+	if !errors.Is(err, store.ErrFull) {
+		t.Fatalf("got %v, want ErrFull", err)
+	}
+	for key, rev := range revs {
+		if rev == 0 {
+			continue
+		}
+		if _, err := s.Delete(ctx, key, rev); err != nil {
+			t.Fatalf("delete %s while full: %v", key, err)
+		}
+	}
+}
+
+// What upstream wrote outside the prefix does not hurt, and a data directory of
+// another format is refused by name.
+func TestFormat(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir+"/KEELSON_FORMAT", "99\n")
+	cfg := etcd.Default()
+	cfg.DataDir = dir
+	_, err := etcd.Start(context.Background(), cfg, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, etcd.ErrFormat) || !strings.Contains(err.Error(), dir) {
+		t.Fatalf("got %v, want ErrFormat with the path", err)
+	}
+}
