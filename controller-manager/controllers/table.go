@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"github.com/keelson/keelson/controller-manager/controllers/daemonset"
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
 	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
 	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
@@ -14,6 +15,7 @@ import (
 // carries no meaning otherwise.
 var Table = []runtime.Row{
 	// Workloads.
+	daemonset.Row,
 	deployment.Row,
 	replicaset.Row,
 	replicationcontroller.Row,
