@@ -2,14 +2,84 @@ package resources
 
 import (
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
 )
 
 var daemonSets = Resource[appsv1.DaemonSet]{
-	Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets",
-	Short:      []string{"ds"},
-	Categories: []string{"all"},
-	Prefix:     "daemonsets",
-	List:       func() runtime.Object { return &appsv1.DaemonSetList{} },
-	Status:     &Part[appsv1.DaemonSet]{},
+	Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", Prefix: "daemonsets",
+	Short: []string{"ds"}, Categories: []string{"all"},
+	List: listOf[appsv1.DaemonSetList],
+	Default: func(d *appsv1.DaemonSet) {
+		podrules.DefaultTemplate(&d.Spec.Template)
+		u := &d.Spec.UpdateStrategy
+		def(&u.Type, appsv1.RollingUpdateDaemonSetStrategyType)
+		if u.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+			defPtr(&u.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
+			defPtr(&u.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+			defPtr(&u.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+		}
+		defPtr(&d.Spec.RevisionHistoryLimit, 10)
+	},
+	Main: mainPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetStatus { return &d.Status }, validateDaemonSet),
+	Status: statusPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetSpec { return &d.Spec }, func(d, old *appsv1.DaemonSet) field.ErrorList {
+		var f check.Faults
+		p, s := field.NewPath("status"), &d.Status
+		for name, n := range map[string]int32{
+			"currentNumberScheduled": s.CurrentNumberScheduled, "numberMisscheduled": s.NumberMisscheduled,
+			"desiredNumberScheduled": s.DesiredNumberScheduled, "numberReady": s.NumberReady, "updatedNumberScheduled": s.UpdatedNumberScheduled,
+			"numberAvailable": s.NumberAvailable, "numberUnavailable": s.NumberUnavailable,
+		} {
+			check.AtLeastZero(&f, p.Child(name), n)
+		}
+		check.AtLeastZero(&f, p.Child("observedGeneration"), s.ObservedGeneration)
+		collisions(&f, s.CollisionCount, old.Status.CollisionCount, p)
+		return f.List()
+	}),
+	Columns: append([]Column[appsv1.DaemonSet]{
+		number("Desired", func(d *appsv1.DaemonSet) int32 { return d.Status.DesiredNumberScheduled }),
+		number("Current", func(d *appsv1.DaemonSet) int32 { return d.Status.CurrentNumberScheduled }),
+		number("Ready", func(d *appsv1.DaemonSet) int32 { return d.Status.NumberReady }),
+		number("Up-to-date", func(d *appsv1.DaemonSet) int32 { return d.Status.UpdatedNumberScheduled }),
+		number("Available", func(d *appsv1.DaemonSet) int32 { return d.Status.NumberAvailable }),
+		text("Node Selector", func(d *appsv1.DaemonSet) string { return labelsText(d.Spec.Template.Spec.NodeSelector) }),
+		ageColumn[appsv1.DaemonSet](),
+	}, workloadColumns(func(d *appsv1.DaemonSet) *corev1.PodSpec { return &d.Spec.Template.Spec },
+		func(d *appsv1.DaemonSet) string { return selectorText(d.Spec.Selector) })...),
+}
+
+func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
+	var f check.Faults
+	s, p := &d.Spec, field.NewPath("spec")
+	validateWorkload(&f, s.Selector, &s.Template, "DaemonSet", "daemonset", p)
+	check.AtLeastZero(&f, p.Child("minReadySeconds"), s.MinReadySeconds)
+	check.AtLeastZeroPtr(&f, p.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)
+	at := p.Child("updateStrategy")
+	switch r := s.UpdateStrategy.RollingUpdate; s.UpdateStrategy.Type {
+	case appsv1.OnDeleteDaemonSetStrategyType:
+	case appsv1.RollingUpdateDaemonSetStrategyType:
+		if r == nil {
+			f.Required(at.Child("rollingUpdate"), "")
+			break
+		}
+		at := at.Child("rollingUpdate")
+		intOrPercent(&f, r.MaxUnavailable, true, at.Child("maxUnavailable"))
+		intOrPercent(&f, r.MaxSurge, true, at.Child("maxSurge"))
+		switch unavailable, surge := amount(r.MaxUnavailable), amount(r.MaxSurge); {
+		case unavailable > 0 && surge > 0:
+			f.Invalid(at.Child("maxSurge"), r.MaxSurge, "may not be set when maxUnavailable is non-zero")
+		case unavailable == 0 && surge == 0:
+			f.Required(at.Child("maxUnavailable"), "cannot be 0 when maxSurge is 0")
+		}
+	default:
+		check.Among(&f, at, s.UpdateStrategy.Type, appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType)
+	}
+	if old != nil {
+		f.Same(p.Child("selector"), s.Selector, old.Spec.Selector)
+	}
+	return f.List()
 }

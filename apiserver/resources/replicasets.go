@@ -2,18 +2,52 @@ package resources
 
 import (
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
 )
 
 var replicaSets = Resource[appsv1.ReplicaSet]{
-	Group: "apps", Version: "v1", Kind: "ReplicaSet", Plural: "replicasets",
-	Short:      []string{"rs"},
-	Categories: []string{"all"},
-	Prefix:     "replicasets",
-	List:       func() runtime.Object { return &appsv1.ReplicaSetList{} },
-	Status:     &Part[appsv1.ReplicaSet]{},
-	Subs: []Sub{
-		{Name: "scale", Verbs: []string{"get", "patch", "update"}, Kind: schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}},
+	Group: "apps", Version: "v1", Kind: "ReplicaSet", Plural: "replicasets", Prefix: "replicasets",
+	Short: []string{"rs"}, Categories: []string{"all"},
+	List: listOf[appsv1.ReplicaSetList],
+	Default: func(r *appsv1.ReplicaSet) {
+		podrules.DefaultTemplate(&r.Spec.Template)
+		defPtr(&r.Spec.Replicas, 1)
 	},
+	Main: mainPart(func(r *appsv1.ReplicaSet) *appsv1.ReplicaSetStatus { return &r.Status }, func(r, old *appsv1.ReplicaSet) field.ErrorList {
+		var f check.Faults
+		s, p := &r.Spec, field.NewPath("spec")
+		check.AtLeastZeroPtr(&f, p.Child("replicas"), s.Replicas)
+		check.AtLeastZero(&f, p.Child("minReadySeconds"), s.MinReadySeconds)
+		validateWorkload(&f, s.Selector, &s.Template, "ReplicaSet", "deployment", p)
+		if old != nil {
+			f.Same(p.Child("selector"), s.Selector, old.Spec.Selector)
+		}
+		return f.List()
+	}),
+	Status: statusPart(func(r *appsv1.ReplicaSet) *appsv1.ReplicaSetSpec { return &r.Spec }, func(r, _ *appsv1.ReplicaSet) field.ErrorList {
+		var f check.Faults
+		p, s := field.NewPath("status"), &r.Status
+		check.AtLeastZero(&f, p.Child("observedGeneration"), s.ObservedGeneration)
+		counters(&f, p, s.Replicas, map[string]int32{
+			"fullyLabeledReplicas": s.FullyLabeledReplicas, "readyReplicas": s.ReadyReplicas, "availableReplicas": s.AvailableReplicas,
+		})
+		return f.List()
+	}),
+	Subs: []Sub{scaleSub},
+	Fields: func(r *appsv1.ReplicaSet) fields.Set {
+		return fields.Set{"status.replicas": decimal(r.Status.Replicas)}
+	},
+	FieldNames: []string{"status.replicas"},
+	Columns: append([]Column[appsv1.ReplicaSet]{
+		number("Desired", func(r *appsv1.ReplicaSet) int32 { return replicasOf(r.Spec.Replicas) }),
+		number("Current", func(r *appsv1.ReplicaSet) int32 { return r.Status.Replicas }),
+		number("Ready", func(r *appsv1.ReplicaSet) int32 { return r.Status.ReadyReplicas }),
+		ageColumn[appsv1.ReplicaSet](),
+	}, workloadColumns(func(r *appsv1.ReplicaSet) *corev1.PodSpec { return &r.Spec.Template.Spec },
+		func(r *appsv1.ReplicaSet) string { return selectorText(r.Spec.Selector) })...),
 }

@@ -86,7 +86,7 @@ type Column[T any] struct {
 // subresource that shares its storage, such as "status".
 type Part[T any] struct {
 	// Prepare moves what this part does not own from old to obj, and sets what
-	// the server owns. On the main part old is nil for a creation.
+	// the server owns. On the main part old is nil for a creation; name, uid and creation time are set then.
 	Prepare func(rq *Request, obj, old *T)
 	// Validate reports every fault; old is nil for a creation. metadata is checked by rest, the same for all kinds.
 	Validate func(rq *Request, obj, old *T) field.ErrorList

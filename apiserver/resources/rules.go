@@ -2,13 +2,19 @@ package resources
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // This file holds the few rules and cells that many kinds share. metadata itself
@@ -54,6 +60,33 @@ func keepSpec[T, S any](spec func(*T) *S) func(rq *Request, obj, old *T) {
 			*spec(obj) = *spec(old)
 		}
 	}
+}
+
+// mainPart is the main part of a kind with a status: rules see the object, and the old one or nil.
+func mainPart[T, S any](status func(*T) *S, rules func(obj, old *T) field.ErrorList) Part[T] {
+	return Part[T]{Prepare: keepStatus(status), Validate: withoutRequest(rules), Reset: []string{"status"}}
+}
+
+// statusPart is the status subresource of the same kind. Labels and annotations may be written through it.
+func statusPart[T, S any](spec func(*T) *S, rules func(obj, old *T) field.ErrorList) *Part[T] {
+	return &Part[T]{Prepare: keepSpec(spec), Validate: withoutRequest(rules), Reset: []string{"spec"}}
+}
+
+// plainPart is the main part of a kind without status.
+func plainPart[T any](rules func(obj, old *T) field.ErrorList) Part[T] {
+	return Part[T]{Validate: withoutRequest(rules)}
+}
+
+func withoutRequest[T any](rules func(obj, old *T) field.ErrorList) func(*Request, *T, *T) field.ErrorList {
+	if rules == nil {
+		return nil
+	}
+	return func(_ *Request, obj, old *T) field.ErrorList { return rules(obj, old) }
+}
+
+// selectorFaults checks a label selector.
+func selectorFaults(s *metav1.LabelSelector, p *field.Path) field.ErrorList {
+	return metavalidation.ValidateLabelSelector(s, metavalidation.LabelSelectorValidationOptions{}, p)
 }
 
 // Age is how kubectl writes the time since t: "5d", "2m10s"; "<unknown>" for no time.
@@ -111,21 +144,59 @@ func selectorText(s *metav1.LabelSelector) string { return metav1.FormatLabelSel
 // labelsText is "a=b,c=d" or "<none>".
 func labelsText(l map[string]string) string { return labels.FormatLabels(l) }
 
-// podTemplateColumns are CONTAINERS, IMAGES of the wide form of every workload.
+func containerNames(s *corev1.PodSpec) string {
+	var out []string
+	for _, c := range s.Containers {
+		out = append(out, c.Name)
+	}
+	return strings.Join(out, ",")
+}
+
+func containerImages(s *corev1.PodSpec) string {
+	var out []string
+	for _, c := range s.Containers {
+		out = append(out, c.Image)
+	}
+	return strings.Join(out, ",")
+}
+
+// podTemplateColumns are CONTAINERS and IMAGES of the wide form of every workload.
 func podTemplateColumns[T any](spec func(*T) *corev1.PodSpec) []Column[T] {
-	each := func(f func(corev1.Container) string) func(o *T) string {
-		return func(o *T) string {
-			var out []string
-			for _, c := range spec(o).Containers {
-				out = append(out, f(c))
-			}
-			return strings.Join(out, ",")
+	return []Column[T]{
+		wide(text("Containers", func(o *T) string { return containerNames(spec(o)) })),
+		wide(text("Images", func(o *T) string { return containerImages(spec(o)) })),
+	}
+}
+
+// workloadColumns add SELECTOR to them.
+func workloadColumns[T any](spec func(*T) *corev1.PodSpec, selector func(*T) string) []Column[T] {
+	return append(podTemplateColumns(spec), wide(text("Selector", selector)))
+}
+
+// listOf makes the constructor of a list kind.
+func listOf[L any, P interface {
+	*L
+	runtime.Object
+}]() runtime.Object {
+	return P(new(L))
+}
+
+func decimal(n int32) string { return strconv.Itoa(int(n)) }
+
+func quantityText(q resource.Quantity) string { return q.String() }
+
+// accessModesText is "RWO,ROX,RWX,RWOP" in that order.
+func accessModesText(modes []corev1.PersistentVolumeAccessMode) string {
+	var out []string
+	for _, m := range []struct {
+		mode  corev1.PersistentVolumeAccessMode
+		short string
+	}{{corev1.ReadWriteOnce, "RWO"}, {corev1.ReadOnlyMany, "ROX"}, {corev1.ReadWriteMany, "RWX"}, {corev1.ReadWriteOncePod, "RWOP"}} {
+		if slices.Contains(modes, m.mode) {
+			out = append(out, m.short)
 		}
 	}
-	return []Column[T]{
-		wide(text("Containers", each(func(c corev1.Container) string { return c.Name }))),
-		wide(text("Images", each(func(c corev1.Container) string { return c.Image }))),
-	}
+	return strings.Join(out, ",")
 }
 
 // more cuts a long list the way kubectl get shows lists of addresses.

@@ -1,19 +1,148 @@
 package resources
 
 import (
+	"fmt"
+
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
 )
 
 var statefulSets = Resource[appsv1.StatefulSet]{
-	Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets",
-	Short:      []string{"sts"},
-	Categories: []string{"all"},
-	Prefix:     "statefulsets",
-	List:       func() runtime.Object { return &appsv1.StatefulSetList{} },
-	Status:     &Part[appsv1.StatefulSet]{},
-	Subs: []Sub{
-		{Name: "scale", Verbs: []string{"get", "patch", "update"}, Kind: schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}},
-	},
+	Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets", Prefix: "statefulsets",
+	Short: []string{"sts"}, Categories: []string{"all"}, Name: DNSLabel,
+	List:    listOf[appsv1.StatefulSetList],
+	Default: defaultStatefulSet,
+	Main:    mainPart(func(s *appsv1.StatefulSet) *appsv1.StatefulSetStatus { return &s.Status }, validateStatefulSet),
+	Status: statusPart(func(s *appsv1.StatefulSet) *appsv1.StatefulSetSpec { return &s.Spec }, func(s, old *appsv1.StatefulSet) field.ErrorList {
+		var f check.Faults
+		p, st := field.NewPath("status"), &s.Status
+		check.AtLeastZero(&f, p.Child("observedGeneration"), st.ObservedGeneration)
+		counters(&f, p, st.Replicas, map[string]int32{
+			"readyReplicas": st.ReadyReplicas, "currentReplicas": st.CurrentReplicas,
+			"updatedReplicas": st.UpdatedReplicas, "availableReplicas": st.AvailableReplicas,
+		})
+		collisions(&f, st.CollisionCount, old.Status.CollisionCount, p)
+		return f.List()
+	}),
+	Subs: []Sub{scaleSub},
+	Columns: append([]Column[appsv1.StatefulSet]{
+		text("Ready", func(s *appsv1.StatefulSet) string {
+			return fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, replicasOf(s.Spec.Replicas))
+		}),
+		ageColumn[appsv1.StatefulSet](),
+	}, podTemplateColumns(func(s *appsv1.StatefulSet) *corev1.PodSpec { return &s.Spec.Template.Spec })...),
+}
+
+func defaultStatefulSet(s *appsv1.StatefulSet) {
+	podrules.DefaultTemplate(&s.Spec.Template)
+	def(&s.Spec.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
+	u := &s.Spec.UpdateStrategy
+	if u.Type == "" {
+		u.Type = appsv1.RollingUpdateStatefulSetStrategyType
+		defPtr(&u.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+	}
+	if u.Type == appsv1.RollingUpdateStatefulSetStrategyType && u.RollingUpdate != nil {
+		defPtr(&u.RollingUpdate.Partition, 0)
+		defPtr(&u.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+	}
+	defPtr(&s.Spec.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	def(&s.Spec.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	def(&s.Spec.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	defPtr(&s.Spec.Replicas, 1)
+	defPtr(&s.Spec.RevisionHistoryLimit, 10)
+	for i := range s.Spec.VolumeClaimTemplates {
+		c := &s.Spec.VolumeClaimTemplates[i]
+		defaultClaim(c)
+		def(&c.Kind, "PersistentVolumeClaim")
+		def(&c.APIVersion, "v1")
+	}
+}
+
+func validateStatefulSet(set, old *appsv1.StatefulSet) field.ErrorList {
+	var f check.Faults
+	s, p := &set.Spec, field.NewPath("spec")
+	switch s.PodManagementPolicy {
+	case appsv1.OrderedReadyPodManagement, appsv1.ParallelPodManagement:
+	case "":
+		f.Required(p.Child("podManagementPolicy"), "")
+	default:
+		f.Invalid(p.Child("podManagementPolicy"), s.PodManagementPolicy, "must be 'OrderedReady' or 'Parallel'")
+	}
+	switch u, at := s.UpdateStrategy, p.Child("updateStrategy"); u.Type {
+	case "":
+		f.Required(at, "")
+	case appsv1.OnDeleteStatefulSetStrategyType:
+		if u.RollingUpdate != nil {
+			f.Invalid(at.Child("rollingUpdate"), u.RollingUpdate, fmt.Sprintf("only allowed for updateStrategy '%s'", appsv1.RollingUpdateStatefulSetStrategyType))
+		}
+	case appsv1.RollingUpdateStatefulSetStrategyType:
+		if u.RollingUpdate != nil {
+			check.AtLeastZeroPtr(&f, at.Child("rollingUpdate", "partition"), u.RollingUpdate.Partition)
+			if m := u.RollingUpdate.MaxUnavailable; m != nil {
+				intOrPercent(&f, m, true, at.Child("rollingUpdate", "maxUnavailable"))
+				if amount(m) == 0 {
+					f.Invalid(at.Child("rollingUpdate", "maxUnavailable"), *m, "cannot be 0")
+				}
+			}
+		}
+	default:
+		f.Invalid(at, u, fmt.Sprintf("must be '%s' or '%s'", appsv1.RollingUpdateStatefulSetStrategyType, appsv1.OnDeleteStatefulSetStrategyType))
+	}
+	if r := s.PersistentVolumeClaimRetentionPolicy; r != nil {
+		at := p.Child("persistentVolumeClaimRetentionPolicy")
+		known := []appsv1.PersistentVolumeClaimRetentionPolicyType{appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType}
+		check.Among(&f, at.Child("whenDeleted"), r.WhenDeleted, known...)
+		check.Among(&f, at.Child("whenScaled"), r.WhenScaled, known...)
+	}
+	check.AtLeastZeroPtr(&f, p.Child("replicas"), s.Replicas)
+	check.AtLeastZero(&f, p.Child("minReadySeconds"), s.MinReadySeconds)
+	check.AtLeastZeroPtr(&f, p.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)
+	if s.Ordinals != nil {
+		check.AtLeastZero(&f, p.Child("ordinals", "start"), s.Ordinals.Start)
+	}
+	if s.ServiceName != "" && (old == nil || old.Spec.ServiceName != s.ServiceName) {
+		f.Each(p.Child("serviceName"), s.ServiceName, validation.IsDNS1123Label(s.ServiceName))
+	}
+	for i := range s.VolumeClaimTemplates {
+		at := p.Child("volumeClaimTemplates").Index(i)
+		f.NeedName(at.Child("metadata", "name"), s.VolumeClaimTemplates[i].Name, validation.IsDNS1123Subdomain)
+		if old == nil {
+			f.Add(podrules.ValidateClaimSpec(&s.VolumeClaimTemplates[i].Spec, at.Child("spec")))
+		}
+	}
+
+	// Mounts may name the volumes that the claim templates will become.
+	template := s.Template.DeepCopy()
+	for _, c := range s.VolumeClaimTemplates {
+		replaced := false
+		v := corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name}}}
+		for i := range template.Spec.Volumes {
+			if template.Spec.Volumes[i].Name == c.Name {
+				template.Spec.Volumes[i], replaced = v, true
+			}
+		}
+		if !replaced {
+			template.Spec.Volumes = append(template.Spec.Volumes, v)
+		}
+	}
+	validateWorkload(&f, s.Selector, template, "StatefulSet", "statefulset", p)
+	if old == nil {
+		return f.List()
+	}
+	rest := s.DeepCopy()
+	o := &old.Spec
+	rest.Replicas, rest.Template, rest.UpdateStrategy = o.Replicas, o.Template, o.UpdateStrategy
+	rest.MinReadySeconds, rest.Ordinals, rest.RevisionHistoryLimit = o.MinReadySeconds, o.Ordinals, o.RevisionHistoryLimit
+	rest.PersistentVolumeClaimRetentionPolicy = o.PersistentVolumeClaimRetentionPolicy
+	if !equality.Semantic.DeepEqual(*rest, *o) {
+		f.Forbidden(p, "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")
+	}
+	return f.List()
 }

@@ -1,0 +1,161 @@
+package resources
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
+)
+
+// What Deployments, ReplicaSets, DaemonSets, StatefulSets and
+// ReplicationControllers have in common.
+
+// scaleSub is the scale subresource of everything with replicas.
+var scaleSub = Sub{
+	Name: "scale", Verbs: []string{"get", "patch", "update"},
+	Kind: schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"},
+}
+
+// validateWorkload checks selector and template together: the template's pods
+// run for ever and are selected. kind is how messages name the workload.
+func validateWorkload(f *check.Faults, s *metav1.LabelSelector, t *corev1.PodTemplateSpec, kind, empty string, p *field.Path) {
+	if s == nil {
+		f.Required(p.Child("selector"), "")
+	} else {
+		f.Add(selectorFaults(s, p.Child("selector")))
+		if len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
+			f.Invalid(p.Child("selector"), s, "empty selector is invalid for "+empty)
+		}
+	}
+	at := p.Child("template")
+	if sel, err := metav1.LabelSelectorAsSelector(s); err == nil && !sel.Empty() && !sel.Matches(labels.Set(t.Labels)) {
+		f.Invalid(at.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")
+	}
+	f.Add(podrules.ValidateTemplate(t, at))
+	runsForever(f, t, kind, at)
+}
+
+func runsForever(f *check.Faults, t *corev1.PodTemplateSpec, kind string, at *field.Path) {
+	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
+		f.Add(field.ErrorList{field.NotSupported(at.Child("spec", "restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways})})
+	}
+	if t.Spec.ActiveDeadlineSeconds != nil {
+		f.Forbidden(at.Child("spec", "activeDeadlineSeconds"), "activeDeadlineSeconds in "+kind+" is not Supported")
+	}
+}
+
+// intOrPercent accepts a number from 0 or a percentage, up to 100% where capped.
+func intOrPercent(f *check.Faults, v *intstr.IntOrString, capped bool, p *field.Path) {
+	if v == nil {
+		return
+	}
+	if v.Type == intstr.Int {
+		if v.IntVal < 0 {
+			f.Invalid(p, v.IntVal, check.Negative)
+		}
+		return
+	}
+	if msgs := validation.IsValidPercent(v.StrVal); len(msgs) > 0 {
+		f.Each(p, *v, msgs)
+		return
+	}
+	if n := amount(v); capped && n > 100 {
+		f.Invalid(p, *v, "must not be greater than 100%")
+	}
+}
+
+// amount is the number, or the number before the percent sign.
+func amount(v *intstr.IntOrString) int {
+	if v == nil {
+		return 0
+	}
+	if v.Type == intstr.Int {
+		return int(v.IntVal)
+	}
+	n := 0
+	fmt.Sscanf(v.StrVal, "%d%%", &n)
+	return n
+}
+
+// counters are the numbers of a status: none is negative, and none exceeds replicas.
+func counters(f *check.Faults, p *field.Path, replicas int32, counts map[string]int32) {
+	check.AtLeastZero(f, p.Child("replicas"), replicas)
+	for name, n := range counts {
+		check.AtLeastZero(f, p.Child(name), n)
+		if n > replicas {
+			f.Invalid(p.Child(name), n, "cannot be greater than status.replicas")
+		}
+	}
+	if ready, ok := counts["readyReplicas"]; ok && counts["availableReplicas"] > ready {
+		f.Invalid(p.Child("availableReplicas"), counts["availableReplicas"], "cannot be greater than readyReplicas")
+	}
+}
+
+func collisions(f *check.Faults, now, was *int32, p *field.Path) {
+	check.AtLeastZeroPtr(f, p.Child("collisionCount"), now)
+	if was != nil && (now == nil || *now < *was) {
+		f.Invalid(p.Child("collisionCount"), valueOr(now, 0), "cannot be decremented")
+	}
+}
+
+func valueOr[T any](p *T, v T) T {
+	if p == nil {
+		return v
+	}
+	return *p
+}
+
+func replicasOf(n *int32) int32 { return valueOr(n, 0) }
+
+var podTemplates = Resource[corev1.PodTemplate]{
+	Group: "", Version: "v1", Kind: "PodTemplate", Plural: "podtemplates",
+	List:    listOf[corev1.PodTemplateList],
+	Default: func(t *corev1.PodTemplate) { podrules.DefaultTemplate(&t.Template) },
+	Main: plainPart(func(t, _ *corev1.PodTemplate) field.ErrorList {
+		return podrules.ValidateTemplate(&t.Template, field.NewPath("template"))
+	}),
+	Columns: []Column[corev1.PodTemplate]{
+		text("Containers", func(t *corev1.PodTemplate) string { return containerNames(&t.Template.Spec) }),
+		text("Images", func(t *corev1.PodTemplate) string { return containerImages(&t.Template.Spec) }),
+		text("Pod Labels", func(t *corev1.PodTemplate) string { return labelsText(t.Template.Labels) }),
+	},
+}
+
+var controllerRevisions = Resource[appsv1.ControllerRevision]{
+	Group: "apps", Version: "v1", Kind: "ControllerRevision", Plural: "controllerrevisions", Prefix: "controllerrevisions",
+	List: listOf[appsv1.ControllerRevisionList], NoGeneration: true,
+	Main: plainPart(func(r, old *appsv1.ControllerRevision) field.ErrorList {
+		var f check.Faults
+		check.AtLeastZero(&f, field.NewPath("revision"), r.Revision)
+		if old != nil {
+			f.Same(field.NewPath("data"), r.Data, old.Data)
+		} else if len(r.Data.Raw) == 0 && r.Data.Object == nil {
+			f.Required(field.NewPath("data"), "data is mandatory")
+		}
+		return f.List()
+	}),
+	Columns: []Column[appsv1.ControllerRevision]{
+		text("Controller", func(r *appsv1.ControllerRevision) string {
+			c := metav1.GetControllerOf(r)
+			if c == nil {
+				return "<none>"
+			}
+			gv, err := schema.ParseGroupVersion(c.APIVersion)
+			if err != nil {
+				return "<none>"
+			}
+			return lower(schema.GroupKind{Group: gv.Group, Kind: c.Kind}.String()) + "/" + c.Name
+		}),
+		number("Revision", func(r *appsv1.ControllerRevision) int64 { return r.Revision }),
+		ageColumn[appsv1.ControllerRevision](),
+	},
+}
