@@ -44,6 +44,7 @@ func Table(cfg Config) Chain {
 		certificateSubjectRestriction(),
 		rbacEscalation(cfg),
 		podSecurity(cfg),
+		resourceQuota(cfg), // last: it reserves, and must do so only for what everybody else lets through
 
 	}
 }

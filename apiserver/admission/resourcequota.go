@@ -1,0 +1,132 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apimeta "k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/libs/quota"
+)
+
+// resourceQuota books what an object uses before it is written: the quota's
+// status is changed by compare-and-swap, so that two requests can never use the
+// same room. A booking whose write fails is taken back; one that is lost in a
+// crash is put right by the quota controller, which counts what is there.
+//
+// Source: Kubernetes documentation, "Resource Quotas".
+func resourceQuota(cfg Config) Plugin {
+	return Plugin{Name: "ResourceQuota", Validate: func(ctx context.Context, a *Attributes) (func(), error) {
+		if a.Namespace == "" || !a.Row.Namespaced || a.Operation != Create && a.Operation != Update ||
+			a.Subresource != "" && a.Subresource != "resize" || a.Row.GR() == grNamespaces {
+			return nil, nil
+		}
+		var quotas []*corev1.ResourceQuota
+		err := cfg.Read.Each(grQuotas, a.Namespace, func(o resources.Object) bool {
+			if q, ok := o.(*corev1.ResourceQuota); ok {
+				quotas = append(quotas, q)
+			}
+			return true
+		})
+		if err != nil || len(quotas) == 0 {
+			return nil, err
+		}
+		grow := growth(a)
+		var booked []booking
+		undo := func() {
+			for _, b := range booked {
+				// Best effort: what stays booked is counted anew by the controller.
+				_ = cfg.UpdateQuota(a.Namespace, b.quota, func(q *corev1.ResourceQuota) error {
+					q.Status.Used = quota.Add(q.Status.Used, quota.Sub(corev1.ResourceList{}, b.use))
+					return nil
+				})
+			}
+		}
+		for _, q := range quotas {
+			if !quota.Matches(q, a.Object) {
+				continue
+			}
+			if pod := a.pod(); pod != nil && a.Operation == Create {
+				if missing := quota.Unspecified(q, pod); len(missing) > 0 {
+					undo()
+					return nil, forbid(a, fmt.Errorf("failed quota: %s: must specify %s", q.Name, strings.Join(missing, "; ")))
+				}
+			}
+			use := grow
+			if a.Operation == Update && !quota.Matches(q, a.Old) {
+				use = quota.Usage(a.Row.GR(), a.Object) // it comes into the quota as a whole
+			}
+			use = quota.Limited(q.Spec.Hard, use)
+			if !takes(use) {
+				continue
+			}
+			if a.Request != nil && a.Request.DryRun {
+				if msg := quota.Exceeded(q.Name, q.Status.Hard, q.Status.Used, use); msg != "" {
+					return nil, forbid(a, errors.New(msg))
+				}
+				continue
+			}
+			err := cfg.UpdateQuota(a.Namespace, q.Name, func(q *corev1.ResourceQuota) error {
+				hard := q.Status.Hard
+				if len(hard) == 0 && len(q.Spec.Hard) > 0 {
+					return forbid(a, fmt.Errorf("status unknown for quota: %s, resources: %s", q.Name, names(use)))
+				}
+				if msg := quota.Exceeded(q.Name, hard, q.Status.Used, use); msg != "" {
+					return forbid(a, errors.New(msg))
+				}
+				q.Status.Used = quota.Add(q.Status.Used, quota.Limited(hard, use))
+				return nil
+			})
+			if apierrors.IsNotFound(err) {
+				continue // the quota has just been deleted
+			}
+			if err != nil {
+				undo()
+				return nil, err
+			}
+			booked = append(booked, booking{q.Name, use})
+		}
+		return undo, nil
+	}}
+}
+
+type booking struct {
+	quota string
+	use   corev1.ResourceList
+}
+
+// growth is what the write adds: everything of a new object, the difference of a changed one.
+func growth(a *Attributes) corev1.ResourceList {
+	use := quota.Usage(a.Row.GR(), a.Object)
+	if a.Operation != Update || a.Old == nil {
+		return use
+	}
+	if old, err := apimeta.Accessor(a.Old); err == nil && old.GetDeletionTimestamp() != nil {
+		return nil // what is on its way out may finish
+	}
+	return quota.Sub(use, quota.Usage(a.Row.GR(), a.Old))
+}
+
+// takes reports whether anything grows; room that is given back is counted by the controller.
+func takes(use corev1.ResourceList) bool {
+	for name, q := range use {
+		if q.Sign() > 0 {
+			return true
+		}
+		delete(use, name)
+	}
+	return false
+}
+
+func names(l corev1.ResourceList) string {
+	var s []string
+	for _, n := range sortedNames(l) {
+		s = append(s, string(n))
+	}
+	return strings.Join(s, ",")
+}
