@@ -1,0 +1,186 @@
+package admission_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/authz"
+	"github.com/keelson/keelson/apiserver/readertest"
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+type world struct {
+	tree  *readertest.Tree
+	chain admission.Chain
+}
+
+func newWorld(objs ...resources.Object) *world {
+	w := &world{tree: readertest.New(objs...)}
+	w.tree.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}})
+	w.tree.Put(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "default"}})
+	w.chain = admission.Table(admission.Config{
+		Read: w.tree, Now: time.Now, Authorizer: authz.Chain{authz.Masters{}},
+		UpdateQuota: func(namespace, name string, change func(*corev1.ResourceQuota) error) error {
+			q, _ := resources.Lookup[corev1.ResourceQuota](w.tree, corev1.Resource("resourcequotas"), namespace, name)
+			c := q.DeepCopy()
+			if err := change(c); err != nil {
+				return err
+			}
+			w.tree.Put(c)
+			return nil
+		},
+	})
+	return w
+}
+
+func row(plural string) *resources.Row {
+	for _, r := range resources.Table() {
+		if r.Group == "" && r.Plural == plural {
+			return r
+		}
+	}
+	panic(plural)
+}
+
+func (w *world) admit(op admission.Operation, plural string, obj, old resources.Object, user *authn.User) (func(), error) {
+	a := &admission.Attributes{
+		Operation: op, Row: row(plural), User: user, Request: &resources.Request{Read: w.tree, Now: time.Now(), Warn: func(string) {}},
+	}
+	if obj != nil {
+		a.Object, a.Namespace, a.Name = obj, obj.GetNamespace(), obj.GetName()
+	}
+	if old != nil {
+		a.Old, a.Namespace, a.Name = old, old.GetNamespace(), old.GetName()
+	}
+	if err := w.chain.Mutate(context.Background(), a); err != nil {
+		return nil, err
+	}
+	return w.chain.Validate(context.Background(), a)
+}
+
+func pod(change func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+	}
+	if change != nil {
+		change(p)
+	}
+	return p
+}
+
+var root = &authn.User{Name: "admin", Groups: []string{authn.GroupMasters}}
+
+func TestPodGetsAccountTokenPriorityAndTolerations(t *testing.T) {
+	w := newWorld(&schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: "high"}, Value: 7})
+	p := pod(func(p *corev1.Pod) { p.Spec.PriorityClassName = "high" })
+	if _, err := w.admit(admission.Create, "pods", p, nil, root); err != nil {
+		t.Fatal(err)
+	}
+	if p.Spec.ServiceAccountName != "default" || *p.Spec.Priority != 7 || len(p.Spec.Tolerations) != 2 {
+		t.Errorf("account %q, priority %d, tolerations %v", p.Spec.ServiceAccountName, *p.Spec.Priority, p.Spec.Tolerations)
+	}
+	m := p.Spec.Containers[0].VolumeMounts
+	if len(m) != 1 || m[0].MountPath != "/var/run/secrets/kubernetes.io/serviceaccount" || !m[0].ReadOnly ||
+		len(p.Spec.Volumes) != 1 || p.Spec.Volumes[0].Name != m[0].Name || len(p.Spec.Volumes[0].Projected.Sources) != 3 {
+		t.Errorf("mounts %v, volumes %v", m, p.Spec.Volumes)
+	}
+	again := p.DeepCopy()
+	if _, err := w.admit(admission.Create, "pods", again, nil, root); err != nil || len(again.Spec.Volumes) != 1 {
+		t.Errorf("admission is not idempotent: %v, %v", err, again.Spec.Volumes)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	now := metav1.Now()
+	w := newWorld(
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "going", DeletionTimestamp: &now}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceTerminating}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "strict", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline"}}},
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "strict", Name: "default"}},
+		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other"}, Spec: corev1.PodSpec{NodeName: "n2"}},
+	)
+	kubelet := &authn.User{Name: "system:node:n1", Groups: []string{authn.GroupNodes}}
+	for _, c := range []struct {
+		text     string
+		op       admission.Operation
+		plural   string
+		obj, old resources.Object
+		user     *authn.User
+		want     string
+	}{
+		{"a namespace that is not there", admission.Create, "configmaps", &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "none", Name: "x"}}, nil, root, `namespaces "none" not found`},
+		{"a namespace that is going", admission.Create, "configmaps", &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "going", Name: "x"}}, nil, root, "because it is being terminated"},
+		{"the default namespace", admission.Delete, "namespaces", nil, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, root, "this namespace may not be deleted"},
+		{"an account that is not there", admission.Create, "pods", pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName = "no" }), nil, root, `serviceaccount "no" not found`},
+		{"a priority class that is not there", admission.Create, "pods", pod(func(p *corev1.Pod) { p.Spec.PriorityClassName = "no" }), nil, root, "no PriorityClass with name no was found"},
+		{"a priority of one's own", admission.Create, "pods", pod(func(p *corev1.Pod) { p.Spec.Priority = ptr.To(int32(3)) }), nil, root, "must not be provided in pod spec"},
+		{"a privileged pod in a strict namespace", admission.Create, "pods", pod(func(p *corev1.Pod) {
+			p.Namespace, p.Spec.HostNetwork = "strict", true
+		}), nil, root, `violates PodSecurity "baseline:latest"`},
+		{"an ordinary pod of a kubelet", admission.Create, "pods", pod(nil), nil, kubelet, "can only create mirror pods"},
+		{"another node's pod", admission.Delete, "pods", nil, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other"}, Spec: corev1.PodSpec{NodeName: "n2"}}, kubelet, "spec.nodeName set to itself"},
+		{"another node", admission.Update, "nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, kubelet, `not allowed to modify node "n2"`},
+		{"a restricted label", admission.Create, "nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"node-restriction.kubernetes.io/x": "y"}}}, nil, kubelet, "not allowed to modify labels"},
+	} {
+		_, err := w.admit(c.op, c.plural, c.obj, c.old, c.user)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want an error with %q", c.text, err, c.want)
+		}
+	}
+}
+
+func TestLimitRange(t *testing.T) {
+	list := func(cpu string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+	}
+	w := newWorld(&corev1.LimitRange{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "l"},
+		Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{
+			Type: corev1.LimitTypeContainer, Max: list("2"), Min: list("100m"), Default: list("1"), DefaultRequest: list("500m"),
+		}}},
+	})
+	p := pod(nil)
+	if _, err := w.admit(admission.Create, "pods", p, nil, root); err != nil {
+		t.Fatal(err)
+	}
+	r := p.Spec.Containers[0].Resources
+	if r.Limits.Cpu().String() != "1" || r.Requests.Cpu().String() != "500m" {
+		t.Errorf("defaults: %v", r)
+	}
+	for cpu, want := range map[string]string{"3": "maximum cpu usage per Container is 2, but limit is 3", "50m": "minimum cpu usage per Container is 100m, but request is 50m"} {
+		_, err := w.admit(admission.Create, "pods", pod(func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Limits = list(cpu) }), nil, root)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("limit %s: got %v, want %q", cpu, err, want)
+		}
+	}
+}
+
+func TestQuotaIsBookedAndTakenBack(t *testing.T) {
+	hard := corev1.ResourceList{corev1.ResourcePods: resource.MustParse("1")}
+	w := newWorld(&corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: hard},
+		Status: corev1.ResourceQuotaStatus{Hard: hard, Used: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")}},
+	})
+	undo, err := w.admit(admission.Create, "pods", pod(nil), nil, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.admit(admission.Create, "pods", pod(nil), nil, root)
+	if want := "exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Fatalf("second pod: got %v, want %q", err, want)
+	}
+	undo()
+	if _, err := w.admit(admission.Create, "pods", pod(nil), nil, root); err != nil {
+		t.Errorf("after the booking was taken back: %v", err)
+	}
+}
