@@ -1,4 +1,3 @@
-// Package server is the HTTPS server of the kubelet.
 package server
 
 import (

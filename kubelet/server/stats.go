@@ -1,0 +1,505 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/keelson/keelson/kubelet/volumes"
+)
+
+// StatsOptions are where usage is read from.
+type StatsOptions struct {
+	NodeName string
+	Root     string // the kubelet's directory
+	PodLogs  string // usually /var/log/pods
+	Runtime  runtimeapi.RuntimeServiceClient
+	Images   runtimeapi.ImageServiceClient
+	Pods     Pods
+	// Volumes measures a pod's volumes. May be nil.
+	Volumes func(uid types.UID) []volumes.Usage
+	Log     *slog.Logger
+}
+
+// Stats measures what the node and its pods use. It works only when asked; what was
+// measured less than a second ago is given again, and walking directories (volumes, logs)
+// is done at most once a minute.
+type Stats struct {
+	o     StatsOptions
+	begin time.Time
+
+	mu       sync.Mutex // held while measuring: measurements do not overlap
+	last     *statsapi.Summary
+	lastTime time.Time
+	cpu      map[string]cpuSample // by container ID; "" is the node
+	disk     map[types.UID]diskSample
+}
+
+type cpuSample struct {
+	at    time.Time
+	nanos uint64
+	rate  uint64 // nanocores
+}
+
+type diskSample struct {
+	at      time.Time
+	volumes []volumes.Usage
+	logs    map[string]uint64 // bytes by container
+}
+
+const (
+	summaryMaxAge = time.Second
+	diskMaxAge    = time.Minute
+)
+
+// NewStats measures nothing yet.
+func NewStats(o StatsOptions) *Stats {
+	return &Stats{o: o, begin: time.Now(), cpu: map[string]cpuSample{}, disk: map[types.UID]diskSample{}}
+}
+
+// Summary is what /stats/summary answers. Shared: read-only.
+func (s *Stats) Summary(ctx context.Context) (*statsapi.Summary, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if s.last != nil && now.Sub(s.lastTime) < summaryMaxAge {
+		return s.last, nil
+	}
+	sum := &statsapi.Summary{Node: s.node(ctx, now), Pods: []statsapi.PodStats{}}
+	if err := s.pods(ctx, sum, now); err != nil {
+		return nil, err
+	}
+	s.last, s.lastTime = sum, now
+	return sum, nil
+}
+
+// rate keeps a counter of CPU time and returns how fast it grows, nil at first.
+func (s *Stats) rate(id string, nanos uint64, now time.Time) *uint64 {
+	old, ok := s.cpu[id]
+	next := cpuSample{at: now, nanos: nanos, rate: old.rate}
+	if took := now.Sub(old.at); ok && took > 0 && nanos >= old.nanos {
+		next.rate = uint64(float64(nanos-old.nanos) / took.Seconds())
+	}
+	s.cpu[id] = next
+	if !ok {
+		return nil
+	}
+	return &next.rate
+}
+
+func (s *Stats) node(ctx context.Context, now time.Time) statsapi.NodeStats {
+	at := metav1.NewTime(now)
+	n := statsapi.NodeStats{NodeName: s.o.NodeName, StartTime: metav1.NewTime(bootTime(s.begin))}
+	if nanos, ok := machineCPU(); ok {
+		n.CPU = &statsapi.CPUStats{Time: at, UsageCoreNanoSeconds: &nanos, UsageNanoCores: s.rate("", nanos, now)}
+	}
+	if m := meminfo(); m["MemTotal"] > 0 {
+		usage := m["MemTotal"] - m["MemFree"]
+		working := usage - min(usage, m["Inactive(file)"])
+		available := m["MemTotal"] - working
+		rss := m["AnonPages"]
+		n.Memory = &statsapi.MemoryStats{Time: at, AvailableBytes: &available, UsageBytes: &usage, WorkingSetBytes: &working, RSSBytes: &rss}
+		swapUsed := m["SwapTotal"] - m["SwapFree"]
+		swapFree := m["SwapFree"]
+		n.Swap = &statsapi.SwapStats{Time: at, SwapAvailableBytes: &swapFree, SwapUsageBytes: &swapUsed}
+	}
+	n.Network = machineNetwork(at)
+	n.Fs = filesystem(s.o.Root, at)
+	n.Rlimit = processes(at)
+	ictx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if info, err := s.o.Images.ImageFsInfo(ictx, &runtimeapi.ImageFsInfoRequest{}); err == nil {
+		n.Runtime = &statsapi.RuntimeStats{}
+		for _, f := range info.ImageFilesystems {
+			n.Runtime.ImageFs = used(filesystem(f.GetFsId().GetMountpoint(), at), f)
+		}
+		for _, f := range info.ContainerFilesystems {
+			n.Runtime.ContainerFs = used(filesystem(f.GetFsId().GetMountpoint(), at), f)
+		}
+		if n.Runtime.ContainerFs == nil {
+			n.Runtime.ContainerFs = n.Runtime.ImageFs
+		}
+	}
+	return n
+}
+
+// used puts what images or containers take into the stats of their file system.
+func used(fs *statsapi.FsStats, f *runtimeapi.FilesystemUsage) *statsapi.FsStats {
+	if fs == nil {
+		return nil
+	}
+	if f.UsedBytes != nil {
+		fs.UsedBytes = &f.UsedBytes.Value
+	}
+	if f.InodesUsed != nil {
+		fs.InodesUsed = &f.InodesUsed.Value
+	}
+	return fs
+}
+
+func (s *Stats) pods(ctx context.Context, sum *statsapi.Summary, now time.Time) error {
+	at := metav1.NewTime(now)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	containers, err := s.o.Runtime.ListContainerStats(ctx, &runtimeapi.ListContainerStatsRequest{})
+	if err != nil {
+		return fmt.Errorf("ask the runtime for container stats: %w", err)
+	}
+	networks := map[string]*statsapi.NetworkStats{}
+	// Some runtimes know sandboxes' networks, some do not: both are fine.
+	if sandboxes, err := s.o.Runtime.ListPodSandboxStats(ctx, &runtimeapi.ListPodSandboxStatsRequest{}); err == nil {
+		for _, p := range sandboxes.Stats {
+			networks[p.GetAttributes().GetLabels()[labelPodUID]] = network(p.GetLinux().GetNetwork(), at)
+		}
+	}
+	index := map[types.UID]int{}
+	for _, p := range s.o.Pods.Pods() {
+		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		stats := statsapi.PodStats{
+			PodRef:    statsapi.PodReference{Name: p.Name, Namespace: p.Namespace, UID: string(p.UID)},
+			StartTime: p.CreationTimestamp,
+			Network:   networks[string(p.UID)],
+		}
+		if p.Status.StartTime != nil {
+			stats.StartTime = *p.Status.StartTime
+		}
+		index[p.UID] = len(sum.Pods)
+		sum.Pods = append(sum.Pods, stats)
+		s.measureDisk(&sum.Pods[len(sum.Pods)-1], p, now, sum.Node.Fs)
+	}
+	newest := map[string]*runtimeapi.ContainerStats{} // by pod and container
+	for _, c := range containers.Stats {
+		l := c.GetAttributes().GetLabels()
+		if _, ok := index[types.UID(l[labelPodUID])]; !ok {
+			continue
+		}
+		k := l[labelPodUID] + "/" + l[labelContainer]
+		if old := newest[k]; old == nil || old.GetAttributes().GetMetadata().GetAttempt() < c.GetAttributes().GetMetadata().GetAttempt() {
+			newest[k] = c
+		}
+	}
+	live := map[string]bool{"": true}
+	for _, c := range newest {
+		live[c.GetAttributes().GetId()] = true
+		l := c.GetAttributes().GetLabels()
+		uid := types.UID(l[labelPodUID])
+		pod := &sum.Pods[index[uid]]
+		pod.Containers = append(pod.Containers, s.container(c, s.disk[uid].logs, sum.Node.Fs, now))
+	}
+	for id := range s.cpu {
+		if !live[id] {
+			delete(s.cpu, id)
+		}
+	}
+	for uid := range s.disk {
+		if _, ok := index[uid]; !ok {
+			delete(s.disk, uid)
+		}
+	}
+	for i := range sum.Pods {
+		total(&sum.Pods[i], at)
+	}
+	return nil
+}
+
+func (s *Stats) container(c *runtimeapi.ContainerStats, logs map[string]uint64, node *statsapi.FsStats, now time.Time) statsapi.ContainerStats {
+	labels := c.GetAttributes().GetLabels()
+	out := statsapi.ContainerStats{Name: labels[labelContainer], StartTime: metav1.NewTime(s.begin)}
+	if pod, ok := s.o.Pods.Pod(labels[labelPodNamespace], labels[labelPodName], types.UID(labels[labelPodUID])); ok {
+		for _, list := range [][]corev1.ContainerStatus{pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses} {
+			for i := range list {
+				if list[i].Name == out.Name && list[i].State.Running != nil {
+					out.StartTime = list[i].State.Running.StartedAt
+				}
+			}
+		}
+	}
+	if cpu := c.GetCpu(); cpu.GetUsageCoreNanoSeconds() != nil {
+		nanos := cpu.UsageCoreNanoSeconds.Value
+		at := now
+		if cpu.Timestamp > 0 {
+			at = time.Unix(0, cpu.Timestamp)
+		}
+		rate := s.rate(c.GetAttributes().GetId(), nanos, at)
+		if cpu.UsageNanoCores != nil && cpu.UsageNanoCores.Value > 0 {
+			rate = &cpu.UsageNanoCores.Value
+		}
+		out.CPU = &statsapi.CPUStats{Time: metav1.NewTime(at), UsageCoreNanoSeconds: &nanos, UsageNanoCores: rate}
+	}
+	if m := c.GetMemory(); m != nil {
+		out.Memory = &statsapi.MemoryStats{Time: metav1.NewTime(now)}
+		set := func(to **uint64, v *runtimeapi.UInt64Value) {
+			if v != nil {
+				*to = &v.Value
+			}
+		}
+		set(&out.Memory.WorkingSetBytes, m.WorkingSetBytes)
+		set(&out.Memory.AvailableBytes, m.AvailableBytes)
+		set(&out.Memory.UsageBytes, m.UsageBytes)
+		set(&out.Memory.RSSBytes, m.RssBytes)
+		set(&out.Memory.PageFaults, m.PageFaults)
+		set(&out.Memory.MajorPageFaults, m.MajorPageFaults)
+		if out.Memory.UsageBytes == nil {
+			out.Memory.UsageBytes = out.Memory.WorkingSetBytes
+		}
+	}
+	shares := func() *statsapi.FsStats {
+		f := &statsapi.FsStats{Time: metav1.NewTime(now)}
+		if node != nil {
+			f.AvailableBytes, f.CapacityBytes, f.Inodes, f.InodesFree = node.AvailableBytes, node.CapacityBytes, node.Inodes, node.InodesFree
+		}
+		return f
+	}
+	out.Rootfs, out.Logs = shares(), shares()
+	if w := c.GetWritableLayer(); w != nil {
+		if w.UsedBytes != nil {
+			out.Rootfs.UsedBytes = &w.UsedBytes.Value
+		}
+		if w.InodesUsed != nil {
+			out.Rootfs.InodesUsed = &w.InodesUsed.Value
+		}
+	}
+	bytes := logs[out.Name]
+	out.Logs.UsedBytes = &bytes
+	return out
+}
+
+// measureDisk adds what the pod's volumes and logs take.
+func (s *Stats) measureDisk(stats *statsapi.PodStats, pod *corev1.Pod, now time.Time, node *statsapi.FsStats) {
+	d, ok := s.disk[pod.UID]
+	if !ok || now.Sub(d.at) > diskMaxAge {
+		d = diskSample{at: now, logs: map[string]uint64{}}
+		if s.o.Volumes != nil {
+			d.volumes = s.o.Volumes(pod.UID)
+		}
+		dir := filepath.Join(s.o.PodLogs, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			d.logs[e.Name()] = treeBytes(filepath.Join(dir, e.Name()))
+		}
+		s.disk[pod.UID] = d
+	}
+	at := metav1.NewTime(d.at)
+	ephemeral := uint64(0)
+	for _, bytes := range d.logs {
+		ephemeral += bytes
+	}
+	for i := range d.volumes {
+		u := &d.volumes[i]
+		v := statsapi.VolumeStats{Name: u.Name, FsStats: statsapi.FsStats{Time: at,
+			AvailableBytes: &u.AvailableBytes, CapacityBytes: &u.CapacityBytes, UsedBytes: &u.UsedBytes,
+			InodesUsed: &u.InodesUsed, InodesFree: &u.InodesFree, Inodes: &u.Inodes}}
+		stats.VolumeStats = append(stats.VolumeStats, v)
+		if !u.Memory && (u.Plugin == "empty-dir" || u.Plugin == "configmap" || u.Plugin == "downward-api") {
+			ephemeral += u.UsedBytes
+		}
+	}
+	stats.EphemeralStorage = &statsapi.FsStats{Time: at, UsedBytes: &ephemeral}
+	if node != nil {
+		stats.EphemeralStorage.AvailableBytes, stats.EphemeralStorage.CapacityBytes = node.AvailableBytes, node.CapacityBytes
+		stats.EphemeralStorage.Inodes, stats.EphemeralStorage.InodesFree = node.Inodes, node.InodesFree
+	}
+}
+
+// total adds up a pod's containers.
+func total(p *statsapi.PodStats, at metav1.Time) {
+	cpu := statsapi.CPUStats{Time: at}
+	memory := statsapi.MemoryStats{Time: at}
+	add := func(to **uint64, v *uint64) {
+		if v != nil {
+			sum := *v
+			if *to != nil {
+				sum += **to
+			}
+			*to = &sum
+		}
+	}
+	for _, c := range p.Containers {
+		if c.CPU != nil {
+			add(&cpu.UsageNanoCores, c.CPU.UsageNanoCores)
+			add(&cpu.UsageCoreNanoSeconds, c.CPU.UsageCoreNanoSeconds)
+		}
+		if c.Memory != nil {
+			add(&memory.UsageBytes, c.Memory.UsageBytes)
+			add(&memory.WorkingSetBytes, c.Memory.WorkingSetBytes)
+			add(&memory.RSSBytes, c.Memory.RSSBytes)
+			add(&memory.PageFaults, c.Memory.PageFaults)
+			add(&memory.MajorPageFaults, c.Memory.MajorPageFaults)
+		}
+		if c.Rootfs != nil && p.EphemeralStorage != nil {
+			add(&p.EphemeralStorage.UsedBytes, c.Rootfs.UsedBytes)
+		}
+	}
+	if len(p.Containers) > 0 {
+		p.CPU, p.Memory = &cpu, &memory
+	}
+}
+
+func network(u *runtimeapi.NetworkUsage, at metav1.Time) *statsapi.NetworkStats {
+	one := func(i *runtimeapi.NetworkInterfaceUsage) statsapi.InterfaceStats {
+		rx, tx := i.GetRxBytes().GetValue(), i.GetTxBytes().GetValue()
+		rxErrors, txErrors := i.GetRxErrors().GetValue(), i.GetTxErrors().GetValue()
+		return statsapi.InterfaceStats{Name: i.Name, RxBytes: &rx, TxBytes: &tx, RxErrors: &rxErrors, TxErrors: &txErrors}
+	}
+	if u.GetDefaultInterface() == nil {
+		return nil
+	}
+	n := &statsapi.NetworkStats{Time: at, InterfaceStats: one(u.DefaultInterface)}
+	n.Interfaces = append(n.Interfaces, n.InterfaceStats)
+	for _, i := range u.Interfaces {
+		if i.Name != u.DefaultInterface.Name {
+			n.Interfaces = append(n.Interfaces, one(i))
+		}
+	}
+	return n
+}
+
+// treeBytes is what the files below a directory take on disk.
+func treeBytes(dir string) (bytes uint64) {
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return nil // files come and go while we look
+		}
+		if info, err := e.Info(); err == nil {
+			bytes += uint64(info.Size())
+		}
+		return nil
+	})
+	return bytes
+}
+
+// filesystem is the state of the file system that holds path, nil if it is not there.
+func filesystem(path string, at metav1.Time) *statsapi.FsStats {
+	var s unix.Statfs_t
+	if path == "" || unix.Statfs(path, &s) != nil {
+		return nil
+	}
+	block := uint64(s.Bsize)
+	available, capacity, used := s.Bavail*block, s.Blocks*block, (s.Blocks-s.Bfree)*block
+	inodes, free := s.Files, s.Ffree
+	inodesUsed := inodes - free
+	return &statsapi.FsStats{Time: at, AvailableBytes: &available, CapacityBytes: &capacity, UsedBytes: &used,
+		Inodes: &inodes, InodesFree: &free, InodesUsed: &inodesUsed}
+}
+
+// eachLine calls f with the fields of every line of a file of /proc.
+func eachLine(path string, f func(fields []string)) {
+	file, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer file.Close()
+	for s := bufio.NewScanner(file); s.Scan(); {
+		f(strings.Fields(s.Text()))
+	}
+}
+
+// meminfo is /proc/meminfo in bytes.
+func meminfo() map[string]uint64 {
+	m := map[string]uint64{}
+	eachLine("/proc/meminfo", func(fields []string) {
+		if len(fields) >= 2 {
+			if kib, err := strconv.ParseUint(fields[1], 10, 64); err == nil {
+				m[strings.TrimSuffix(fields[0], ":")] = kib << 10
+			}
+		}
+	})
+	return m
+}
+
+// machineCPU is the time that all processors have worked since the machine started.
+func machineCPU() (nanos uint64, ok bool) {
+	const perTick = uint64(time.Second / 100) // USER_HZ is 100 wherever Linux runs
+	eachLine("/proc/stat", func(fields []string) {
+		if len(fields) < 9 || fields[0] != "cpu" {
+			return
+		}
+		for i, text := range fields[1:9] {
+			if i == 3 || i == 4 { // idle, iowait
+				continue
+			}
+			ticks, err := strconv.ParseUint(text, 10, 64)
+			if err != nil {
+				return
+			}
+			nanos += ticks * perTick
+		}
+		ok = true
+	})
+	return nanos, ok
+}
+
+func bootTime(otherwise time.Time) time.Time {
+	at := otherwise
+	eachLine("/proc/stat", func(fields []string) {
+		if len(fields) == 2 && fields[0] == "btime" {
+			if s, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
+				at = time.Unix(s, 0)
+			}
+		}
+	})
+	return at
+}
+
+// machineNetwork reads the node's own interfaces; the first that is not the loopback is
+// the default one.
+func machineNetwork(at metav1.Time) *statsapi.NetworkStats {
+	n := &statsapi.NetworkStats{Time: at}
+	eachLine("/proc/net/dev", func(fields []string) {
+		name, ok := strings.CutSuffix(fields[0], ":")
+		if !ok || len(fields) < 12 || name == "lo" || strings.HasPrefix(name, "veth") {
+			return
+		}
+		number := func(i int) *uint64 { v, _ := strconv.ParseUint(fields[i], 10, 64); return &v }
+		n.Interfaces = append(n.Interfaces, statsapi.InterfaceStats{Name: name, RxBytes: number(1), RxErrors: number(3), TxBytes: number(9), TxErrors: number(11)})
+	})
+	if len(n.Interfaces) == 0 {
+		return nil
+	}
+	n.InterfaceStats = n.Interfaces[0]
+	return n
+}
+
+// processes is how many threads there are, and may be.
+func processes(at metav1.Time) *statsapi.RlimitStats {
+	data, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err != nil {
+		return nil
+	}
+	most, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	if err != nil {
+		return nil
+	}
+	r := &statsapi.RlimitStats{Time: at, MaxPID: &most}
+	eachLine("/proc/loadavg", func(fields []string) {
+		if len(fields) < 4 {
+			return
+		}
+		_, all, _ := strings.Cut(fields[3], "/")
+		if n, err := strconv.ParseInt(all, 10, 64); err == nil {
+			r.NumOfRunningProcesses = &n
+		}
+	})
+	return r
+}
+
+// processors is how many the machine has.
+func processors() int { return runtime.NumCPU() }
