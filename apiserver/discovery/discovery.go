@@ -1,0 +1,247 @@
+// Package discovery tells clients what is served: /api and /apis, one document at
+// a time and aggregated, and the OpenAPI descriptions of it, all derived from the
+// rows of the resource table.
+//
+// A document is made when it is first asked for and kept, compressed, until the
+// rows change. Its ETag depends on its content alone, so that replicas of one
+// version agree and clients keep what they have.
+package discovery
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha512"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+
+	apidiscovery "k8s.io/api/apidiscovery/v2"
+	apidiscoverybeta "k8s.io/api/apidiscovery/v2beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+// Server answers /api, /apis and everything below that is not a resource, and /openapi.
+type Server struct {
+	reg     *resources.Registry
+	version string
+
+	mu   sync.Mutex // guards the rest
+	rows uint64     // the registry's version that docs belong to
+	docs map[string]*document
+}
+
+// document is one answer, compressed.
+type document struct {
+	etag, contentType string
+	zip               []byte
+	size              int
+}
+
+// New returns a Server. version is the gitVersion.
+func New(reg *resources.Registry, version string) *Server {
+	return &Server{reg: reg, version: version}
+}
+
+// doc returns the document of a key, made by make if need be.
+func (s *Server) doc(key string, make func() (body []byte, contentType string, err error)) (*document, error) {
+	v := s.reg.Version()
+	s.mu.Lock()
+	if s.docs == nil || s.rows != v {
+		s.docs, s.rows = map[string]*document{}, v
+	}
+	d := s.docs[key]
+	s.mu.Unlock()
+	if d != nil {
+		return d, nil
+	}
+	body, contentType, err := make()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha512.Sum512(body)
+	var b bytes.Buffer
+	z, _ := gzip.NewWriterLevel(&b, gzip.DefaultCompression)
+	_, _ = z.Write(body)
+	_ = z.Close()
+	d = &document{etag: strings.ToUpper(hex.EncodeToString(sum[:])), contentType: contentType, zip: bytes.Clone(b.Bytes()), size: len(body)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rows == v {
+		s.docs[key] = d
+	}
+	return d, nil
+}
+
+// serve writes a document, or 304 when the client has it.
+func (d *document) serve(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	etag := strconv.Quote(d.etag)
+	h.Set("ETag", etag)
+	h.Add("Vary", "Accept")
+	if h.Get("Cache-Control") == "" {
+		h.Set("Cache-Control", "no-cache, private")
+	}
+	for _, known := range strings.Split(r.Header.Get("If-None-Match"), ",") {
+		if known = strings.TrimPrefix(strings.TrimSpace(known), "W/"); known == etag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
+	h.Set("Content-Type", d.contentType)
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		h.Set("Content-Encoding", "gzip")
+		h.Add("Vary", "Accept-Encoding")
+		h.Set("Content-Length", strconv.Itoa(len(d.zip)))
+		if r.Method != http.MethodHead {
+			_, _ = w.Write(d.zip)
+		}
+		return
+	}
+	h.Set("Content-Length", strconv.Itoa(d.size))
+	if r.Method == http.MethodHead {
+		return
+	}
+	z, err := gzip.NewReader(bytes.NewReader(d.zip))
+	if err == nil {
+		_, _ = io.Copy(w, z)
+	}
+}
+
+// ServeHTTP answers what it knows and 404 for the rest.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.Trim(r.URL.Path, "/")
+	parts := strings.Split(path, "/")
+	switch {
+	case path == "openapi/v2":
+		s.openapiV2(w, r)
+	case path == "openapi/v3" || strings.HasPrefix(path, "openapi/v3/"):
+		s.openapiV3(w, r, strings.TrimPrefix(strings.TrimPrefix(path, "openapi/v3"), "/"))
+	case path == "api" || path == "apis":
+		if version := aggregated(r.Header.Get("Accept")); version != "" {
+			s.aggregated(w, r, path, version)
+			return
+		}
+		if path == "api" {
+			s.object(w, r, &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
+				{ClientCIDR: "0.0.0.0/0", ServerAddress: r.Host},
+			}}, "APIVersions")
+			return
+		}
+		list := &metav1.APIGroupList{}
+		for _, g := range s.groups() {
+			if g.name != "" {
+				list.Groups = append(list.Groups, g.group())
+			}
+		}
+		s.object(w, r, list, "APIGroupList")
+	case len(parts) == 2 && parts[0] == "apis":
+		for _, g := range s.groups() {
+			if g.name == parts[1] && g.name != "" {
+				group := g.group()
+				s.object(w, r, &group, "APIGroup")
+				return
+			}
+		}
+		http.Error(w, "404 page not found", http.StatusNotFound)
+	case len(parts) == 2 && parts[0] == "api":
+		s.version1(w, r, "", parts[1])
+	case len(parts) == 3 && parts[0] == "apis":
+		s.version1(w, r, parts[1], parts[2])
+	default:
+		http.Error(w, "404 page not found", http.StatusNotFound)
+	}
+}
+
+// object answers with a document of the plain kind; these are small and made each time.
+func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, kind string) {
+	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, r.URL.Query().Get("pretty") == "true")
+	if !ok {
+		f = codec.Format{}
+	}
+	f.As = ""
+	body, err := codec.AppendObject(nil, obj, schema.GroupVersionKind{Version: "v1", Kind: kind}, f)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", f.ContentType())
+	w.Header().Set("Cache-Control", "no-cache, private")
+	_, _ = w.Write(body)
+}
+
+func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version string) {
+	list := &metav1.APIResourceList{GroupVersion: schema.GroupVersion{Group: group, Version: version}.String()}
+	for _, row := range s.reg.All() {
+		if row.Group == group && row.Version == version {
+			list.APIResources = append(list.APIResources, apiResources(row)...)
+		}
+	}
+	if len(list.APIResources) == 0 {
+		http.Error(w, "404 page not found", http.StatusNotFound)
+		return
+	}
+	s.object(w, r, list, "APIResourceList")
+}
+
+// aggregated returns the version of apidiscovery.k8s.io that the client prefers to the
+// documents one by one, "" for none.
+//
+// Source: Kubernetes documentation, "The Kubernetes API: aggregated discovery".
+func aggregated(accept string) string {
+	for _, clause := range strings.Split(accept, ",") {
+		media, params, _ := strings.Cut(strings.TrimSpace(clause), ";")
+		if media != "application/json" && media != "application/vnd.kubernetes.protobuf" {
+			continue
+		}
+		p := map[string]string{}
+		for _, kv := range strings.Split(params, ";") {
+			k, v, _ := strings.Cut(strings.TrimSpace(kv), "=")
+			p[k] = v
+		}
+		if media == "application/json" && p["g"] == "apidiscovery.k8s.io" && p["as"] == "APIGroupDiscoveryList" && (p["v"] == "v2" || p["v"] == "v2beta1") {
+			return p["v"]
+		}
+		if p["as"] == "" {
+			return ""
+		}
+	}
+	return ""
+}
+
+func (s *Server) aggregated(w http.ResponseWriter, r *http.Request, path, version string) {
+	d, err := s.doc("aggregated/"+path+"/"+version, func() ([]byte, string, error) {
+		list := apidiscovery.APIGroupDiscoveryList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"}}
+		for _, g := range s.groups() {
+			if (path == "api") == (g.name == "") {
+				list.Items = append(list.Items, g.discovery())
+			}
+		}
+		contentType := "application/json;g=apidiscovery.k8s.io;v=" + version + ";as=APIGroupDiscoveryList"
+		raw, err := json.Marshal(&list)
+		if err != nil || version == "v2" {
+			return append(raw, '\n'), contentType, err
+		}
+		// The two versions have the same fields.
+		var beta apidiscoverybeta.APIGroupDiscoveryList
+		if err := json.Unmarshal(raw, &beta); err != nil {
+			return nil, "", err
+		}
+		beta.APIVersion = "apidiscovery.k8s.io/v2beta1"
+		raw, err = json.Marshal(&beta)
+		return append(raw, '\n'), contentType, err
+	})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	d.serve(w, r)
+}

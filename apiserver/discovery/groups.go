@@ -1,0 +1,137 @@
+package discovery
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"sort"
+
+	apidiscovery "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+// group is one API group: its versions, the preferred one first, and their rows in table order.
+type group struct {
+	name     string
+	versions []string
+	rows     map[string][]*resources.Row
+}
+
+// groups are in the order of the table: the built-in ones first.
+func (s *Server) groups() []*group {
+	var out []*group
+	by := map[string]*group{}
+	for _, row := range s.reg.All() {
+		g := by[row.Group]
+		if g == nil {
+			g = &group{name: row.Group, rows: map[string][]*resources.Row{}}
+			by[row.Group] = g
+			out = append(out, g)
+		}
+		if g.rows[row.Version] == nil {
+			g.versions = append(g.versions, row.Version)
+		}
+		g.rows[row.Version] = append(g.rows[row.Version], row)
+	}
+	for _, g := range out {
+		sort.SliceStable(g.versions, func(i, j int) bool {
+			return version.CompareKubeAwareVersionStrings(g.versions[i], g.versions[j]) > 0
+		})
+		for _, rows := range g.rows {
+			sort.SliceStable(rows, func(i, j int) bool { return rows[i].Plural < rows[j].Plural })
+		}
+	}
+	return out
+}
+
+func (g *group) group() metav1.APIGroup {
+	out := metav1.APIGroup{Name: g.name}
+	for _, v := range g.versions {
+		out.Versions = append(out.Versions, metav1.GroupVersionForDiscovery{
+			GroupVersion: schema.GroupVersion{Group: g.name, Version: v}.String(), Version: v,
+		})
+	}
+	out.PreferredVersion = out.Versions[0]
+	return out
+}
+
+// sub is a subresource as discovery shows it.
+type sub struct {
+	name  string
+	kind  schema.GroupVersionKind
+	verbs []string
+}
+
+func subs(row *resources.Row) []sub {
+	var out []sub
+	for name := range row.Parts {
+		out = append(out, sub{name, row.GVK(), []string{"get", "patch", "update"}})
+	}
+	for _, s := range row.Subs {
+		kind := s.Kind
+		if kind.Empty() {
+			kind = row.GVK()
+		}
+		out = append(out, sub{s.Name, kind, s.Verbs})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	return out
+}
+
+func apiResources(row *resources.Row) []metav1.APIResource {
+	out := []metav1.APIResource{{
+		Name: row.Plural, SingularName: row.Singular, Namespaced: row.Namespaced, Kind: row.Kind,
+		Verbs: row.Verbs, ShortNames: row.Short, Categories: row.Categories, StorageVersionHash: storageHash(row),
+	}}
+	for _, s := range subs(row) {
+		r := metav1.APIResource{Name: row.Plural + "/" + s.name, Namespaced: row.Namespaced, Kind: s.kind.Kind, Verbs: s.verbs}
+		if s.kind.GroupVersion() != row.GVK().GroupVersion() {
+			r.Group, r.Version = s.kind.Group, s.kind.Version
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// storageHash changes when objects are stored as another kind; only equality means anything.
+func storageHash(row *resources.Row) string {
+	if !row.Can("get") {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(row.Storage().GVK().String()))
+	return base64.StdEncoding.EncodeToString(sum[:8])
+}
+
+func (g *group) discovery() apidiscovery.APIGroupDiscovery {
+	out := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
+	for _, v := range g.versions {
+		vd := apidiscovery.APIVersionDiscovery{Version: v, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
+		for _, row := range g.rows[v] {
+			vd.Resources = append(vd.Resources, resource(row))
+		}
+		out.Versions = append(out.Versions, vd)
+	}
+	return out
+}
+
+func resource(row *resources.Row) apidiscovery.APIResourceDiscovery {
+	kind := func(k schema.GroupVersionKind) *metav1.GroupVersionKind {
+		return &metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind}
+	}
+	r := apidiscovery.APIResourceDiscovery{
+		Resource: row.Plural, ResponseKind: kind(row.GVK()), SingularResource: row.Singular, Scope: apidiscovery.ScopeCluster,
+		Verbs: row.Verbs, ShortNames: row.Short, Categories: row.Categories,
+	}
+	if row.Namespaced {
+		r.Scope = apidiscovery.ScopeNamespace
+	}
+	for _, s := range subs(row) {
+		r.Subresources = append(r.Subresources, apidiscovery.APISubresourceDiscovery{
+			Subresource: s.name, ResponseKind: kind(s.kind), Verbs: s.verbs,
+		})
+	}
+	return r
+}

@@ -1,0 +1,130 @@
+package rest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/watchcache"
+)
+
+// metadataRow is the kind of which PartialObjectMetadata answers are made.
+func metadataRow(version string) *resources.Row {
+	return &resources.Row{
+		Group: metav1.GroupName, Version: version, Kind: "PartialObjectMetadata", ListKind: "PartialObjectMetadataList",
+		New: func() resources.Object { return &metav1.PartialObjectMetadata{} },
+	}
+}
+
+// partial is an item without spec and status. Nothing but metadata is decoded.
+type partial struct {
+	*watchcache.Item
+	custom bool
+	inList string // for a list's items: the kind and version that JSON repeats in each
+}
+
+// rawMetadata is the encoded ObjectMeta inside a protobuf message.
+func rawMetadata(raw []byte) ([]byte, error) {
+	for len(raw) > 0 {
+		num, typ, n := protowire.ConsumeTag(raw)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
+		}
+		if num == 1 && typ == protowire.BytesType {
+			v, m := protowire.ConsumeBytes(raw[n:])
+			if m < 0 {
+				return nil, protowire.ParseError(m)
+			}
+			return v, nil
+		}
+		m := protowire.ConsumeFieldValue(num, typ, raw[n:])
+		if m < 0 {
+			return nil, protowire.ParseError(m)
+		}
+		raw = raw[n+m:]
+	}
+	return nil, fmt.Errorf("message has no metadata")
+}
+
+// Message is a PartialObjectMetadata message: as in every kind, field 1 is the metadata.
+func (p partial) Message() []byte {
+	if p.custom {
+		var head struct {
+			Metadata metav1.ObjectMeta `json:"metadata"`
+		}
+		if json.Unmarshal(p.Item.Raw, &head) != nil {
+			return nil
+		}
+		raw, _ := (&metav1.PartialObjectMetadata{ObjectMeta: head.Metadata}).Marshal()
+		return raw
+	}
+	meta, err := rawMetadata(p.Item.Raw)
+	if err != nil {
+		return nil
+	}
+	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), meta)
+}
+
+func (p partial) JSON() ([]byte, error) {
+	meta, err := metadataJSON(p.Item, p.custom)
+	if err != nil {
+		return nil, err
+	}
+	head := `{"metadata":`
+	if p.inList != "" {
+		head = `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/` + p.inList + `","metadata":`
+	}
+	out := make([]byte, 0, len(head)+len(meta)+1)
+	out = append(out, head...)
+	out = append(out, meta...)
+	return append(out, '}'), nil
+}
+
+// metadataJSON is the object's metadata as JSON.
+func metadataJSON(it *watchcache.Item, custom bool) ([]byte, error) {
+	if custom {
+		var head struct {
+			Metadata json.RawMessage `json:"metadata"`
+		}
+		err := json.Unmarshal(it.Raw, &head)
+		return head.Metadata, err
+	}
+	raw, err := rawMetadata(it.Raw)
+	if err != nil {
+		return nil, err
+	}
+	var meta metav1.ObjectMeta
+	if err := meta.Unmarshal(raw); err != nil {
+		return nil, err
+	}
+	return json.Marshal(&meta)
+}
+
+func (c *Call) writeMetadataList(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta) error {
+	parts := make([]partial, len(items))
+	for i, it := range items {
+		parts[i] = partial{it, c.Row.Custom != nil, c.format.Version}
+	}
+	return codec.WriteList(w, metadataRow(c.format.Version), parts, meta, c.format)
+}
+
+// respondAs answers with one object as a Table or as its metadata.
+func (c *Call) respondAs(code int, it *watchcache.Item) {
+	var raw []byte
+	var err error
+	if c.format.As == "Table" {
+		raw, err = c.table([]*watchcache.Item{it}, metav1.ListMeta{ResourceVersion: fmt.Sprint(it.Rev)}, true)
+	} else {
+		raw, err = codec.AppendSingle(nil, metadataRow(c.format.Version), partial{it, c.Row.Custom != nil, ""}, c.format)
+	}
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	writeBody(c.W, c.R, code, c.format.ContentType(), raw)
+}

@@ -1,0 +1,245 @@
+package rest
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/watchcache"
+)
+
+// revisionWait is how long a request waits for a resourceVersion that the server has
+// not reached, as upstream.
+const revisionWait = 3 * time.Second
+
+// reach waits until the cache is at rev; a revision from the future is 504 with a cause that clients know.
+func (o *Objects) reach(ctx context.Context, rev int64) error {
+	if o.cache.Rev() >= rev {
+		return nil
+	}
+	wait, cancel := context.WithTimeout(ctx, revisionWait)
+	defer cancel()
+	if err := o.cache.WaitFor(wait, rev); err == nil || ctx.Err() != nil {
+		return err
+	}
+	e := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", rev, o.cache.Rev()), 1)
+	e.ErrStatus.Details.Causes = []metav1.StatusCause{{
+		Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version",
+	}}
+	return e
+}
+
+// settle makes the cache as new as resourceVersion asks: unset is newest, "0" is
+// anything, a number is that or newer.
+func (o *Objects) settle(ctx context.Context, rv string) error {
+	switch rv {
+	case "":
+		_, err := o.cache.Fresh(ctx)
+		return err
+	case "0":
+		return nil
+	}
+	n, err := parseRev(rv)
+	if err != nil {
+		return err
+	}
+	return o.reach(ctx, n)
+}
+
+func (c *Call) get() {
+	if err := c.Objects.settle(c.R.Context(), c.Query.Get("resourceVersion")); err != nil {
+		c.fail(err)
+		return
+	}
+	it := c.Objects.item(c.Row, c.Namespace, c.Name)
+	if it == nil {
+		c.fail(apierrors.NewNotFound(c.Row.GR(), c.Name))
+		return
+	}
+	c.respond(http.StatusOK, it)
+}
+
+// token says where a list goes on: after a key, in the state of a revision. -1 is the
+// newest state, for clients that prefer an inconsistent list to none.
+type token struct {
+	APIVersion string `json:"v"`
+	Rev        int64  `json:"rv"`
+	Start      string `json:"start"` // key below the resource's prefix, and a zero byte
+}
+
+const tokenVersion = "meta.k8s.io/v1"
+
+func (t token) String() string {
+	t.APIVersion = tokenVersion
+	raw, _ := json.Marshal(t)
+	return base64.RawURLEncoding.EncodeToString(raw)
+}
+
+func parseToken(s string) (t token, err error) {
+	bad := func(text string) (token, error) {
+		return token{}, apierrors.NewBadRequest("continue key is not valid: " + text)
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return bad(err.Error())
+	}
+	if err := json.Unmarshal(raw, &t); err != nil {
+		return bad(err.Error())
+	}
+	switch {
+	case t.APIVersion != tokenVersion:
+		return bad(fmt.Sprintf("server does not recognize this encoded version %q", t.APIVersion))
+	case t.Rev == 0 || t.Rev < -1:
+		return bad(fmt.Sprintf("incorrect encoded start resourceVersion %d", t.Rev))
+	case t.Start == "" || strings.HasPrefix(t.Start, "/") || strings.Contains(t.Start, "../"):
+		return bad(fmt.Sprintf("invalid start key %q", t.Start))
+	}
+	return t, nil
+}
+
+const (
+	expiredList     = "The resourceVersion for the provided list is too old."
+	expiredContinue = "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list."
+)
+
+// stateFor picks the snapshot that a list is read from, and the key that it follows.
+//
+// Source: Kubernetes API concepts, "Resource versions: semantics for get and list".
+func (c *Call) stateFor(p *listParams) (s *watchcache.Snapshot, after string, err error) {
+	ctx, o := c.R.Context(), c.Objects
+	if p.Continue != "" {
+		if p.ResourceVersion != "" && p.ResourceVersion != "0" {
+			return nil, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+		}
+		t, err := parseToken(p.Continue)
+		if err != nil {
+			return nil, "", err
+		}
+		after = c.Row.Storage().Prefix + "/" + strings.TrimSuffix(t.Start, "\x00")
+		if t.Rev == -1 {
+			if err := o.settle(ctx, ""); err != nil {
+				return nil, "", err
+			}
+			return o.cache.Snapshot(), after, nil
+		}
+		if err := o.reach(ctx, t.Rev); err != nil {
+			return nil, "", err
+		}
+		s, err = o.cache.SnapshotAt(t.Rev)
+		if errors.Is(err, watchcache.ErrTooOld) {
+			e := apierrors.NewResourceExpired(expiredContinue)
+			e.ErrStatus.ListMeta.Continue = token{Rev: -1, Start: t.Start}.String()
+			return nil, "", e
+		}
+		return s, after, err
+	}
+	n, err := parseRev(p.ResourceVersion)
+	if err != nil {
+		return nil, "", err
+	}
+	exact := p.ResourceVersionMatch == metav1.ResourceVersionMatchExact ||
+		p.ResourceVersionMatch == "" && n > 0 && p.Limit > 0
+	if err := o.settle(ctx, p.ResourceVersion); err != nil {
+		return nil, "", err
+	}
+	if !exact {
+		return o.cache.Snapshot(), "", nil
+	}
+	s, err = o.cache.SnapshotAt(n)
+	if errors.Is(err, watchcache.ErrTooOld) {
+		return nil, "", apierrors.NewResourceExpired(expiredList)
+	}
+	return s, "", err
+}
+
+func (c *Call) list() {
+	p, err := c.listParams(false)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	sel, err := c.selection(p)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	s, after, err := c.stateFor(p)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	limit := p.Limit
+	if p.ResourceVersion == "0" { // any state will do, and is at hand as a whole
+		limit = 0
+	}
+	var items []*watchcache.Item
+	more := false
+	s.Scan(sel, after, func(it *watchcache.Item) bool {
+		if limit > 0 && int64(len(items)) == limit {
+			more = true
+			return false
+		}
+		items = append(items, it)
+		return true
+	})
+	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(s.Rev(), 10)}
+	if more {
+		last := items[len(items)-1].Key
+		meta.Continue = token{Rev: s.Rev(), Start: strings.TrimPrefix(last, sel.Prefix+"/") + "\x00"}.String()
+		if (sel.Labels == nil || sel.Labels.Empty()) && (sel.Fields == nil || sel.Fields.Empty()) {
+			left := int64(s.Count(sel.Prefix, sel.Namespace, last))
+			meta.RemainingItemCount = &left
+		}
+		c.Objects.cache.Keep(s)
+	}
+	c.respondList(items, meta)
+}
+
+// respondList answers with a list in the form that was negotiated.
+func (c *Call) respondList(items []*watchcache.Item, meta metav1.ListMeta) {
+	if c.Row.Storage() != c.Row {
+		views := make([]*watchcache.Item, len(items))
+		for i, it := range items {
+			v, err := it.For(c.Row)
+			if err != nil {
+				c.fail(err)
+				return
+			}
+			views[i] = v
+		}
+		items = views
+	}
+	if c.format.Kind == codec.Protobuf && c.Row.Custom != nil && c.format.As == "" {
+		c.fail(notAcceptable("application/json, application/yaml"))
+		return
+	}
+	out := newBody(c.W, c.R, http.StatusOK, c.format.ContentType())
+	var err error
+	switch c.format.As {
+	case "":
+		err = codec.WriteList(out, c.Row, items, meta, c.format)
+	case "Table":
+		err = c.writeTable(out, items, meta)
+	default:
+		err = c.writeMetadataList(out, items, meta)
+	}
+	if err != nil {
+		if !out.started && out.zip == nil {
+			c.fail(err)
+			return
+		}
+		// The status line is out: only breaking the connection tells the client.
+		panic(http.ErrAbortHandler)
+	}
+	_ = out.Close()
+}

@@ -1,0 +1,256 @@
+package rest
+
+import (
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/patch"
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+var scaleKind = schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}
+
+// Scalable is what Row.Custom may implement to have a scale subresource.
+type Scalable interface {
+	GetScale(obj resources.Object) (*autoscalingv1.Scale, error)
+	SetReplicas(obj resources.Object, n int32) error
+}
+
+// scaleOf is an object as a Scale.
+func scaleOf(row *resources.Row, obj resources.Object) (*autoscalingv1.Scale, error) {
+	s := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{
+		Name: obj.GetName(), Namespace: obj.GetNamespace(), UID: obj.GetUID(),
+		ResourceVersion: obj.GetResourceVersion(), CreationTimestamp: obj.GetCreationTimestamp(),
+	}}
+	selector := func(l *metav1.LabelSelector) error {
+		sel, err := metav1.LabelSelectorAsSelector(l)
+		if err == nil {
+			s.Status.Selector = sel.String()
+		}
+		return err
+	}
+	count := func(n *int32) int32 {
+		if n == nil {
+			return 0
+		}
+		return *n
+	}
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		s.Spec.Replicas, s.Status.Replicas = count(o.Spec.Replicas), o.Status.Replicas
+		return s, selector(o.Spec.Selector)
+	case *appsv1.ReplicaSet:
+		s.Spec.Replicas, s.Status.Replicas = count(o.Spec.Replicas), o.Status.Replicas
+		return s, selector(o.Spec.Selector)
+	case *appsv1.StatefulSet:
+		s.Spec.Replicas, s.Status.Replicas = count(o.Spec.Replicas), o.Status.Replicas
+		return s, selector(o.Spec.Selector)
+	case *corev1.ReplicationController:
+		s.Spec.Replicas, s.Status.Replicas = count(o.Spec.Replicas), o.Status.Replicas
+		s.Status.Selector = labels.SelectorFromSet(o.Spec.Selector).String()
+		return s, nil
+	}
+	if c, ok := row.Custom.(Scalable); ok {
+		return c.GetScale(obj)
+	}
+	return nil, fmt.Errorf("%s has no replicas", row.Kind)
+}
+
+func setReplicas(row *resources.Row, obj resources.Object, n int32) error {
+	switch o := obj.(type) {
+	case *appsv1.Deployment:
+		o.Spec.Replicas = &n
+	case *appsv1.ReplicaSet:
+		o.Spec.Replicas = &n
+	case *appsv1.StatefulSet:
+		o.Spec.Replicas = &n
+	case *corev1.ReplicationController:
+		o.Spec.Replicas = &n
+	default:
+		if c, ok := row.Custom.(Scalable); ok {
+			return c.SetReplicas(obj, n)
+		}
+		return fmt.Errorf("%s has no replicas", row.Kind)
+	}
+	return nil
+}
+
+// scale serves the scale subresource of any row that has replicas.
+func (c *Call) scale() {
+	if c.Info.Verb == "get" {
+		if err := c.Objects.settle(c.R.Context(), c.Query.Get("resourceVersion")); err != nil {
+			c.fail(err)
+			return
+		}
+		it := c.Objects.item(c.Row, c.Namespace, c.Name)
+		if it == nil {
+			c.fail(apierrors.NewNotFound(c.Row.GR(), c.Name))
+			return
+		}
+		obj, err := objectOf(it, c.Row)
+		if err == nil {
+			err = c.respondScale(obj)
+		}
+		if err != nil {
+			c.fail(err)
+		}
+		return
+	}
+	p := c.writeParams()
+	change, opts, err := c.scaleChange(p)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	it, _, err := c.Objects.Update(c.R.Context(), c.Request, c.Row, "scale", c.Namespace, c.Name, change, opts)
+	if err == nil {
+		var obj resources.Object
+		if obj, err = objectOf(it, c.Row); err == nil {
+			err = c.respondScale(obj)
+		}
+	}
+	if err != nil {
+		c.fail(err)
+	}
+}
+
+func (c *Call) respondScale(obj resources.Object) error {
+	s, err := scaleOf(c.Row, obj)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	writeObject(c.W, c.R, http.StatusOK, s, scaleKind, codec.Format{Kind: c.format.Kind, Pretty: c.format.Pretty})
+	return nil
+}
+
+func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
+	opts := WriteOptions{Manager: c.manager(p), Options: p.update()}
+	// with returns a copy of the object that has the replicas and version of s.
+	with := func(current resources.Object, s *autoscalingv1.Scale) (resources.Object, error) {
+		var errs field.ErrorList
+		if s.Spec.Replicas < 0 {
+			errs = append(errs, field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0"))
+		}
+		if s.Name != "" && s.Name != c.Name {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", s.Name, c.Name))
+		}
+		if len(errs) > 0 {
+			return nil, apierrors.NewInvalid(scaleKind.GroupKind(), s.Name, errs)
+		}
+		obj := current.DeepCopyObject().(resources.Object)
+		obj.SetResourceVersion(s.ResourceVersion)
+		if s.UID != "" {
+			obj.SetUID(s.UID)
+		}
+		return obj, setReplicas(c.Row, obj, s.Spec.Replicas)
+	}
+	if c.Info.Verb == "update" {
+		if err := p.checkUpdate(); err != nil {
+			return nil, opts, err
+		}
+		in, err := c.DecodeAs(scaleKind, func() runtime.Object { return &autoscalingv1.Scale{} })
+		if err != nil {
+			return nil, opts, err
+		}
+		s := in.(*autoscalingv1.Scale)
+		return func(current resources.Object) (resources.Object, error) { return with(current, s) }, opts, nil
+	}
+	media, _, _ := mime.ParseMediaType(c.R.Header.Get("Content-Type"))
+	kind := types.PatchType(media)
+	if err := p.checkPatch(kind); err != nil {
+		return nil, opts, err
+	}
+	opts.Options, opts.Retry = p.patch(), true
+	text, err := c.Body()
+	if err != nil {
+		return nil, opts, err
+	}
+	if kind == types.ApplyYAMLPatchType {
+		return c.scaleApply(text, p, opts)
+	}
+	return func(current resources.Object) (resources.Object, error) {
+		s, err := scaleOf(c.Row, current)
+		if err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+		s.SetGroupVersionKind(scaleKind)
+		next := &autoscalingv1.Scale{}
+		switch kind {
+		case types.StrategicMergePatchType:
+			_, err = patch.Strategic(s, next, text)
+		case types.JSONPatchType, types.MergePatchType:
+			var doc []byte
+			if doc, err = codec.AppendObject(nil, s, scaleKind, codec.Format{}); err != nil {
+				return nil, err
+			}
+			if kind == types.JSONPatchType {
+				doc, err = patch.JSON(doc, text)
+			} else {
+				doc, _, err = patch.Merge(doc, text)
+			}
+			if err == nil {
+				if _, err := codec.UnmarshalStrict(doc, next); err != nil {
+					return nil, invalidPatch(string(doc), err)
+				}
+			}
+		default:
+			return nil, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml")
+		}
+		var shape *patch.ShapeError
+		if errors.As(err, &shape) {
+			return nil, invalidPatch(shape.Document, shape.Err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return with(current, next)
+	}, opts, nil
+}
+
+// scaleApply books the replicas on the object itself, under the name of the subresource.
+func (c *Call) scaleApply(text []byte, p writeParams, opts WriteOptions) (Change, WriteOptions, error) {
+	config, err := c.applied(text)
+	if err != nil {
+		return nil, opts, err
+	}
+	if config.GroupVersionKind() != scaleKind {
+		return nil, opts, apierrors.NewBadRequest(fmt.Sprintf("invalid object type: %v", config.GroupVersionKind()))
+	}
+	own := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": c.Name}}}
+	own.SetGroupVersionKind(c.Row.GVK())
+	if c.Row.Namespaced {
+		own.SetNamespace(c.Namespace)
+	}
+	if n, ok, _ := unstructured.NestedInt64(config.Object, "spec", "replicas"); ok {
+		if n < 0 {
+			return nil, opts, apierrors.NewInvalid(scaleKind.GroupKind(), c.Name, field.ErrorList{
+				field.Invalid(field.NewPath("spec", "replicas"), n, "must be greater than or equal to 0")})
+		}
+		_ = unstructured.SetNestedField(own.Object, n, "spec", "replicas")
+	}
+	opts.Booked = true
+	return func(current resources.Object) (resources.Object, error) {
+		w := patch.Write{Row: c.Row, Subresource: "scale", Manager: c.manager(p), Now: c.Request.Now}
+		obj, _, err := c.Objects.fields.Apply(w, current, own, p.force != nil && *p.force)
+		if err != nil {
+			return nil, err
+		}
+		c.Row.Default(obj)
+		return obj, nil
+	}, opts, nil
+}

@@ -1,0 +1,258 @@
+// Package rest serves the resource paths of the Kubernetes API: every verb once,
+// written against a row of the resource table.
+//
+// Three layers, in the order of a request: [ParseInfo] reads what is asked for;
+// [Server] negotiates, decodes and answers; [Objects] does it, without HTTP. The
+// decisions are made elsewhere: rows validate, admission admits, patch merges.
+//
+// It promises upstream's statuses, reasons and messages, and that a list or a watch
+// costs little more than copying bytes. It authenticates and authorizes nobody:
+// the chain before it does, with the same Info. It starts no goroutine but those
+// that read a WebSocket until its watch ends.
+package rest
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/gorilla/mux"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/discovery"
+	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/store"
+	"github.com/keelson/keelson/apiserver/watchcache"
+)
+
+// Config is what a Server works with. Registry, Cache and Store are required.
+type Config struct {
+	Registry  *resources.Registry
+	Cache     *watchcache.Cache
+	Store     store.Store
+	Admission admission.Chain
+	// Subs are subresources with a protocol or a kind of their own, by
+	// "<plural>[.<group>]/<name>": "pods/exec". "scale" has a handler of its own.
+	Subs map[string]SubHandler
+	// Virtual answers for kinds that are not stored: it gets the decoded, defaulted and
+	// validated object and returns the answer.
+	Virtual map[schema.GroupResource]func(rq *resources.Request, obj resources.Object) (resources.Object, error)
+	// MaxBody bounds request bodies; default 3 MiB.
+	MaxBody int64
+	// Version is the gitVersion, shown in the OpenAPI documents.
+	Version string
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+// SubHandler serves one subresource of a named object.
+type SubHandler func(w http.ResponseWriter, r *http.Request, c *Call)
+
+// Server is the handler of /api, /apis and /openapi.
+type Server struct {
+	cfg     Config
+	objects *Objects
+	router  *mux.Router
+}
+
+// New returns a Server. It starts nothing.
+func New(cfg Config) *Server {
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = 3 << 20
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{cfg: cfg, objects: NewObjects(cfg.Registry, cfg.Cache, cfg.Store, cfg.Admission, cfg.Now)}
+	s.router = mux.NewRouter().SkipClean(true).UseEncodedPath()
+	s.router.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return infoOf(r).Resource }).HandlerFunc(s.resource)
+	disco := discovery.New(cfg.Registry, cfg.Version)
+	s.router.Methods(http.MethodGet, http.MethodHead).Handler(disco)
+	s.router.NotFoundHandler = http.HandlerFunc(notFound)
+	s.router.MethodNotAllowedHandler = http.HandlerFunc(notFound)
+	return s
+}
+
+func notFound(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "404 page not found", http.StatusNotFound)
+}
+
+// Objects are the verbs without HTTP.
+func (s *Server) Objects() *Objects { return s.objects }
+
+type infoKey struct{}
+
+// WithInfo stores what ParseInfo has read, so that it is read once.
+func WithInfo(ctx context.Context, in *Info) context.Context {
+	return context.WithValue(ctx, infoKey{}, in)
+}
+
+// InfoFrom returns the request's Info, or nil.
+func InfoFrom(ctx context.Context) *Info {
+	in, _ := ctx.Value(infoKey{}).(*Info)
+	return in
+}
+
+func infoOf(r *http.Request) *Info {
+	if in := InfoFrom(r.Context()); in != nil {
+		return in
+	}
+	in := ParseInfo(r)
+	return &in
+}
+
+// ServeHTTP answers every resource path, discovery and OpenAPI.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if InfoFrom(r.Context()) == nil {
+		in := ParseInfo(r)
+		r = r.WithContext(WithInfo(r.Context(), &in))
+	}
+	s.router.ServeHTTP(w, r)
+}
+
+// Call is one request for a resource.
+type Call struct {
+	W       http.ResponseWriter
+	R       *http.Request
+	Info    *Info
+	Row     *resources.Row
+	Query   url.Values
+	User    *authn.User
+	Request *resources.Request // Subresource and DryRun are set
+	Objects *Objects
+	Server  *Server
+	// Namespace and Name of the object; Namespace is empty for cluster scope.
+	Namespace, Name string
+
+	format codec.Format
+}
+
+// resource finds the row and the verb.
+func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
+	in := infoOf(r)
+	row := s.cfg.Registry.Lookup(in.Group, in.Version, in.Plural)
+	if row == nil {
+		WriteError(w, r, missing(in))
+		return
+	}
+	warn := &warnings{w: w}
+	c := &Call{W: w, R: r, Info: in, Row: row, Query: query(r), User: authn.From(r.Context()), Objects: s.objects, Server: s, Name: in.Name}
+	if row.Namespaced {
+		c.Namespace = in.Namespace
+	} else if in.Namespace != "" && in.Plural != "namespaces" {
+		WriteError(w, r, missing(in))
+		return
+	}
+	c.Request = &resources.Request{Context: r.Context(), Now: s.cfg.Now(), Subresource: in.Subresource, Warn: warn.add,
+		DryRun: len(c.Query["dryRun"]) > 0}
+	if c.User != nil {
+		c.Request.User, c.Request.Groups = c.User.Name, c.User.Groups
+	}
+	if in.Subresource != "" {
+		s.subresource(c)
+		return
+	}
+	if !row.Can(in.Verb) {
+		WriteError(w, r, apierrors.NewMethodNotSupported(row.GR(), in.Verb))
+		return
+	}
+	if row.Namespaced && c.Namespace == "" && (in.Named() || in.Verb == "create" && s.cfg.Virtual[row.GR()] == nil) {
+		WriteError(w, r, missing(in))
+		return
+	}
+	switch in.Verb {
+	case "get":
+		c.serve(c.get)
+	case "list":
+		c.serve(c.list)
+	case "watch":
+		c.watch()
+	case "create":
+		c.serve(c.create)
+	case "update":
+		c.serve(func() { c.update("") })
+	case "patch":
+		c.serve(func() { c.patch("") })
+	case "delete":
+		c.serve(c.delete)
+	case "deletecollection":
+		c.serve(c.deleteCollection)
+	default:
+		WriteError(w, r, apierrors.NewMethodNotSupported(row.GR(), in.Verb))
+	}
+}
+
+func missing(*Info) error {
+	e := apierrors.NewNotFound(schema.GroupResource{}, "")
+	e.ErrStatus.Message = "the server could not find the requested resource"
+	e.ErrStatus.Details = nil
+	return e
+}
+
+// serve negotiates the answer's form, then runs the verb.
+func (c *Call) serve(verb func()) {
+	f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, wantsPretty(c.R))
+	if !ok {
+		c.fail(notAcceptable(accepted))
+		return
+	}
+	c.format = f
+	verb()
+}
+
+func (s *Server) subresource(c *Call) {
+	in, row := c.Info, c.Row
+	if !in.Named() || row.Namespaced && c.Namespace == "" {
+		c.fail(missing(in))
+		return
+	}
+	key := row.GR().String() + "/" + in.Subresource
+	for _, sub := range row.Subs {
+		if sub.Name != in.Subresource {
+			continue
+		}
+		// Streams are opened by GET and POST alike, and proxies pass every method on.
+		if !slices.Contains(sub.Verbs, in.Verb) && !streams[sub.Name] {
+			c.fail(apierrors.NewMethodNotSupported(row.GR(), in.Verb))
+			return
+		}
+		h := s.cfg.Subs[key]
+		if h == nil && sub.Name == "scale" {
+			h = func(_ http.ResponseWriter, _ *http.Request, c *Call) { c.serve(c.scale) }
+		}
+		if h == nil {
+			c.fail(missing(in))
+			return
+		}
+		f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, wantsPretty(c.R))
+		if ok {
+			c.format = f
+		}
+		h(c.W, c.R, c)
+		return
+	}
+	if _, ok := row.Parts[in.Subresource]; !ok {
+		c.fail(missing(in))
+		return
+	}
+	switch in.Verb {
+	case "get":
+		c.serve(c.get)
+	case "update":
+		c.serve(func() { c.update(in.Subresource) })
+	case "patch":
+		c.serve(func() { c.patch(in.Subresource) })
+	default:
+		c.fail(apierrors.NewMethodNotSupported(row.GR(), in.Verb))
+	}
+}

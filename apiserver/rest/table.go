@@ -1,0 +1,226 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/watchcache"
+)
+
+var metaDoc = metav1.ObjectMeta{}.SwaggerDoc()
+
+var (
+	nameColumn = metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Description: metaDoc["name"]}
+	ageColumn  = metav1.TableColumnDefinition{Name: "Age", Type: "string", Description: metaDoc["creationTimestamp"]}
+)
+
+// columns are the row's own between Name and Age; a row that has one of them itself decides its place.
+func columns(row *resources.Row) []resources.ErasedColumn {
+	has := map[string]bool{}
+	for _, c := range row.Columns {
+		has[c.Name] = true
+	}
+	var out []resources.ErasedColumn
+	if !has["Name"] {
+		out = append(out, resources.ErasedColumn{TableColumnDefinition: nameColumn,
+			Cell: func(o resources.Object, _ time.Time) any { return o.GetName() }})
+	}
+	if has["Age"] {
+		return append(out, row.Columns...)
+	}
+	// Columns of -o wide stand behind Age.
+	age := resources.ErasedColumn{TableColumnDefinition: ageColumn, Cell: func(o resources.Object, now time.Time) any {
+		at := o.GetCreationTimestamp()
+		if at.IsZero() {
+			return "<unknown>"
+		}
+		return duration.HumanDuration(now.Sub(at.Time))
+	}}
+	placed := false
+	for _, c := range row.Columns {
+		if c.Priority > 0 && !placed {
+			out, placed = append(out, age), true
+		}
+		out = append(out, c)
+	}
+	if !placed {
+		out = append(out, age)
+	}
+	return out
+}
+
+// tableWriter writes Tables as text: no Table value is ever made.
+type tableWriter struct {
+	c       *Call
+	columns []resources.ErasedColumn
+	include metav1.IncludeObjectPolicy
+	now     time.Time
+	version string
+}
+
+func (c *Call) newTable() (*tableWriter, error) {
+	t := &tableWriter{c: c, columns: columns(c.Row), now: c.Request.Now, version: c.format.Version, include: metav1.IncludeMetadata}
+	switch p := metav1.IncludeObjectPolicy(c.Query.Get("includeObject")); p {
+	case "":
+	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
+		t.include = p
+	default:
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("includeObject: must be 'Metadata', 'Object', 'None', or empty, not %q", p))
+	}
+	return t, nil
+}
+
+// head is everything up to the first row. Later events of a watch leave the definitions out.
+func (t *tableWriter) head(dst []byte, meta metav1.ListMeta, definitions bool) []byte {
+	dst = append(dst, `{"kind":"Table","apiVersion":"meta.k8s.io/`...)
+	dst = append(dst, t.version...)
+	dst = append(dst, `","metadata":`...)
+	m, _ := json.Marshal(meta)
+	dst = append(dst, m...)
+	dst = append(dst, `,"columnDefinitions":`...)
+	if definitions {
+		defs := make([]metav1.TableColumnDefinition, len(t.columns))
+		for i, c := range t.columns {
+			defs[i] = c.TableColumnDefinition
+		}
+		d, _ := json.Marshal(defs)
+		dst = append(dst, d...)
+	} else {
+		dst = append(dst, "null"...)
+	}
+	return append(dst, `,"rows":[`...)
+}
+
+func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
+	obj, err := it.Object()
+	if err != nil {
+		return dst, err
+	}
+	dst = t.cells(dst, obj)
+	if t.include == metav1.IncludeNone {
+		return append(dst, '}'), nil
+	}
+	dst = append(dst, `,"object":`...)
+	if t.include == metav1.IncludeObject {
+		dst, err = codec.AppendSingle(dst, t.c.Row, it, codec.Format{})
+		if err != nil {
+			return dst, err
+		}
+		return append(bytes.TrimRight(dst, "\n"), '}'), nil
+	}
+	dst = append(dst, `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/`...)
+	dst = append(dst, t.version...)
+	dst = append(dst, `","metadata":`...)
+	meta, err := metadataJSON(it, t.c.Row.Custom != nil)
+	if err != nil {
+		return dst, err
+	}
+	dst = append(dst, meta...)
+	return append(dst, "}}"...), nil
+}
+
+func (t *tableWriter) cells(dst []byte, obj resources.Object) []byte {
+	dst = append(dst, `{"cells":[`...)
+	for i, c := range t.columns {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		switch v := c.Cell(obj, t.now).(type) {
+		case nil:
+			dst = append(dst, "null"...)
+		case string:
+			dst = appendString(dst, v)
+		case int64:
+			dst = strconv.AppendInt(dst, v, 10)
+		case bool:
+			dst = strconv.AppendBool(dst, v)
+		default:
+			raw, err := json.Marshal(v)
+			if err != nil {
+				raw = []byte("null")
+			}
+			dst = append(dst, raw...)
+		}
+	}
+	return append(dst, ']')
+}
+
+// appendString writes a JSON string; nearly every cell needs no escape.
+func appendString(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if b := s[i]; b < ' ' || b == '"' || b == '\\' || b >= utf8.RuneSelf || b == '<' || b == '>' || b == '&' {
+			raw, _ := json.Marshal(s)
+			return append(dst, raw...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, s...)
+	return append(dst, '"')
+}
+
+// table is a whole Table in the format asked for.
+func (c *Call) table(items []*watchcache.Item, meta metav1.ListMeta, definitions bool) ([]byte, error) {
+	var b bytes.Buffer
+	if err := c.streamTable(&b, items, meta, definitions); err != nil {
+		return nil, err
+	}
+	switch {
+	case c.format.Kind == codec.YAML:
+		return yaml.JSONToYAML(b.Bytes())
+	case c.format.Pretty:
+		var out bytes.Buffer
+		err := json.Indent(&out, b.Bytes(), "", "  ")
+		return out.Bytes(), err
+	}
+	return b.Bytes(), nil
+}
+
+func (c *Call) streamTable(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta, definitions bool) error {
+	const chunk = 64 << 10
+	t, err := c.newTable()
+	if err != nil {
+		return err
+	}
+	buf := t.head(make([]byte, 0, min(chunk+chunk/4, 4096+1024*len(items))), meta, definitions)
+	for i, it := range items {
+		if i > 0 {
+			buf = append(buf, ',')
+		}
+		if buf, err = t.row(buf, it); err != nil {
+			return err
+		}
+		if len(buf) >= chunk {
+			if _, err := w.Write(buf); err != nil {
+				return err
+			}
+			buf = buf[:0]
+		}
+	}
+	buf = append(buf, "]}\n"...)
+	_, err = w.Write(buf)
+	return err
+}
+
+func (c *Call) writeTable(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta) error {
+	if c.format.Kind == codec.JSON && !c.format.Pretty {
+		return c.streamTable(w, items, meta, true)
+	}
+	raw, err := c.table(items, meta, true)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(raw)
+	return err
+}

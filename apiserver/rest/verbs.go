@@ -1,0 +1,500 @@
+package rest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/patch"
+	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/watchcache"
+)
+
+// Body reads the request's body within the server's limit.
+func (c *Call) Body() ([]byte, error) {
+	limit := c.Server.cfg.MaxBody
+	if c.R.ContentLength > limit {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", limit))
+	}
+	body, err := codec.ReadBody(c.R.Body, limit)
+	if errors.Is(err, codec.ErrTooLarge) {
+		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", limit))
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest("read the request's body: " + err.Error())
+	}
+	return body, nil
+}
+
+// DecodeAs reads the body as another kind than the row's own: a binding, an
+// eviction, a token request. fresh makes the object to fill.
+func (c *Call) DecodeAs(gvk schema.GroupVersionKind, fresh func() runtime.Object) (runtime.Object, error) {
+	body, err := c.Body()
+	if err != nil {
+		return nil, err
+	}
+	in, err := codec.DecodeRequest(c.R.Header.Get("Content-Type"), body, gvk, func(got schema.GroupVersionKind) (runtime.Object, error) {
+		if got.Kind != gvk.Kind {
+			return nil, fmt.Errorf("no kind %q is expected here", got.Kind)
+		}
+		return fresh(), nil
+	})
+	if err != nil {
+		return nil, decodeError(&resources.Row{Kind: gvk.Kind}, gvk, body, err)
+	}
+	if err := c.strict(in.Strict, func(e error) error { return decodeError(&resources.Row{Kind: gvk.Kind}, in.GVK, nil, e) }); err != nil {
+		return nil, err
+	}
+	return in.Object, nil
+}
+
+// Respond answers with any object: the result of a subresource.
+func (c *Call) Respond(code int, obj runtime.Object, gvk schema.GroupVersionKind) {
+	WriteObject(c.W, c.R, code, obj, gvk)
+}
+
+// RespondItem answers with an object as it was stored.
+func (c *Call) RespondItem(code int, it *watchcache.Item) { c.respond(code, it) }
+
+// Fail answers with the Status of err.
+func (c *Call) Fail(err error) { c.fail(err) }
+
+// strict acts on unknown and duplicate fields as fieldValidation says.
+func (c *Call) strict(found []error, refuse func(error) error) error {
+	if len(found) == 0 {
+		return nil
+	}
+	switch c.writeParams().validation() {
+	case metav1.FieldValidationIgnore:
+	case metav1.FieldValidationWarn:
+		for _, e := range found {
+			c.Request.Warn(e.Error())
+		}
+	default:
+		return refuse(runtime.NewStrictDecodingError(found))
+	}
+	return nil
+}
+
+// decode reads the body as the row's kind, with defaults set.
+func (c *Call) decode() (resources.Object, error) {
+	body, err := c.Body()
+	if err != nil {
+		return nil, err
+	}
+	row := c.Row
+	var named schema.GroupVersionKind
+	in, err := codec.DecodeRequest(c.R.Header.Get("Content-Type"), body, row.GVK(), func(got schema.GroupVersionKind) (runtime.Object, error) {
+		named = got
+		switch want := row.GVK(); {
+		case got.GroupVersion() != want.GroupVersion():
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
+		case got.Kind != want.Kind:
+			return nil, fmt.Errorf("the kind in the data (%s) does not match the expected kind (%s)", got.Kind, want.Kind)
+		}
+		return row.New(), nil
+	})
+	if err != nil {
+		return nil, decodeError(row, named, body, err)
+	}
+	if err := c.strict(in.Strict, func(e error) error { return decodeError(row, in.GVK, body, e) }); err != nil {
+		return nil, err
+	}
+	obj := in.Object.(resources.Object)
+	own(row, obj)
+	row.Default(obj)
+	return obj, nil
+}
+
+// own puts kind and version where they belong: into custom objects, not into typed ones.
+func own(row *resources.Row, obj resources.Object) {
+	if row.Custom != nil {
+		obj.GetObjectKind().SetGroupVersionKind(row.GVK())
+	} else {
+		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+}
+
+// place checks the object's namespace against the path's, and sets it where it is missing.
+func (c *Call) place(obj resources.Object) error {
+	if !c.Row.Namespaced {
+		if obj.GetNamespace() != "" && c.Info.Plural != "namespaces" {
+			return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		}
+		return nil
+	}
+	switch obj.GetNamespace() {
+	case "":
+		obj.SetNamespace(c.Namespace)
+	case c.Namespace:
+	default:
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	return nil
+}
+
+func (c *Call) create() {
+	p := c.writeParams()
+	if err := p.checkCreate(); err != nil {
+		c.fail(err)
+		return
+	}
+	obj, err := c.decode()
+	if err == nil && (c.Row.Namespaced || c.Server.cfg.Virtual[c.Row.GR()] == nil) {
+		err = c.place(obj)
+	}
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	if answer := c.Server.cfg.Virtual[c.Row.GR()]; answer != nil {
+		c.ask(obj, answer)
+		return
+	}
+	it, err := c.Objects.Create(c.R.Context(), c.Request, c.Row, obj, WriteOptions{Manager: c.manager(p), Options: p.create()})
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.respond(http.StatusCreated, it)
+}
+
+// ask answers for a kind that is not stored.
+func (c *Call) ask(obj resources.Object, answer func(*resources.Request, resources.Object) (resources.Object, error)) {
+	rq := c.Objects.request(c.R.Context(), c.Request, "")
+	c.Row.Main.Prepare(rq, obj, nil)
+	if errs := c.Row.Main.Validate(rq, obj, nil); len(errs) > 0 {
+		c.fail(apierrors.NewInvalid(c.Row.GVK().GroupKind(), obj.GetName(), errs))
+		return
+	}
+	out, err := answer(rq, obj)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	writeObject(c.W, c.R, http.StatusCreated, out, c.Row.GVK(), codec.Format{Kind: c.format.Kind, Pretty: c.format.Pretty})
+}
+
+func (c *Call) update(part string) {
+	p := c.writeParams()
+	if err := p.checkUpdate(); err != nil {
+		c.fail(err)
+		return
+	}
+	sent, err := c.decode()
+	if err == nil {
+		err = c.place(sent)
+	}
+	if err == nil && sent.GetName() != c.Name {
+		if sent.GetName() == "" {
+			err = apierrors.NewBadRequest("name must be provided")
+		} else {
+			err = apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", sent.GetName(), c.Name))
+		}
+	}
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	change := func(current resources.Object) (resources.Object, error) {
+		if current == nil && (sent.GetUID() != "" || sent.GetResourceVersion() != "") {
+			return nil, apierrors.NewNotFound(c.Row.GR(), c.Name)
+		}
+		return sent.DeepCopyObject().(resources.Object), nil
+	}
+	opts := WriteOptions{Manager: c.manager(p), Options: p.update(), Create: c.Row.CreateOnUpdate}
+	it, created, err := c.Objects.Update(c.R.Context(), c.Request, c.Row, part, c.Namespace, c.Name, change, opts)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	code := http.StatusOK
+	if created {
+		code = http.StatusCreated
+	}
+	c.respond(code, it)
+}
+
+var patchTypes = []string{
+	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType),
+}
+
+func (c *Call) patch(part string) {
+	p := c.writeParams()
+	media, _, err := mime.ParseMediaType(c.R.Header.Get("Content-Type"))
+	kind := types.PatchType(media)
+	served := patchTypes
+	if c.Row.Custom != nil {
+		served = []string{patchTypes[0], patchTypes[1], patchTypes[3]}
+	}
+	ok := err == nil
+	if ok {
+		ok = false
+		for _, t := range served {
+			ok = ok || t == media
+		}
+	}
+	if !ok {
+		c.fail(unsupportedMedia(strings.Join(served, ", ")))
+		return
+	}
+	if err := p.checkPatch(kind); err != nil {
+		c.fail(err)
+		return
+	}
+	text, err := c.Body()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	opts := WriteOptions{Manager: c.manager(p), Options: p.patch(), Retry: true}
+	var change Change
+	if kind == types.ApplyYAMLPatchType {
+		config, err := c.applied(text)
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		opts.Create, opts.Booked = part == "", true
+		change = func(current resources.Object) (resources.Object, error) {
+			return c.apply(current, config, part, p)
+		}
+	} else {
+		warned := false
+		change = func(current resources.Object) (resources.Object, error) {
+			obj, strict, err := c.patched(kind, text, current)
+			if err != nil {
+				return nil, err
+			}
+			if !warned {
+				warned = true
+				if err := c.strict(strict, func(e error) error { return invalidPatch(string(text), e) }); err != nil {
+					return nil, err
+				}
+			}
+			own(c.Row, obj)
+			c.Row.Default(obj)
+			return obj, nil
+		}
+	}
+	it, created, err := c.Objects.Update(c.R.Context(), c.Request, c.Row, part, c.Namespace, c.Name, change, opts)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	code := http.StatusOK
+	if created {
+		code = http.StatusCreated
+	}
+	c.respond(code, it)
+}
+
+func invalidPatch(doc string, err error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), doc, err.Error())})
+}
+
+// patched applies a patch that is not an apply.
+func (c *Call) patched(kind types.PatchType, text []byte, current resources.Object) (obj resources.Object, strict []error, err error) {
+	into := c.Row.New()
+	if kind == types.StrategicMergePatchType {
+		doc := current.DeepCopyObject().(resources.Object)
+		doc.GetObjectKind().SetGroupVersionKind(c.Row.GVK())
+		strict, err = patch.Strategic(doc, into, text)
+	} else {
+		var doc []byte
+		if doc, err = c.document(current); err != nil {
+			return nil, nil, apierrors.NewInternalError(err)
+		}
+		if kind == types.JSONPatchType {
+			doc, err = patch.JSON(doc, text)
+		} else {
+			doc, strict, err = patch.Merge(doc, text)
+		}
+		if err == nil {
+			var more []error
+			if more, err = codec.UnmarshalStrict(doc, into); err != nil {
+				return nil, nil, invalidPatch(string(doc), err)
+			}
+			strict = append(strict, more...)
+		}
+	}
+	var shape *patch.ShapeError
+	if errors.As(err, &shape) {
+		return nil, nil, invalidPatch(shape.Document, shape.Err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if gvk := into.GetObjectKind().GroupVersionKind(); gvk != c.Row.GVK() {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("the patch changes apiVersion or kind to %s, expected %s", gvk, c.Row.GVK()))
+	}
+	return into, strict, nil
+}
+
+// document is the object as JSON with kind and apiVersion.
+func (c *Call) document(obj resources.Object) ([]byte, error) {
+	return codec.AppendObject(nil, obj, c.Row.GVK(), codec.Format{})
+}
+
+// applied reads the configuration of a server-side apply: YAML, of which JSON is a part.
+func (c *Call) applied(text []byte) (*unstructured.Unstructured, error) {
+	media := codec.MediaYAML
+	if t := bytes.TrimSpace(text); len(t) > 0 && t[0] == '{' && json.Valid(t) {
+		media = codec.MediaJSON
+	}
+	config := &unstructured.Unstructured{Object: map[string]any{}}
+	in, err := codec.DecodeRequest(media, text, c.Row.GVK(), func(schema.GroupVersionKind) (runtime.Object, error) { return config, nil })
+	if errors.Is(err, codec.ErrTooLarge) {
+		return nil, err
+	}
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	err = c.strict(in.Strict, func(e error) error {
+		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", e))
+	})
+	return config, err
+}
+
+func (c *Call) apply(current resources.Object, config *unstructured.Unstructured, part string, p writeParams) (resources.Object, error) {
+	hooks := c.Row.Main
+	if part != "" {
+		hooks = c.Row.Parts[part]
+	}
+	if name := config.GetName(); name != "" && name != c.Name {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, c.Name))
+	}
+	if uid := config.GetUID(); current == nil && uid != "" {
+		return nil, apierrors.NewConflict(c.Row.GR(), c.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
+	}
+	w := patch.Write{Row: c.Row, Subresource: part, Reset: hooks.Reset, Manager: c.manager(p), Now: c.Request.Now}
+	obj, _, err := c.Objects.fields.Apply(w, current, config, p.force != nil && *p.force)
+	if err != nil {
+		return nil, err
+	}
+	own(c.Row, obj)
+	if current == nil && c.Row.Namespaced && obj.GetNamespace() == "" {
+		obj.SetNamespace(c.Namespace)
+	}
+	if current == nil {
+		if err := c.place(obj); err != nil {
+			return nil, err
+		}
+	}
+	c.Row.Default(obj)
+	return obj, nil
+}
+
+var deleteKinds = map[schema.GroupVersion]bool{{Version: "v1"}: true, {Group: metav1.GroupName, Version: "v1"}: true}
+
+// deleteOptions come in the body, or in the query when there is no body.
+func (c *Call) deleteOptions() (*metav1.DeleteOptions, error) {
+	body, err := c.Body()
+	if err != nil {
+		return nil, err
+	}
+	opts := &metav1.DeleteOptions{}
+	if len(body) > 0 {
+		def := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
+		in, err := codec.DecodeRequest(c.R.Header.Get("Content-Type"), body, def, func(got schema.GroupVersionKind) (runtime.Object, error) {
+			if got.Kind != "DeleteOptions" || !deleteKinds[got.GroupVersion()] && got.GroupVersion() != c.Row.GVK().GroupVersion() {
+				return nil, fmt.Errorf("decoded object cannot be converted to DeleteOptions")
+			}
+			return opts, nil
+		})
+		if err != nil {
+			return nil, decodeError(&resources.Row{Kind: "DeleteOptions"}, schema.GroupVersionKind{}, body, err)
+		}
+		_ = in
+	} else {
+		if opts.GracePeriodSeconds, err = intParam(c.Query, "gracePeriodSeconds"); err != nil {
+			return nil, err
+		}
+		opts.OrphanDependents, _ = boolParam(c.Query, "orphanDependents")
+		if v := c.Query.Get("propagationPolicy"); v != "" {
+			policy := metav1.DeletionPropagation(v)
+			opts.PropagationPolicy = &policy
+		}
+		opts.DryRun = c.Query["dryRun"]
+	}
+	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(opts)); err != nil {
+		return nil, err
+	}
+	c.Request.DryRun = c.Request.DryRun || len(opts.DryRun) > 0
+	return opts, nil
+}
+
+// returned are the kinds whose deletion answers with the object and not with a Status.
+// Source: responses of the Kubernetes API reference, operation "delete".
+var returned = map[schema.GroupResource]bool{
+	{Resource: "pods"}: true, {Resource: "services"}: true, {Resource: "serviceaccounts"}: true, {Resource: "podtemplates"}: true,
+	{Resource: "persistentvolumes"}: true, {Resource: "persistentvolumeclaims"}: true, {Resource: "resourcequotas"}: true,
+	{Group: "storage.k8s.io", Resource: "storageclasses"}: true, {Group: "storage.k8s.io", Resource: "csidrivers"}: true,
+	{Group: "storage.k8s.io", Resource: "csinodes"}: true, {Group: "storage.k8s.io", Resource: "volumeattachments"}: true,
+	{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}: true, {Group: "resource.k8s.io", Resource: "deviceclasses"}: true,
+	{Group: "resource.k8s.io", Resource: "resourceclaims"}: true, {Group: "resource.k8s.io", Resource: "resourceclaimtemplates"}: true,
+	{Group: "resource.k8s.io", Resource: "resourceslices"}: true,
+}
+
+func (c *Call) delete() {
+	opts, err := c.deleteOptions()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	it, now, err := c.Objects.remove(c.R.Context(), c.Request, c.Row, c.Namespace, c.Name, opts)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	code := http.StatusOK
+	if !now && opts.OrphanDependents != nil && !*opts.OrphanDependents {
+		code = http.StatusAccepted
+	}
+	if !now || returned[c.Row.GR()] {
+		c.respond(code, it)
+		return
+	}
+	st := &metav1.Status{Status: metav1.StatusSuccess, Details: &metav1.StatusDetails{
+		Name: c.Name, Group: c.Row.Group, Kind: c.Row.Plural, UID: it.Head.UID,
+	}}
+	writeObject(c.W, c.R, code, st, statusKind, codec.Format{Kind: c.format.Kind, Pretty: c.format.Pretty})
+}
+
+func (c *Call) deleteCollection() {
+	p, err := c.listParams(false)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	opts, err := c.deleteOptions()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	sel, err := c.selection(p)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	items, err := c.Objects.DeleteAll(c.R.Context(), c.Request, c.Row, sel, opts)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.respondList(items, metav1.ListMeta{})
+}

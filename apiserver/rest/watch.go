@@ -1,0 +1,390 @@
+package rest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gorilla/websocket"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/watchcache"
+)
+
+var eventNames = [...]string{watchcache.Added: "ADDED", watchcache.Modified: "MODIFIED", watchcache.Deleted: "DELETED"}
+
+// bookmarkEvery is how often an idle watch that allows bookmarks hears where it is.
+const bookmarkEvery = time.Minute
+
+// watch serves a stream of events.
+//
+// Source: Kubernetes API concepts, "Efficient detection of changes", and KEP-3157.
+func (c *Call) watch() {
+	socket := websocket.IsWebSocketUpgrade(c.R)
+	f, ok := codec.Negotiate(c.R.Header.Get("Accept"), true, false)
+	if !ok {
+		c.fail(notAcceptable(acceptedStream))
+		return
+	}
+	if f.Kind == codec.Protobuf && c.Row.Custom != nil && f.As == "" {
+		c.fail(notAcceptable("application/json"))
+		return
+	}
+	c.format = f
+	p, err := c.listParams(true)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	sel, err := c.selection(p)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	if f.As == "Table" {
+		if _, err := c.newTable(); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+	state, cursor, expired, err := c.openWatch(p, sel)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	if cursor != nil {
+		defer cursor.Close()
+	}
+	length := p.timeout
+	if length == 0 {
+		length = watchTime()
+	}
+	ctx, cancel := context.WithTimeout(c.R.Context(), length+time.Minute)
+	defer cancel()
+	var out sink
+	if socket {
+		if out, err = c.openSocket(cancel); err != nil {
+			return // the upgrader has answered
+		}
+	} else {
+		out = c.openStream()
+	}
+	s := &stream{c: c, out: out, f: f, definitions: true}
+	defer out.close()
+	if expired != nil {
+		s.fail(expired)
+		return
+	}
+	s.run(ctx, p, state, cursor, length)
+}
+
+// openWatch finds the place to start. state, if not nil, is sent first. expired is an
+// error that is told inside the stream: the revision has left the log.
+func (c *Call) openWatch(p *listParams, sel watchcache.Selection) (state *watchcache.Snapshot, cursor *watchcache.Cursor, expired error, err error) {
+	ctx, o := c.R.Context(), c.Objects
+	begin := p.ResourceVersion == "" || p.ResourceVersion == "0"
+	initial := begin
+	if p.SendInitialEvents != nil {
+		initial = *p.SendInitialEvents
+	}
+	if initial || begin {
+		if err := o.settle(ctx, p.ResourceVersion); err != nil {
+			return nil, nil, nil, err
+		}
+		if initial {
+			state, cursor, err = o.cache.ListAndWatch(sel)
+			return state, cursor, nil, err
+		}
+		state, cursor, err = o.cache.ListAndWatch(sel)
+		return nil, cursor, nil, err
+	}
+	rev, err := parseRev(p.ResourceVersion)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	cursor, err = o.cache.Watch(sel, rev)
+	if errors.Is(err, watchcache.ErrTooNew) {
+		if err := o.reach(ctx, rev); err != nil {
+			return nil, nil, nil, err
+		}
+		cursor, err = o.cache.Watch(sel, rev)
+	}
+	if errors.Is(err, watchcache.ErrTooOld) {
+		return nil, nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, o.cache.Rev())), nil
+	}
+	return nil, cursor, nil, err
+}
+
+// sink takes frames: HTTP chunks, or WebSocket messages.
+type sink interface {
+	// buffer is where the next frame is appended.
+	buffer() []byte
+	// frame takes back the buffer with one frame more.
+	frame([]byte) error
+	// flush makes sure that the client gets what was written.
+	flush() error
+	close()
+}
+
+// stream writes one watch.
+type stream struct {
+	c           *Call
+	out         sink
+	f           codec.Format
+	definitions bool // a Table's column definitions are still to be sent
+}
+
+func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snapshot, cursor *watchcache.Cursor, length time.Duration) {
+	end := time.Now().Add(length)
+	told := int64(0) // the revision that the client knows of
+	if state != nil {
+		var failed error
+		s.scan(state, p, func(it *watchcache.Item) bool {
+			failed = s.event(watchcache.Added, it)
+			return failed == nil && ctx.Err() == nil
+		})
+		if failed != nil || ctx.Err() != nil {
+			return
+		}
+		if p.SendInitialEvents != nil && p.AllowWatchBookmarks {
+			if s.bookmark(state.Rev(), true) != nil {
+				return
+			}
+			told = state.Rev()
+		}
+	}
+	if s.out.flush() != nil {
+		return
+	}
+	mark := time.Now().Add(bookmarkEvery)
+	for {
+		now := time.Now()
+		wait := end.Sub(now)
+		if p.AllowWatchBookmarks {
+			wait = min(wait, mark.Sub(now))
+		}
+		events, rev, err := cursor.Next(ctx, max(wait, 0))
+		if err != nil {
+			if errors.Is(err, watchcache.ErrSlow) || errors.Is(err, watchcache.ErrTooOld) {
+				s.fail(apierrors.NewResourceExpired("too old resource version: the watch was too slow for the rate of changes"))
+			}
+			return
+		}
+		for _, e := range events {
+			if s.event(e.Type, e.Item) != nil {
+				return
+			}
+			told = max(told, e.Rev)
+		}
+		now = time.Now()
+		over := !now.Before(end)
+		if p.AllowWatchBookmarks && (over || !now.Before(mark)) {
+			mark = now.Add(bookmarkEvery)
+			if rev > told && s.bookmark(rev, false) != nil {
+				return
+			}
+			told = max(told, rev)
+		}
+		if s.out.flush() != nil || over || ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func (s *stream) scan(state *watchcache.Snapshot, p *listParams, yield func(*watchcache.Item) bool) {
+	sel, err := s.c.selection(p)
+	if err != nil {
+		return
+	}
+	state.Scan(sel, "", yield)
+}
+
+func (s *stream) event(t watchcache.Type, it *watchcache.Item) error {
+	v, err := it.For(s.c.Row)
+	if err != nil {
+		return err
+	}
+	dst := s.out.buffer()
+	switch s.f.As {
+	case "":
+		dst, err = codec.AppendEvent(dst, s.c.Row, eventNames[t], v, s.f)
+	case "Table":
+		dst, err = s.tableEvent(dst, eventNames[t], v)
+	default:
+		dst, err = codec.AppendEvent(dst, metadataRow(s.f.Version), eventNames[t], partial{v, s.c.Row.Custom != nil, ""}, s.f)
+	}
+	if err != nil {
+		return err
+	}
+	return s.out.frame(dst)
+}
+
+func (s *stream) tableEvent(dst []byte, typ string, it *watchcache.Item) ([]byte, error) {
+	t, err := s.c.newTable()
+	if err != nil {
+		return dst, err
+	}
+	t.now = s.c.Objects.now()
+	dst = append(dst, `{"type":"`...)
+	dst = append(dst, typ...)
+	dst = append(dst, `","object":`...)
+	dst = t.head(dst, metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, s.definitions)
+	s.definitions = false
+	if dst, err = t.row(dst, it); err != nil {
+		return dst, err
+	}
+	return append(dst, "]}}\n"...), nil
+}
+
+func (s *stream) bookmark(rev int64, last bool) error {
+	row := s.c.Row
+	dst := s.out.buffer()
+	var err error
+	switch s.f.As {
+	case "":
+		dst, err = codec.AppendBookmark(dst, row, rev, last, s.f)
+	case "Table":
+		t, _ := s.c.newTable()
+		obj := row.New()
+		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
+		meta := metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: obj.GetResourceVersion()}}
+		if last {
+			meta.Annotations = map[string]string{codec.InitialEventsEnd: "true"}
+		}
+		raw, merr := codec.AppendObject(nil, &meta, metadataRow(s.f.Version).GVK(), codec.Format{})
+		if merr != nil {
+			return merr
+		}
+		dst = append(dst, `{"type":"BOOKMARK","object":`...)
+		dst = t.head(dst, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, s.definitions)
+		s.definitions = false
+		dst = t.cells(dst, obj)
+		dst = append(dst, `,"object":`...)
+		dst = append(dst, bytes.TrimRight(raw, "\n")...)
+		dst = append(dst, "}]}}\n"...)
+	default:
+		dst, err = codec.AppendBookmark(dst, metadataRow(s.f.Version), rev, last, s.f)
+	}
+	if err != nil {
+		return err
+	}
+	return s.out.frame(dst)
+}
+
+// fail ends the stream with an ERROR event.
+func (s *stream) fail(err error) {
+	dst, err := codec.AppendEventObject(s.out.buffer(), "ERROR", Status(err), statusKind, s.f)
+	if err == nil && s.out.frame(dst) == nil {
+		_ = s.out.flush()
+	}
+}
+
+// chunks is the sink of plain HTTP.
+type chunks struct {
+	w   http.ResponseWriter
+	rc  *http.ResponseController
+	buf []byte
+}
+
+// flushFrom bounds what is gathered before it is written.
+const flushFrom = 64 << 10
+
+func (c *Call) openStream() sink {
+	h := c.W.Header()
+	h.Set("Content-Type", c.format.ContentType())
+	h.Set("Cache-Control", "no-cache, private")
+	c.W.WriteHeader(http.StatusOK)
+	s := &chunks{w: c.W, rc: http.NewResponseController(c.W)}
+	_ = s.rc.SetWriteDeadline(time.Time{})
+	_ = s.rc.Flush()
+	return s
+}
+
+func (s *chunks) buffer() []byte { return s.buf }
+
+func (s *chunks) frame(b []byte) error {
+	s.buf = b
+	if len(b) < flushFrom {
+		return nil
+	}
+	return s.write()
+}
+
+func (s *chunks) write() error {
+	_, err := s.w.Write(s.buf)
+	if s.buf = s.buf[:0]; cap(s.buf) > 2*flushFrom {
+		s.buf = nil
+	}
+	return err
+}
+
+func (s *chunks) flush() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	if err := s.write(); err != nil {
+		return err
+	}
+	s.buf = nil // an idle watch keeps no buffer
+	return s.rc.Flush()
+}
+
+func (s *chunks) close() {}
+
+// socket is the sink of a WebSocket: one message a frame, text for JSON.
+type socket struct {
+	conn *websocket.Conn
+	kind int
+	done chan struct{}
+}
+
+// socketWrite bounds one message: a client that does not read is dropped.
+const socketWrite = 30 * time.Second
+
+var upgrader = websocket.Upgrader{
+	ReadBufferSize: 1024, WriteBufferSize: 4096,
+	CheckOrigin: func(*http.Request) bool { return true }, // callers carry credentials of their own, never cookies
+}
+
+func (c *Call) openSocket(cancel context.CancelFunc) (sink, error) {
+	conn, err := upgrader.Upgrade(c.W, c.R, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &socket{conn: conn, kind: websocket.TextMessage, done: make(chan struct{})}
+	if c.format.Kind == codec.Protobuf {
+		s.kind = websocket.BinaryMessage
+	}
+	conn.SetReadLimit(4096)
+	go func() { // ends when the connection does: close waits for it
+		defer close(s.done)
+		defer cancel()
+		for {
+			if _, _, err := conn.NextReader(); err != nil {
+				return
+			}
+		}
+	}()
+	return s, nil
+}
+
+func (s *socket) buffer() []byte { return nil }
+
+func (s *socket) frame(b []byte) error {
+	_ = s.conn.SetWriteDeadline(time.Now().Add(socketWrite))
+	return s.conn.WriteMessage(s.kind, b)
+}
+
+func (s *socket) flush() error { return nil }
+
+func (s *socket) close() {
+	_ = s.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+	_ = s.conn.Close()
+	<-s.done
+}
