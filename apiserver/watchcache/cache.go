@@ -82,9 +82,11 @@ type Cache struct {
 	topics   map[topicKey]*topic
 	reached  chan struct{} // closed when rev grows; nil while nobody waits
 	kept     []keptSnapshot
-	rows     uint64 // registry version that the items' rows come from
+	rows     uint64                   // registry version that the items' rows come from
+	changes  map[string]*atomic.Int64 // by prefix: revision of the last change
 
 	fresh freshness
+	away  atomic.Pointer[time.Time] // since when the store does not answer; nil: it does
 }
 
 type keptSnapshot struct {
@@ -100,7 +102,7 @@ func New(st store.Store, reg *resources.Registry, opts Options) *Cache {
 		budget: &budget{max: opts.FormBytes, now: opts.Now},
 		ready:  make(chan struct{}),
 		state:  newTrees(),
-		topics: map[topicKey]*topic{},
+		topics: map[topicKey]*topic{}, changes: map[string]*atomic.Int64{},
 	}
 	c.fresh.wake = make(chan struct{}, 1)
 	return c
@@ -130,6 +132,7 @@ func (c *Cache) runFollow(ctx context.Context) error {
 		if !loaded {
 			if err = c.load(ctx); err == nil {
 				loaded, pause = true, firstPause
+				c.away.Store(nil)
 			}
 		}
 		if loaded {
@@ -138,6 +141,7 @@ func (c *Cache) runFollow(ctx context.Context) error {
 			c.mu.Unlock()
 			err = c.st.Watch(ctx, from, func(b store.Batch) error {
 				pause = firstPause
+				c.away.Store(nil)
 				c.apply(b)
 				return nil
 			})
@@ -147,6 +151,9 @@ func (c *Cache) runFollow(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return nil
+		}
+		if now := c.opts.Now(); c.away.Load() == nil {
+			c.away.Store(&now)
 		}
 		c.opts.Log.Warn("store does not answer, trying again", "err", err, "pause", pause)
 		select {
@@ -182,6 +189,9 @@ func (c *Cache) load(ctx context.Context) error {
 	c.mu.Lock()
 	c.state, c.rev, c.start, c.rows = fresh, rev, rev, version
 	c.log, c.logBytes, c.kept = nil, 0, nil
+	for _, last := range c.changes {
+		last.Store(rev)
+	}
 	for key, t := range c.topics {
 		t.broken = true
 		t.wake()
@@ -300,6 +310,7 @@ func (c *Cache) apply(b store.Batch) {
 		if prev != nil {
 			prev.superseded.Store(true)
 		}
+		c.note(item, prev, ev.KV.ModRev)
 		e := &entry{rev: ev.KV.ModRev, item: item, prev: prev, at: now}
 		c.log = append(c.log, e)
 		c.logBytes += e.bytes()
@@ -341,6 +352,39 @@ func (c *Cache) eachTopic(e *entry, f func(*topic)) {
 	})
 }
 
+func (c *Cache) note(item, prev *Item, rev int64) {
+	if item == nil {
+		item = prev
+	}
+	if item.Row != nil {
+		if last := c.changes[item.Row.Prefix]; last != nil {
+			last.Store(rev)
+		}
+	}
+}
+
+// Changed returns a function that gives the revision at which any object below one of
+// the prefixes changed last (or was loaded): what is derived from them can be kept until it grows.
+func (c *Cache) Changed(prefixes ...string) func() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lasts := make([]*atomic.Int64, len(prefixes))
+	for i, p := range prefixes {
+		if c.changes[p] == nil {
+			c.changes[p] = new(atomic.Int64)
+			c.changes[p].Store(c.rev)
+		}
+		lasts[i] = c.changes[p]
+	}
+	return func() int64 {
+		var newest int64
+		for _, l := range lasts {
+			newest = max(newest, l.Load())
+		}
+		return newest
+	}
+}
+
 // trim takes the oldest entries out of the log while a bound is exceeded. All
 // entries of one revision leave together. Called with mu held.
 func (c *Cache) trim(now int64) {
@@ -380,15 +424,24 @@ func (c *Cache) wakeReached() {
 	}
 }
 
+const tidyEvery = 5 * time.Second
+
 // runTidy lets go of what has grown old while nothing happens.
 func (c *Cache) runTidy(ctx context.Context) error {
-	tick := time.NewTicker(30 * time.Second)
+	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		if c.away.Load() != nil { // a watch that was opened again may have nothing to tell
+			ask, cancel := context.WithTimeout(ctx, tidyEvery)
+			if _, err := c.st.Rev(ask); err == nil {
+				c.away.Store(nil)
+			}
+			cancel()
 		}
 		c.budget.age(c.opts.FormAge)
 		now := c.opts.Now()
@@ -435,6 +488,14 @@ func (c *Cache) Refresh() {
 
 // Ready is closed when the cache has been loaded once.
 func (c *Cache) Ready() <-chan struct{} { return c.ready }
+
+// Alive reports an error while the store does not answer.
+func (c *Cache) Alive() error {
+	if since := c.away.Load(); since != nil {
+		return fmt.Errorf("the store has not answered since %s", since.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
 
 // Rev is the revision of the newest state.
 func (c *Cache) Rev() int64 {
@@ -542,19 +603,30 @@ func (c *Cache) cursor(sel Selection, from int64) *Cursor {
 // Reader reads the newest state.
 func (c *Cache) Reader() resources.Reader { return reader{c} }
 
-// Debug is what /debug/watchcache shows.
-func (c *Cache) Debug() any {
+// Stats is what the cache holds, for /debug/watchcache and metrics.
+type Stats struct {
+	Rev, Start          int64
+	Objects             int
+	LogEvents, LogBytes int
+	Topics, Cursors     int
+	KeptSnapshots       int
+	Forms               int
+	FormBytes           int64
+}
+
+// Stats counts without walking.
+func (c *Cache) Stats() Stats {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	cursors := 0
-	for _, t := range c.topics {
-		cursors += t.cursors
+	s := Stats{
+		Rev: c.rev, Start: c.start, Objects: c.state.keys.Len(), LogEvents: len(c.log), LogBytes: c.logBytes,
+		Topics: len(c.topics), KeptSnapshots: len(c.kept),
 	}
+	for _, t := range c.topics {
+		s.Cursors += t.cursors
+	}
+	c.mu.Unlock()
 	c.budget.mu.Lock()
 	defer c.budget.mu.Unlock()
-	return map[string]any{
-		"rev": c.rev, "start": c.start, "objects": c.state.keys.Len(), "logEvents": len(c.log), "logBytes": c.logBytes,
-		"topics": len(c.topics), "cursors": cursors, "keptSnapshots": len(c.kept),
-		"formBytes": c.budget.used, "forms": len(c.budget.fifo) - c.budget.head,
-	}
+	s.Forms, s.FormBytes = len(c.budget.fifo)-c.budget.head, c.budget.used
+	return s
 }

@@ -129,6 +129,22 @@ func (s *Snapshot) Count(prefix, namespace, after string) int {
 	return n
 }
 
+// Counts is the number of items by resource ("pods", "deployments.apps").
+func (s *Snapshot) Counts() map[string]int {
+	byRow := map[*resources.Row]int{}
+	s.keys.Scan(func(it *Item) bool {
+		byRow[it.Row]++
+		return true
+	})
+	out := make(map[string]int, len(byRow))
+	for row, n := range byRow {
+		if row != nil {
+			out[row.GR().String()] += n
+		}
+	}
+	return out
+}
+
 // reader is the newest state as hooks read it.
 type reader struct{ c *Cache }
 

@@ -64,6 +64,11 @@ type Config struct {
 	Listener net.Listener `yaml:"-"`
 	// Silent leaves systemd alone: a daemon with two servers tells it only once.
 	Silent bool `yaml:"-"`
+	// Tune, when set, may change the HTTP server before it serves.
+	Tune func(*http.Server) `yaml:"-"`
+	// Wrap, when set, stands before every handler, health included: a daemon with an authentication
+	// of its own puts it here, and lets Authorize admit everybody.
+	Wrap func(http.Handler) http.Handler `yaml:"-"`
 	// DrainTimeout is how long running requests may take after the end of the context; 0 means 10 s.
 	DrainTimeout time.Duration `yaml:"-"`
 }
@@ -344,13 +349,20 @@ func (s *Server) Run(ctx context.Context) error {
 	if l != nil {
 		addr := l.Addr().String()
 		s.addr.Store(&addr)
+		var handler http.Handler = s.mux
+		if s.cfg.Wrap != nil {
+			handler = s.cfg.Wrap(handler)
+		}
 		srv := &http.Server{
-			Handler:           trace.Handler(s.mux),
+			Handler:           trace.Handler(handler),
 			ReadHeaderTimeout: 10 * time.Second,
 			IdleTimeout:       90 * time.Second,
 			MaxHeaderBytes:    64 << 10,
 			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 			TLSConfig:         s.tls(),
+		}
+		if s.cfg.Tune != nil {
+			s.cfg.Tune(srv)
 		}
 		g.Go("serve "+addr, func(context.Context) error {
 			var err error

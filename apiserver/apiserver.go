@@ -1,0 +1,571 @@
+// Package apiserver is the front door of the API server: its configuration, and
+// the wiring of its rooms.
+//
+//	etcd → store → watchcache ─┬─ rest (verbs) ← admission, resources, patch, codec
+//	                           └─ authn, authz, actions, streams, bootstrap (readers of the same tree)
+//
+// A request passes chain (who, may it, is there room) and goes to rest; a write
+// goes from rest to the store and comes back to everybody through the cache's log.
+//
+// The main call is [Run]. It promises that every acknowledged write is in the store
+// and is seen by every later read, and that it ends in order: watches are closed,
+// requests finish, the cache stops, then etcd.
+package apiserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson/keelson/apiserver/actions"
+	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/authz"
+	"github.com/keelson/keelson/apiserver/bootstrap"
+	"github.com/keelson/keelson/apiserver/etcd"
+	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/rest"
+	"github.com/keelson/keelson/apiserver/store"
+	"github.com/keelson/keelson/apiserver/store/etcdstore"
+	"github.com/keelson/keelson/apiserver/streams"
+	"github.com/keelson/keelson/apiserver/watchcache"
+	"github.com/keelson/keelson/libs/config"
+	"github.com/keelson/keelson/libs/run"
+	"github.com/keelson/keelson/libs/serve"
+)
+
+// Run serves until ctx ends.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(cfg.BindAddress, fmt.Sprint(cfg.Port)))
+	if err != nil {
+		return fmt.Errorf("%w (is another copy running? the port is set with --secure-port)", err)
+	}
+	defer listener.Close()
+
+	// What lies below outlives what lies above.
+	lower := run.New(context.WithoutCancel(ctx))
+	st, end, err := openStore(ctx, cfg, log, lower)
+	if err != nil {
+		return err
+	}
+	defer end()
+	defer func() { lower.Stop(); _ = lower.Wait() }()
+
+	s, err := newServer(cfg, log, st, listener)
+	if err != nil {
+		return err
+	}
+	upper := run.New(ctx)
+	lower.Go("watch cache", s.cache.Run)
+	lower.Go("compaction", func(ctx context.Context) error { return compact(ctx, st, cfg.Compaction.Duration, log) })
+	lower.Go("watch below", func(ctx context.Context) error {
+		<-ctx.Done()
+		upper.Stop() // nothing can be served without it
+		return nil
+	})
+	upper.Go("serve", s.serve)
+	upper.Go("bootstrap", s.bootstrap)
+	err = upper.Wait()
+	if cause := context.Cause(lower.Context()); cause != nil && !errors.Is(cause, run.ErrEnded) {
+		err = errors.Join(err, cause)
+	}
+	log.Info("stopped serving")
+	return err
+}
+
+// openStore opens the external etcd, or starts the embedded one.
+func openStore(ctx context.Context, cfg Config, log *slog.Logger, g *run.Group) (store.Store, func(), error) {
+	if len(cfg.EtcdServers) > 0 {
+		st, end, err := etcdstore.Dial(etcdstore.Remote{
+			Servers: cfg.EtcdServers, CAFile: cfg.EtcdCAFile, CertFile: cfg.EtcdCertFile, KeyFile: cfg.EtcdKeyFile,
+			Log: etcd.Zap(log.With("room", "etcd")),
+		}, cfg.EtcdPrefix)
+		if err != nil {
+			return nil, nil, err
+		}
+		return st, func() { _ = end() }, nil
+	}
+	member, err := etcd.Start(ctx, cfg.Etcd, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	g.Go("etcd", func(ctx context.Context) error {
+		select {
+		case err := <-member.Err():
+			return fmt.Errorf("etcd stopped: %w", err)
+		case <-member.Etcd().StopNotify():
+			return errors.New("etcd stopped")
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go("etcd space", member.Maintain)
+	return etcdstore.Embedded(member.Etcd(), cfg.EtcdPrefix), member.Close, nil
+}
+
+// compact forgets history that is older than interval. Each round forgets up to
+// the revision that was current a round earlier. Several servers may do it: who comes
+// second finds it done.
+func compact(ctx context.Context, st store.Store, interval time.Duration, log *slog.Logger) error {
+	if interval <= 0 {
+		return nil
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	var seen int64
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		limited, cancel := context.WithTimeout(ctx, interval)
+		rev, err := st.Rev(limited)
+		if err == nil && seen > 0 {
+			if err = st.Compact(limited, seen); errors.Is(err, store.ErrCompacted) {
+				err = nil
+			}
+		}
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			log.Warn("cannot compact the store", "rev", seen, "err", err)
+			continue
+		}
+		seen = rev
+	}
+}
+
+// server is the rooms, wired.
+type server struct {
+	cfg     Config
+	log     *slog.Logger
+	st      store.Store
+	cache   *watchcache.Cache
+	reg     *resources.Registry
+	rest    *rest.Server
+	web     *serve.Server
+	api     *api
+	proxy   *streams.Proxy
+	booted  atomic.Bool
+	ending  context.Context // ends when watches and streams shall end
+	end     context.CancelCauseFunc
+	clients *roots
+}
+
+func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listener) (*server, error) {
+	cidrs, err := cfg.serviceCIDRs()
+	if err != nil {
+		return nil, err
+	}
+	ports, err := cfg.nodePorts()
+	if err != nil {
+		return nil, err
+	}
+	reg, err := resources.NewRegistry(resources.TableFor(resources.Config{
+		ServiceCIDRs: cidrs, NodePorts: ports, EventTTLSeconds: int64(cfg.EventTTL.Seconds()), AllowPrivileged: cfg.AllowPrivileged,
+	}))
+	if err != nil {
+		return nil, err
+	}
+	s := &server{cfg: cfg, log: log, st: st, reg: reg}
+	s.ending, s.end = context.WithCancelCause(context.Background())
+	s.cache = watchcache.New(st, reg, watchcache.Options{FormBytes: cfg.CacheFormBytes, Log: log.With("room", "watchcache")})
+	read := s.cache.Reader()
+
+	// Who.
+	accounts, err := cfg.accounts(read)
+	if err != nil {
+		return nil, err
+	}
+	var byCertificate, byToken []authn.Authenticator
+	if cfg.ClientCAFile != "" {
+		if s.clients, err = newRoots(cfg.ClientCAFile); err != nil {
+			return nil, fmt.Errorf("--client-ca-file: %w", err)
+		}
+		byCertificate = append(byCertificate, remembered{authn.Certificates{Roots: s.clients.get}, time.Now})
+	}
+	if cfg.BootstrapTokens {
+		byToken = append(byToken, authn.BootstrapTokens{Read: read, Now: time.Now})
+	}
+	who := authn.Chain{Anonymous: cfg.AnonymousAuth}
+	if cfg.RequestHeaderCAFile != "" {
+		front, err := newRoots(cfg.RequestHeaderCAFile)
+		if err != nil {
+			return nil, fmt.Errorf("--requestheader-client-ca-file: %w", err)
+		}
+		who.Authenticators = append(who.Authenticators, authn.RequestHeader{
+			Roots: front.get, AllowedNames: cfg.RequestHeaderNames, UserHeaders: cfg.RequestHeaderUsers,
+			UIDHeaders: cfg.RequestHeaderUIDs, GroupHeaders: cfg.RequestHeaderGroups, ExtraPrefixes: cfg.RequestHeaderExtra,
+		})
+	}
+	who.Authenticators = append(append(append(who.Authenticators, byCertificate...), accounts), byToken...)
+
+	// May they.
+	authorizer, rbac, err := s.authorizer()
+	if err != nil {
+		return nil, err
+	}
+
+	// What they want.
+	plugins, unknown := admission.Pick(admission.Table(admission.Config{
+		Read: read, Authorizer: authorizer, RBAC: rbac, Now: time.Now, UpdateQuota: s.updateQuota,
+	}), cfg.DisableAdmissionPlugins)
+	if len(unknown) > 0 {
+		log.Debug("admission plugins to disable are not in use anyway", "plugins", unknown)
+	}
+	s.api = &api{reg: reg, read: read, now: time.Now}
+	act := &actions.Actions{Config: actions.Config{
+		Write: writer{s.api}, Accounts: accounts, Authorizer: authorizer, RBAC: rbac,
+		Authenticate: reviewer(accounts, byToken), Audiences: cfg.audiences(),
+		MaxTokenLife: cfg.ServiceAccountMaxExpiration.Duration, ExtendTokens: cfg.ServiceAccountExtend, Now: time.Now,
+	}}
+	types := make([]corev1.NodeAddressType, len(cfg.KubeletAddressTypes))
+	for i, t := range cfg.KubeletAddressTypes {
+		types[i] = corev1.NodeAddressType(t)
+	}
+	s.proxy, err = streams.New(streams.KubeletConfig{
+		CertFile: cfg.KubeletClientCert, KeyFile: cfg.KubeletClientKey, CAFile: cfg.KubeletCAFile,
+		AddressTypes: types, DialTimeout: cfg.KubeletTimeout.Duration,
+	}, read, rest.WriteError)
+	if err != nil {
+		return nil, err
+	}
+	s.rest = rest.New(rest.Config{
+		Registry: reg, Cache: s.cache, Store: st, Admission: plugins,
+		Subs:    subresources(act, s.proxy, plugins),
+		Virtual: virtual(act, func(rq *resources.Request) *authn.User { return authn.From(rq.Context) }),
+		Version: config.Version, Log: log.With("room", "rest"),
+	})
+	s.api.objects = s.rest.Objects()
+
+	// The port.
+	reads, writes := newInflight(cfg.MaxRequestsInFlight), newInflight(cfg.MaxMutatingRequestsInFlight)
+	c := &chain{
+		authorizer: authorizer, credentials: who.Authenticate, reads: reads, writes: writes,
+		timeout: cfg.RequestTimeout.Duration, log: log, handler: s.rest, ready: s.cache.Ready(), ending: s.ending,
+	}
+	web := cfg.Config
+	web.Listener = listener
+	web.Tune = tune
+	web.Wrap = func(other http.Handler) http.Handler { c.other = other; return c }
+	web.DrainTimeout = cfg.RequestTimeout.Duration
+	if s.web, err = serve.New(web, log); err != nil {
+		return nil, err
+	}
+	s.web.Authorize(func(*http.Request) error { return nil }) // the chain has done it
+	c.metrics = newMetrics(s.web.Registry(), s.cache, reads, writes)
+	s.endpoints(accounts)
+	return s, nil
+}
+
+// tune fits net/http to what clients do: many watches on few connections.
+func tune(srv *http.Server) {
+	srv.ConnContext = withIdentity
+	srv.IdleTimeout = 3 * time.Minute
+	srv.MaxHeaderBytes = 1 << 20
+	srv.ReadHeaderTimeout = 32 * time.Second
+	srv.HTTP2 = &http.HTTP2Config{
+		// A client with a thousand watches opens four connections, which spreads them over cores.
+		MaxConcurrentStreams: 250,
+		SendPingTimeout:      30 * time.Second,
+		PingTimeout:          15 * time.Second,
+		WriteByteTimeout:     30 * time.Second,
+	}
+}
+
+// authorizer is the chain of --authorization-mode, behind the administrators' own.
+func (s *server) authorizer() (authz.Authorizer, *authz.RBAC, error) {
+	read := s.cache.Reader()
+	chain := authz.Chain{authz.Masters{}}
+	var rbac *authz.RBAC
+	for _, mode := range s.cfg.AuthorizationMode {
+		switch mode {
+		case "RBAC":
+			var prefixes []string
+			for _, gr := range authz.RBACResources {
+				if row := s.reg.Storage(gr); row != nil {
+					prefixes = append(prefixes, row.Prefix)
+				}
+			}
+			rbac = &authz.RBAC{Read: read, Changed: s.cache.Changed(prefixes...)}
+			chain = append(chain, rbac)
+		case "Node":
+			policy, err := bootstrap.DefaultPolicy()
+			if err != nil {
+				return nil, nil, err
+			}
+			chain = append(chain, &authz.Node{Read: read, Pods: s.podsOf, Rules: policy.NodeRules()})
+		case "AlwaysAllow":
+			chain = append(chain, authz.Fixed{Decision: authz.Allow})
+		case "AlwaysDeny":
+			chain = append(chain, authz.Fixed{Decision: authz.Deny, Reason: "everything is denied"})
+		}
+	}
+	return chain, rbac, nil
+}
+
+// podsOf yields the pods that are bound to a node, by the node index.
+func (s *server) podsOf(node string, yield func(*corev1.Pod) bool) error {
+	var failed error
+	sel := watchcache.Selection{Prefix: "pods", Namespaced: true, Fields: fields.OneTermEqualSelector("spec.nodeName", node)}
+	s.cache.Snapshot().Scan(sel, "", func(it *watchcache.Item) bool {
+		obj, err := it.Object()
+		if err != nil {
+			failed = err
+			return false
+		}
+		return yield(obj.(*corev1.Pod))
+	})
+	return failed
+}
+
+// updateQuota changes a quota's status on behalf of admission.
+func (s *server) updateQuota(namespace, name string, change func(*corev1.ResourceQuota) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return s.api.Update(ctx, schema.GroupResource{Resource: "resourcequotas"}, "status", namespace, name,
+		func(o resources.Object) (resources.Object, error) {
+			q := o.DeepCopyObject().(*corev1.ResourceQuota)
+			return q, change(q)
+		})
+}
+
+// accounts reads the keys of service account tokens.
+func (c Config) accounts(read resources.Reader) (*authn.ServiceAccounts, error) {
+	a := &authn.ServiceAccounts{Issuer: c.ServiceAccountIssuer, Audiences: c.audiences(), Read: read, Now: time.Now}
+	for _, f := range c.ServiceAccountKeyFiles {
+		keys, err := authn.LoadPublicKeys(f)
+		if err != nil {
+			return nil, fmt.Errorf("--service-account-key-file: %w", err)
+		}
+		a.Keys = append(a.Keys, keys...)
+	}
+	if f := c.ServiceAccountSigningKey; f != "" {
+		signer, err := authn.LoadPrivateKey(f)
+		if err != nil {
+			return nil, fmt.Errorf("--service-account-signing-key-file: %w", err)
+		}
+		a.Signer = signer
+		if len(a.Keys) == 0 {
+			if a.Keys, err = authn.LoadPublicKeys(f); err != nil {
+				return nil, fmt.Errorf("--service-account-signing-key-file: %w", err)
+			}
+		}
+	}
+	return a, nil
+}
+
+func (c Config) audiences() []string {
+	if len(c.APIAudiences) > 0 {
+		return c.APIAudiences
+	}
+	return []string{c.ServiceAccountIssuer}
+}
+
+// endpoints adds what is neither a resource nor a debugging aid.
+func (s *server) endpoints(accounts *authn.ServiceAccounts) {
+	s.web.Configz("apiserver", s.cfg)
+	s.web.Debug("watchcache", func() any { return s.cache.Stats() })
+	s.web.Check("informer-sync", func() error {
+		select {
+		case <-s.cache.Ready():
+			return nil
+		default:
+			return errors.New("the watch cache is not loaded")
+		}
+	})
+	s.web.Check("poststarthook/bootstrap-objects", func() error {
+		if !s.booted.Load() {
+			return errors.New("the objects of a new cluster are not made yet")
+		}
+		return nil
+	})
+	s.web.LiveCheck("etcd", s.cache.Alive)
+	s.web.HandleOpen("GET /version", text("application/json", func() ([]byte, error) { return json.MarshalIndent(versionInfo(), "", "  ") }))
+	s.web.HandleOpen("GET /{$}", text("application/json", s.paths))
+	base := "https://" + s.advertised().String()
+	if s.advertised().Is6() {
+		base = "https://[" + s.advertised().String() + "]"
+	}
+	base += fmt.Sprintf(":%d", s.cfg.Port)
+	s.web.HandleOpen("GET /.well-known/openid-configuration", text("application/json", func() ([]byte, error) {
+		c, _, err := accounts.Discovery(base)
+		if err == nil && s.cfg.ServiceAccountJWKSURI != "" {
+			var doc map[string]any
+			if err = json.Unmarshal(c, &doc); err == nil {
+				doc["jwks_uri"] = s.cfg.ServiceAccountJWKSURI
+				c, err = json.Marshal(doc)
+			}
+		}
+		return c, err
+	}))
+	s.web.HandleOpen("GET /openid/v1/jwks", text("application/jwk-set+json", func() ([]byte, error) {
+		_, k, err := accounts.Discovery(base)
+		return k, err
+	}))
+}
+
+func text(contentType string, f func() ([]byte, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := f()
+		if err != nil {
+			rest.WriteError(w, r, err)
+			return
+		}
+		w.Header().Set("Content-Type", contentType)
+		_, _ = w.Write(b) // the client has gone: nobody to tell
+	})
+}
+
+// paths is the answer of "/": where there is something to read.
+func (s *server) paths() ([]byte, error) {
+	list := []string{"/.well-known/openid-configuration", "/api", "/api/v1", "/apis"}
+	seen := map[string]bool{}
+	for _, row := range s.reg.All() {
+		if gv := row.GVR().GroupVersion(); row.Group != "" && !seen[gv.String()] {
+			if !seen[row.Group] {
+				seen[row.Group] = true
+				list = append(list, "/apis/"+row.Group)
+			}
+			seen[gv.String()] = true
+			list = append(list, "/apis/"+gv.String())
+		}
+	}
+	list = append(list, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
+	return json.MarshalIndent(metav1.RootPaths{Paths: list}, "", "  ")
+}
+
+// serve answers until ctx ends; then readiness fails, after --shutdown-delay-duration
+// watches end, and running requests are waited for.
+func (s *server) serve(ctx context.Context) error {
+	stop, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	g := run.New(stop)
+	g.Go("port", func(ctx context.Context) error {
+		defer g.Stop()
+		return s.web.Run(ctx)
+	})
+	g.Go("end", func(inner context.Context) error {
+		select {
+		case <-ctx.Done():
+		case <-inner.Done():
+			return nil
+		}
+		if d := s.cfg.ShutdownDelay.Duration; d > 0 {
+			select {
+			case <-time.After(d):
+			case <-inner.Done():
+			}
+		}
+		s.end(errStopping)
+		cancel()
+		return nil
+	})
+	err := g.Wait()
+	s.proxy.Close()
+	return err
+}
+
+// bootstrap makes the objects of a new cluster and then announces this server.
+func (s *server) bootstrap(ctx context.Context) error {
+	select {
+	case <-s.cache.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	cidrs, err := s.cfg.serviceCIDRs()
+	if err != nil {
+		return err
+	}
+	bc := bootstrap.Config{
+		ServiceCIDRs: cidrs, SecurePort: s.cfg.Port, ClusterDNS: s.cfg.clusterDNS(), FrontProxy: s.frontProxy(),
+	}
+	for _, m := range s.cfg.AuthorizationMode {
+		bc.Authorization = bc.Authorization || m == "RBAC"
+	}
+	pause := 100 * time.Millisecond
+	for {
+		if err := bootstrap.Ensure(ctx, s.api, bc, s.log.With("room", "bootstrap")); err == nil {
+			break
+		} else if ctx.Err() == nil {
+			s.log.Warn("objects of a new cluster could not all be made; will try again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 10*time.Second)
+	}
+	s.booted.Store(true)
+	if s.cfg.EndpointReconcile == "none" {
+		<-ctx.Done()
+		return nil
+	}
+	m := &bootstrap.Masters{Store: s.st, API: s.api, Address: s.advertised(), Port: int32(s.cfg.Port), Log: s.log.With("room", "bootstrap")}
+	return m.Run(ctx)
+}
+
+// frontProxy is the content of kube-system/extension-apiserver-authentication.
+func (s *server) frontProxy() map[string]string {
+	data := map[string]string{}
+	list := func(v []string) string {
+		if v == nil {
+			v = []string{}
+		}
+		b, err := json.Marshal(v)
+		if err != nil {
+			return "[]"
+		}
+		return string(b)
+	}
+	if s.clients != nil {
+		s.clients.get()
+		data["client-ca-file"] = string(s.clients.text)
+	}
+	if f := s.cfg.RequestHeaderCAFile; f != "" {
+		if b, err := os.ReadFile(f); err == nil {
+			data["requestheader-client-ca-file"] = string(b)
+			data["requestheader-allowed-names"] = list(s.cfg.RequestHeaderNames)
+			data["requestheader-username-headers"] = list(s.cfg.RequestHeaderUsers)
+			data["requestheader-uid-headers"] = list(s.cfg.RequestHeaderUIDs)
+			data["requestheader-group-headers"] = list(s.cfg.RequestHeaderGroups)
+			data["requestheader-extra-headers-prefix"] = list(s.cfg.RequestHeaderExtra)
+		}
+	}
+	return data
+}
+
+// advertised is the address that others reach this server at.
+func (s *server) advertised() netip.Addr {
+	if a, err := netip.ParseAddr(s.cfg.AdvertiseAddress); err == nil {
+		return a
+	}
+	if a, err := netip.ParseAddr(s.cfg.BindAddress); err == nil && !a.IsUnspecified() {
+		return a
+	}
+	// The address that a packet to the outside would leave from; nothing is sent.
+	for _, to := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} {
+		c, err := net.Dial("udp", to)
+		if err != nil {
+			continue
+		}
+		a := c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+		c.Close()
+		return a
+	}
+	return netip.MustParseAddr("127.0.0.1")
+}

@@ -1,0 +1,283 @@
+package apiserver
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/authz"
+	"github.com/keelson/keelson/apiserver/rest"
+)
+
+// chain is what every request passes before its handler, in this order: panics
+// become 500, an audit id, who is it, on whose behalf, a place among the requests in
+// flight, may it, a deadline.
+type chain struct {
+	authorizer  authz.Authorizer
+	reads       *inflight
+	writes      *inflight
+	timeout     time.Duration
+	metrics     *metrics
+	log         *slog.Logger
+	handler     http.Handler // resources, discovery, OpenAPI
+	other       http.Handler // health, metrics, debug, version
+	credentials func(*http.Request) (*authn.User, error)
+	ready       <-chan struct{} // closed when there is something to read
+	ending      context.Context // ends when watches and streams shall end
+}
+
+func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	started := time.Now()
+	w := &answer{ResponseWriter: rw}
+	info := rest.ParseInfo(r)
+	long := info.Long || strings.HasPrefix(info.Path, "/debug/pprof/")
+	defer func() {
+		if p := recover(); p != nil {
+			if p == http.ErrAbortHandler {
+				panic(p)
+			}
+			c.log.Error("request panicked", "verb", info.Verb, "path", info.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			if w.code == 0 {
+				rest.WriteError(w, r, apierrors.NewInternalError(errors.New("the request panicked; the log has the stack")))
+			} else {
+				c.metrics.observe(&info, w, long, time.Since(started))
+				panic(http.ErrAbortHandler) // the answer has begun: only a broken connection tells
+			}
+		}
+		c.metrics.observe(&info, w, long, time.Since(started))
+	}()
+
+	id := r.Header.Get("Audit-Id")
+	if id == "" || len(id) > 64 {
+		id = uuid.NewString()
+	}
+	h := w.Header()
+	h.Set("Audit-Id", id)
+	h.Set("Cache-Control", "no-cache, private")
+
+	select {
+	case <-c.ready:
+	default:
+		if health(info.Path) {
+			c.other.ServeHTTP(w, r)
+			return
+		}
+		h.Set("Retry-After", "1")
+		rest.WriteError(w, r, apierrors.NewServiceUnavailable("the server is starting: its store is not loaded yet"))
+		return
+	}
+	user, err := c.credentials(r)
+	if err != nil {
+		c.log.Debug("request is not authenticated", "path", info.Path, "remote", r.RemoteAddr, "err", err)
+		h.Set("WWW-Authenticate", `Bearer realm="kubernetes"`)
+		rest.WriteError(w, r, apierrors.NewUnauthorized("Unauthorized"))
+		return
+	}
+	r.Header.Del("Authorization") // no handler and no proxied server may see it
+	ctx := r.Context()
+	acting, err := c.impersonate(ctx, r, user)
+	if err != nil {
+		rest.WriteError(w, r, err)
+		return
+	}
+
+	if long {
+		var cancel context.CancelCauseFunc
+		ctx, cancel = context.WithCancelCause(ctx)
+		defer cancel(nil)
+		defer context.AfterFunc(c.ending, func() { cancel(errStopping) })()
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.limit(r))
+		defer cancel()
+		// Administrators get in, so that an overload can be looked into.
+		if !user.In(authn.GroupMasters) {
+			places := c.reads
+			if writes(r.Method) {
+				places = c.writes
+			}
+			if err := places.enter(ctx, acting.Name); err != nil {
+				c.metrics.rejected.Inc()
+				h.Set("Retry-After", "1")
+				rest.WriteError(w, r, apierrors.NewTooManyRequests("too many requests, please try again later", 1))
+				return
+			}
+			defer places.leave()
+		}
+	}
+
+	if err := c.authorize(ctx, acting, &info); err != nil {
+		rest.WriteError(w, r, err)
+		return
+	}
+	ctx = rest.WithInfo(authn.With(ctx, acting), &info)
+	r = r.WithContext(ctx)
+	if info.Resource || strings.HasPrefix(info.Path, "/api") || strings.HasPrefix(info.Path, "/openapi") {
+		c.handler.ServeHTTP(w, r)
+		return
+	}
+	c.other.ServeHTTP(w, r)
+}
+
+var errStopping = errors.New("the server is stopping")
+
+func health(path string) bool {
+	return strings.HasPrefix(path, "/healthz") || strings.HasPrefix(path, "/livez") || strings.HasPrefix(path, "/readyz")
+}
+
+// limit is the request's own timeout if it is shorter than ours.
+func (c *chain) limit(r *http.Request) time.Duration {
+	if q := r.URL.RawQuery; strings.Contains(q, "timeout=") {
+		if d, err := time.ParseDuration(r.URL.Query().Get("timeout")); err == nil && d > 0 && d < c.timeout {
+			return d
+		}
+	}
+	return c.timeout
+}
+
+func writes(method string) bool {
+	return method != http.MethodGet && method != http.MethodHead && method != http.MethodOptions
+}
+
+func attributes(u *authn.User, in *rest.Info) authz.Attributes {
+	return authz.Attributes{
+		User: u, Verb: in.Verb, Resource: in.Resource, Group: in.Group, Version: in.Version, Plural: in.Plural,
+		Subresource: in.Subresource, Namespace: in.Namespace, Name: in.Name, Path: in.Path,
+	}
+}
+
+func (c *chain) authorize(ctx context.Context, u *authn.User, in *rest.Info) error {
+	return permit(ctx, c.authorizer, attributes(u, in))
+}
+
+// permit returns the 403 of a refusal, in upstream's words.
+func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) error {
+	d, reason, err := z.Authorize(ctx, a)
+	if d == authz.Allow {
+		return nil
+	}
+	text := ""
+	if a.Resource {
+		what := a.Plural
+		if a.Subresource != "" {
+			what += "/" + a.Subresource
+		}
+		text = fmt.Sprintf("User %q cannot %s resource %q in API group %q", a.User.Name, a.Verb, what, a.Group)
+		if a.Namespace != "" {
+			text += fmt.Sprintf(" in the namespace %q", a.Namespace)
+		} else {
+			text += " at the cluster scope"
+		}
+	} else {
+		text = fmt.Sprintf("User %q cannot %s path %q", a.User.Name, a.Verb, a.Path)
+	}
+	if reason != "" {
+		text += ": " + reason
+	}
+	if err != nil && reason == "" {
+		text += ": " + err.Error()
+	}
+	if !a.Resource {
+		return apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(text))
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Plural}, a.Name, errors.New(text))
+}
+
+// impersonate returns whom the request acts as; every attribute that is taken on
+// needs permission of its own.
+//
+// Source: Kubernetes documentation, "User impersonation".
+func (c *chain) impersonate(ctx context.Context, r *http.Request, u *authn.User) (*authn.User, error) {
+	im, err := authn.ParseImpersonation(r.Header)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	if im == nil {
+		return u, nil
+	}
+	ask := func(group, version, plural, sub, namespace, name string) error {
+		return permit(ctx, c.authorizer, authz.Attributes{
+			User: u, Verb: "impersonate", Resource: true, Group: group, Version: version,
+			Plural: plural, Subresource: sub, Namespace: namespace, Name: name,
+		})
+	}
+	if ns, name, ok := authn.SplitServiceAccount(im.User); ok {
+		err = ask("", "v1", "serviceaccounts", "", ns, name)
+	} else {
+		err = ask("", "v1", "users", "", "", im.User)
+	}
+	for _, g := range im.Groups {
+		if err == nil {
+			err = ask("", "v1", "groups", "", "", g)
+		}
+	}
+	for key, values := range im.Extra {
+		for _, v := range values {
+			if err == nil {
+				err = ask("authentication.k8s.io", "v1", "userextras", key, "", v)
+			}
+		}
+	}
+	if err == nil && im.UID != "" {
+		err = ask("authentication.k8s.io", "v1", "uids", "", "", im.UID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	im.Strip(r.Header)
+	return im.As(), nil
+}
+
+// answer remembers what was written, for metrics and for the panic handler.
+type answer struct {
+	http.ResponseWriter
+	code  int
+	bytes int64
+}
+
+func (w *answer) WriteHeader(code int) {
+	if w.code == 0 && code >= 200 {
+		w.code = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *answer) Write(b []byte) (int, error) {
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(b)
+	w.bytes += int64(n)
+	return n, err
+}
+
+func (w *answer) Flush() {
+	if w.code == 0 {
+		w.code = http.StatusOK
+	}
+	if f, ok := w.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack hands the connection over, on HTTP/1 only: exec, attach and port-forward.
+func (w *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.code == 0 {
+		w.code = http.StatusSwitchingProtocols
+	}
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
