@@ -411,9 +411,9 @@ func (m *Machine) wait(ctx context.Context, r runner, s config.Settings, service
 }
 
 // failed tells a service that will not come up from one that is on its way: it ended
-// three times, or its settings are wrong (exit code 2).
+// six times, or its settings are wrong (exit code 2).
 func failed(st supervisor.Status) bool {
-	return st.Phase == supervisor.Backing && (st.Restarts >= 3 || strings.HasSuffix(st.Last, "exit status 2"))
+	return st.Phase == supervisor.Backing && (st.Restarts >= 6 || strings.HasSuffix(st.Last, "exit status 2"))
 }
 
 func (m *Machine) waitCluster(ctx context.Context, s config.Settings) error {
