@@ -3,8 +3,10 @@
 package controllers
 
 import (
+	"github.com/keelson/keelson/controller-manager/controllers/cronjob"
 	"github.com/keelson/keelson/controller-manager/controllers/daemonset"
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
+	"github.com/keelson/keelson/controller-manager/controllers/job"
 	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
 	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
 	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
@@ -19,5 +21,7 @@ var Table = []runtime.Row{
 	deployment.Row,
 	replicaset.Row,
 	replicationcontroller.Row,
+	cronjob.Row,
+	job.Row,
 	statefulset.Row,
 }

@@ -131,24 +131,47 @@ func UpdateStatus[T informer.Object](ctx context.Context, p *Pass, c interface {
 
 // Patch sends a JSON merge patch made of body, which should carry preconditions
 // (metadata.uid, metadata.resourceVersion) where the decision depends on them.
-func Patch[T informer.Object](ctx context.Context, p *Pass, c interface {
-	Patch(context.Context, string, types.PatchType, []byte, metav1.PatchOptions, ...string) (T, error)
-}, name string, body any, sub ...string) (T, error) {
+func Patch[T informer.Object](ctx context.Context, p *Pass, c patcher[T], name string, body any, sub ...string) (T, error) {
 	var none T
 	s, err := write[T](p, strings.Join(sub, "/"))
 	if err != nil {
 		return none, err
 	}
+	return patch(ctx, p, s, c, name, types.MergePatchType, body, sub...)
+}
+
+type patcher[T informer.Object] interface {
+	Patch(context.Context, string, types.PatchType, []byte, metav1.PatchOptions, ...string) (T, error)
+}
+
+func patch[T informer.Object](ctx context.Context, p *Pass, s *shared, c patcher[T], name string, t types.PatchType, body any, sub ...string) (T, error) {
+	var none T
 	data, err := json.Marshal(body)
 	if err != nil {
 		return none, err
 	}
-	got, err := c.Patch(ctx, name, types.MergePatchType, data, metav1.PatchOptions{}, sub...)
+	got, err := c.Patch(ctx, name, t, data, metav1.PatchOptions{}, sub...)
 	if err != nil {
 		return none, err
 	}
 	p.debts.owe(s, got.GetResourceVersion())
 	return got, nil
+}
+
+// DropFinalizer removes one finalizer from exactly o and leaves others, which
+// somebody may be adding at this moment, alone. That o is gone is not an error.
+func DropFinalizer[T informer.Object](ctx context.Context, p *Pass, c patcher[T], o T, finalizer string) error {
+	s, err := write[T](p, "")
+	if err != nil {
+		return err
+	}
+	_, err = patch(ctx, p, s, c, o.GetName(), types.StrategicMergePatchType, map[string]any{"metadata": map[string]any{
+		"uid": o.GetUID(), "$deleteFromPrimitiveList/finalizers": []string{finalizer},
+	}})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // Delete deletes exactly o (its UID is a precondition). That it is gone already
@@ -268,9 +291,7 @@ func stack() string { return string(debug.Stack()) }
 // a patch that holds the object's UID and resourceVersion as preconditions. fresh
 // reads the owner from the API, not from a cache: an owner that was deleted, or
 // replaced by another of its name, must not adopt. It returns what was adopted.
-func Own[T informer.Object](ctx context.Context, p *Pass, c interface {
-	Patch(context.Context, string, types.PatchType, []byte, metav1.PatchOptions, ...string) (T, error)
-}, owner metav1.Object, gvk schema.GroupVersionKind, adopt, release []T, fresh func(context.Context) (metav1.Object, error)) ([]T, error) {
+func Own[T informer.Object](ctx context.Context, p *Pass, c patcher[T], owner metav1.Object, gvk schema.GroupVersionKind, adopt, release []T, fresh func(context.Context) (metav1.Object, error)) ([]T, error) {
 	refs := func(o T, refs []metav1.OwnerReference) any {
 		return map[string]any{"metadata": map[string]any{
 			"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(), "ownerReferences": refs,
