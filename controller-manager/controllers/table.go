@@ -3,12 +3,18 @@
 package controllers
 
 import (
+	"github.com/keelson/keelson/controller-manager/controllers/clusterroleaggregation"
 	"github.com/keelson/keelson/controller-manager/controllers/cronjob"
 	"github.com/keelson/keelson/controller-manager/controllers/daemonset"
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
+	"github.com/keelson/keelson/controller-manager/controllers/endpointslice"
 	"github.com/keelson/keelson/controller-manager/controllers/job"
+	"github.com/keelson/keelson/controller-manager/controllers/namespace"
+	"github.com/keelson/keelson/controller-manager/controllers/nodeipam"
 	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
 	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
+	"github.com/keelson/keelson/controller-manager/controllers/rootca"
+	"github.com/keelson/keelson/controller-manager/controllers/serviceaccount"
 	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
 	"github.com/keelson/keelson/controller-manager/runtime"
 )
@@ -24,4 +30,12 @@ var Table = []runtime.Row{
 	cronjob.Row,
 	job.Row,
 	statefulset.Row,
+	// Networking.
+	endpointslice.Row,
+	// Cluster.
+	clusterroleaggregation.Row,
+	namespace.Row,
+	nodeipam.Row,
+	rootca.Row,
+	serviceaccount.Row,
 }
