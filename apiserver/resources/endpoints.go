@@ -1,15 +1,126 @@
 package resources
 
 import (
+	"net"
+	"strconv"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
 var endpoints = Resource[corev1.Endpoints]{
-	Group: "", Version: "v1", Kind: "Endpoints", Plural: "endpoints",
-	Singular:     "endpoints",
-	Short:        []string{"ep"},
-	Prefix:       "services/endpoints",
-	List:         func() runtime.Object { return &corev1.EndpointsList{} },
-	NoGeneration: true,
+	Group: "", Version: "v1", Kind: "Endpoints", Plural: "endpoints", Prefix: "services/endpoints", Short: []string{"ep"},
+	List: listOf[corev1.EndpointsList], CreateOnUpdate: true, NoGeneration: true,
+	Default: func(e *corev1.Endpoints) {
+		for i := range e.Subsets {
+			for j := range e.Subsets[i].Ports {
+				def(&e.Subsets[i].Ports[j].Protocol, corev1.ProtocolTCP)
+			}
+		}
+	},
+	Main: Part[corev1.Endpoints]{
+		Validate: withoutRequest(validateEndpoints),
+		Warnings: func(rq *Request, _, _ *corev1.Endpoints) []string {
+			if strings.HasPrefix(rq.User, "system:") {
+				return nil
+			}
+			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
+		},
+	},
+	Columns: []Column[corev1.Endpoints]{
+		text("Endpoints", endpointsText),
+		ageColumn[corev1.Endpoints](),
+	},
+}
+
+// endpointsText shows three addresses and how many more there are.
+func endpointsText(e *corev1.Endpoints) string {
+	if len(e.Subsets) == 0 {
+		return "<none>"
+	}
+	var list []string
+	for _, s := range e.Subsets {
+		if len(s.Ports) == 0 {
+			for _, a := range s.Addresses {
+				list = append(list, a.IP)
+			}
+		}
+		for _, p := range s.Ports {
+			for _, a := range s.Addresses {
+				list = append(list, net.JoinHostPort(a.IP, strconv.Itoa(int(p.Port))))
+			}
+		}
+	}
+	return more(list, 3)
+}
+
+func validateEndpoints(e, old *corev1.Endpoints) field.ErrorList {
+	if old != nil && equality.Semantic.DeepEqual(e.Subsets, old.Subsets) {
+		return nil // what was stored under older rules may stay
+	}
+	var f check.Faults
+	for i, s := range e.Subsets {
+		at := field.NewPath("subsets").Index(i)
+		if len(s.Addresses)+len(s.NotReadyAddresses) == 0 {
+			f.Required(at, "must specify `addresses` or `notReadyAddresses`")
+		}
+		addresses := func(list []corev1.EndpointAddress, p *field.Path) {
+			for j, a := range list {
+				f.EndpointIP(p.Index(j).Child("ip"), a.IP)
+				if a.Hostname != "" {
+					f.Label(p.Index(j).Child("hostname"), a.Hostname)
+				}
+				if a.NodeName != nil {
+					f.Subdomain(p.Index(j).Child("nodeName"), *a.NodeName)
+				}
+			}
+		}
+		addresses(s.Addresses, at.Child("addresses"))
+		addresses(s.NotReadyAddresses, at.Child("notReadyAddresses"))
+		for j, p := range s.Ports {
+			at := at.Child("ports").Index(j)
+			if p.Name != "" {
+				f.Label(at.Child("name"), p.Name)
+			} else if len(s.Ports) > 1 {
+				f.Required(at.Child("name"), "")
+			}
+			f.Port(at.Child("port"), p.Port)
+			check.OneOf(&f, at.Child("protocol"), p.Protocol, corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+			if p.AppProtocol != nil {
+				f.QualifiedName(at.Child("appProtocol"), *p.AppProtocol)
+			}
+		}
+	}
+	return f.List()
+}
+
+var componentStatuses = Resource[corev1.ComponentStatus]{
+	Group: "", Version: "v1", Kind: "ComponentStatus", Plural: "componentstatuses", Short: []string{"cs"}, Scope: Cluster,
+	Verbs: []string{"get", "list"}, List: listOf[corev1.ComponentStatusList], NoGeneration: true,
+	Columns: []Column[corev1.ComponentStatus]{
+		text("Status", func(c *corev1.ComponentStatus) string {
+			for _, x := range c.Conditions {
+				if x.Type == corev1.ComponentHealthy {
+					if x.Status == corev1.ConditionTrue {
+						return "Healthy"
+					}
+					return "Unhealthy"
+				}
+			}
+			return "Unknown"
+		}),
+		text("Message", func(c *corev1.ComponentStatus) string { return firstCondition(c).Message }),
+		text("Error", func(c *corev1.ComponentStatus) string { return firstCondition(c).Error }),
+	},
+}
+
+func firstCondition(c *corev1.ComponentStatus) corev1.ComponentCondition {
+	if len(c.Conditions) == 0 {
+		return corev1.ComponentCondition{}
+	}
+	return c.Conditions[0]
 }

@@ -132,7 +132,7 @@ func validateEventV1(e, old *eventsv1.Event) field.ErrorList {
 			{"firstTimestamp", e.DeprecatedFirstTimestamp, old.DeprecatedFirstTimestamp},
 			{"lastTimestamp", e.DeprecatedLastTimestamp, old.DeprecatedLastTimestamp},
 			{"count", e.DeprecatedCount, old.DeprecatedCount}, {"type", e.Type, old.Type},
-			{"eventTime", e.EventTime.Truncate(time.Microsecond).UTC(), old.EventTime.Truncate(time.Microsecond).UTC()},
+			{"eventTime", metav1.NewMicroTime(e.EventTime.Truncate(time.Microsecond).UTC()), metav1.NewMicroTime(old.EventTime.Truncate(time.Microsecond).UTC())},
 			{"action", e.Action, old.Action}, {"related", e.Related, old.Related},
 			{"reportingController", e.ReportingController, old.ReportingController},
 			{"reportingInstance", e.ReportingInstance, old.ReportingInstance},

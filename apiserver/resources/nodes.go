@@ -1,19 +1,182 @@
 package resources
 
 import (
+	"net/netip"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
 )
 
+// Nodes are stored below "minions", their name of old.
 var nodes = Resource[corev1.Node]{
-	Group: "", Version: "v1", Kind: "Node", Plural: "nodes",
-	Short:  []string{"no"},
-	Scope:  Cluster,
-	Prefix: "minions",
-	List:   func() runtime.Object { return &corev1.NodeList{} },
-	Status: &Part[corev1.Node]{},
-	Subs: []Sub{
-		{Name: "proxy", Verbs: []string{"create", "delete", "get", "patch", "update"}, Kind: schema.GroupVersionKind{Group: "", Version: "v1", Kind: "NodeProxyOptions"}},
+	Group: "", Version: "v1", Kind: "Node", Plural: "nodes", Short: []string{"no"}, Scope: Cluster, Prefix: "minions",
+	List: listOf[corev1.NodeList],
+	Default: func(n *corev1.Node) {
+		if n.Status.Allocatable == nil && n.Status.Capacity != nil {
+			n.Status.Allocatable = n.Status.Capacity.DeepCopy()
+		}
+		if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
+			n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+		}
+		if len(n.Spec.PodCIDRs) > 0 {
+			n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
+		}
 	},
+	Main: Part[corev1.Node]{
+		// A node is created by its kubelet, which may bring its status along.
+		Prepare: func(_ *Request, obj, old *corev1.Node) {
+			if old != nil {
+				obj.Status = old.Status
+				return
+			}
+			obj.Spec.ConfigSource, obj.Status.Config = nil, nil
+		},
+		Validate: withoutRequest(validateNode),
+		Reset:    []string{"status"},
+	},
+	Status: statusPart(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec }, validateNode),
+	Subs: []Sub{{
+		Name: "proxy", Verbs: []string{"create", "delete", "get", "patch", "update"},
+		Kind: schema.GroupVersionKind{Version: "v1", Kind: "NodeProxyOptions"},
+	}},
+	Fields: func(n *corev1.Node) fields.Set {
+		return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
+	},
+	FieldNames: []string{"spec.unschedulable"},
+	Columns: []Column[corev1.Node]{
+		text("Status", nodeStatus),
+		text("Roles", nodeRoles),
+		ageColumn[corev1.Node](),
+		text("Version", func(n *corev1.Node) string { return n.Status.NodeInfo.KubeletVersion }),
+		wide(text("Internal-IP", nodeAddress(corev1.NodeInternalIP))),
+		wide(text("External-IP", nodeAddress(corev1.NodeExternalIP))),
+		wide(text("OS-Image", func(n *corev1.Node) string { return orUnknown(n.Status.NodeInfo.OSImage) })),
+		wide(text("Kernel-Version", func(n *corev1.Node) string {
+			v := orUnknown(n.Status.NodeInfo.KernelVersion)
+			if a := n.Status.NodeInfo.Architecture; a != "" {
+				v += " (" + a + ")"
+			}
+			return v
+		})),
+		wide(text("Container-Runtime", func(n *corev1.Node) string { return orUnknown(n.Status.NodeInfo.ContainerRuntimeVersion) })),
+	},
+}
+
+func orUnknown(s string) string {
+	if s == "" {
+		return "<unknown>"
+	}
+	return s
+}
+
+func nodeStatus(n *corev1.Node) string {
+	status := "Unknown"
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			status = "Ready"
+			if c.Status != corev1.ConditionTrue {
+				status = "NotReady"
+			}
+		}
+	}
+	if n.Spec.Unschedulable {
+		status += ",SchedulingDisabled"
+	}
+	return status
+}
+
+func nodeRoles(n *corev1.Node) string {
+	var roles []string
+	for k, v := range n.Labels {
+		role, ok := strings.CutPrefix(k, "node-role.kubernetes.io/")
+		if k == "kubernetes.io/role" {
+			role, ok = v, true
+		}
+		if ok && role != "" && !slices.Contains(roles, role) {
+			roles = append(roles, role)
+		}
+	}
+	sort.Strings(roles)
+	return joinOr(roles, "<none>")
+}
+
+func nodeAddress(t corev1.NodeAddressType) func(*corev1.Node) string {
+	return func(n *corev1.Node) string {
+		for _, a := range n.Status.Addresses {
+			if a.Type == t {
+				return a.Address
+			}
+		}
+		return "<none>"
+	}
+}
+
+func validateNode(n, old *corev1.Node) field.ErrorList {
+	var f check.Faults
+	spec, status := field.NewPath("spec"), field.NewPath("status")
+	f.Add(validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints")))
+	for name, q := range n.Status.Capacity {
+		f.Add(podrules.ValidateQuantity(name, q, status.Child("capacity").Key(string(name))))
+	}
+	for name, q := range n.Status.Allocatable {
+		f.Add(podrules.ValidateQuantity(name, q, status.Child("allocatable").Key(string(name))))
+	}
+	addresses := check.Seen[corev1.NodeAddress]{}
+	for i, a := range n.Status.Addresses {
+		if addresses.Again(a) {
+			f.Duplicate(status.Child("addresses").Index(i), a)
+		}
+	}
+	families := map[bool]int{}
+	for i, r := range n.Spec.PodCIDRs {
+		f.CIDR(spec.Child("podCIDRs").Index(i), r)
+		if p, err := netip.ParsePrefix(r); err == nil {
+			families[p.Addr().Is4()]++
+		}
+	}
+	if len(n.Spec.PodCIDRs) > 2 || families[true] > 1 || families[false] > 1 {
+		f.Invalid(spec.Child("podCIDRs"), n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family")
+	}
+	if old == nil {
+		return f.List()
+	}
+	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(old.Spec.PodCIDRs, n.Spec.PodCIDRs) {
+		f.Forbidden(spec.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid")
+	}
+	if old.Spec.ProviderID != "" && old.Spec.ProviderID != n.Spec.ProviderID {
+		f.Forbidden(spec.Child("providerID"), "node updates may not change providerID except from \"\" to valid")
+	}
+	if old.Spec.DoNotUseExternalID != n.Spec.DoNotUseExternalID {
+		f.Forbidden(spec.Child("externalID"), "may not be updated")
+	}
+	return f.List()
+}
+
+func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
+	var f check.Faults
+	seen := check.Seen[string]{}
+	for i, t := range taints {
+		at := p.Index(i)
+		f.LabelName(at.Child("key"), t.Key)
+		if msgs := validation.IsValidLabelValue(t.Value); len(msgs) > 0 {
+			f.Invalid(at.Child("value"), t.Value, strings.Join(msgs, ";"))
+		}
+		check.OneOf(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+		if seen.Again(t.Key + ":" + string(t.Effect)) {
+			e := field.Duplicate(at, t)
+			e.Detail = "taints must be unique by key and effect pair"
+			f.Add(field.ErrorList{e})
+		}
+	}
+	return f.List()
 }

@@ -209,3 +209,8 @@ func more(list []string, max int) string {
 
 func lower(s string) string     { return strings.ToLower(s) }
 func trimSpace(s string) string { return strings.TrimSpace(s) }
+
+// createdAt is the one column that kinds without columns of their own have upstream.
+func createdAt[T any](o *T, _ time.Time) any {
+	return any(o).(Object).GetCreationTimestamp().UTC().Format(time.RFC3339)
+}
