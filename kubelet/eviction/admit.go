@@ -1,4 +1,3 @@
-// Package eviction protects the node from running out of memory and disk.
 package eviction
 
 import (
