@@ -23,6 +23,17 @@ type api struct {
 	now     func() time.Time
 }
 
+// fresh keeps a change that changes nothing from handing the shared object back to be written to.
+func fresh(change func(resources.Object) (resources.Object, error)) rest.Change {
+	return func(current resources.Object) (resources.Object, error) {
+		next, err := change(current)
+		if err == nil && next == current && next != nil {
+			next = next.DeepCopyObject().(resources.Object)
+		}
+		return next, err
+	}
+}
+
 // self is who the server is in its own writes.
 var self = &authn.User{Name: "system:apiserver", Groups: []string{authn.GroupMasters, authn.GroupAuthenticated}}
 
@@ -71,7 +82,7 @@ func (a *api) Update(ctx context.Context, gr schema.GroupResource, part, namespa
 		return err
 	}
 	ctx, rq := a.request(ctx)
-	_, _, err = a.objects.Update(ctx, rq, row, part, namespace, name, rest.Change(change), rest.WriteOptions{
+	_, _, err = a.objects.Update(ctx, rq, row, part, namespace, name, fresh(change), rest.WriteOptions{
 		Manager: "kube-apiserver", Options: &metav1.UpdateOptions{}, Retry: true, NoAdmission: true,
 	})
 	return err
@@ -91,7 +102,7 @@ func (w writer) Update(ctx context.Context, rq *resources.Request, gr schema.Gro
 	if part == "binding" {
 		part, opts.NoHooks, opts.NoAdmission = "", true, true // the binding itself has been admitted
 	}
-	_, _, err = w.objects.Update(ctx, rq, row, part, namespace, name, rest.Change(change), opts)
+	_, _, err = w.objects.Update(ctx, rq, row, part, namespace, name, fresh(change), opts)
 	return err
 }
 

@@ -33,31 +33,30 @@ type Config struct {
 	Name    string `yaml:"name" flag:"etcd-name" help:"name of the embedded etcd member, unique in its cluster"`
 	DataDir string `yaml:"dataDir" flag:"etcd-data-dir" help:"directory of the embedded etcd"`
 	// Listen and advertise are URLs. Empty: a socket in the data directory.
-	ListenClients      []string      `yaml:"listenClients" flag:"etcd-listen-client-urls" help:"addresses for etcd clients of the embedded etcd; empty: a socket inside the data directory"`
-	ListenPeers        []string      `yaml:"listenPeers" flag:"etcd-listen-peer-urls" help:"addresses for the other etcd members; empty: a socket inside the data directory"`
-	AdvertiseClients   []string      `yaml:"advertiseClients" flag:"etcd-advertise-client-urls" help:"client addresses as others reach them; default: the listen addresses"`
-	AdvertisePeers     []string      `yaml:"advertisePeers" flag:"etcd-initial-advertise-peer-urls" help:"peer addresses as others reach them; default: the listen addresses"`
-	InitialCluster     string        `yaml:"initialCluster" flag:"etcd-initial-cluster" help:"members at the first start, name=peer-url,...; default: this one"`
-	InitialState       string        `yaml:"initialState" flag:"etcd-initial-cluster-state" help:"\"new\", or \"existing\" to join"`
-	CertFile           string        `yaml:"certFile" flag:"etcd-cert-file" help:"server certificate of the embedded etcd for clients"`
-	KeyFile            string        `yaml:"keyFile" flag:"etcd-key-file" help:"its key"`
-	TrustedCAFile      string        `yaml:"trustedCAFile" flag:"etcd-trusted-ca-file" help:"authority of client certificates"`
-	PeerCertFile       string        `yaml:"peerCertFile" flag:"etcd-peer-cert-file" help:"certificate between members"`
-	PeerKeyFile        string        `yaml:"peerKeyFile" flag:"etcd-peer-key-file" help:"its key"`
-	PeerTrustedCAFile  string        `yaml:"peerTrustedCAFile" flag:"etcd-peer-trusted-ca-file" help:"authority of member certificates"`
-	QuotaBytes         int64         `yaml:"quotaBytes" flag:"etcd-quota-backend-bytes" help:"bytes that the database may grow to; then only deletions work"`
-	SnapshotCount      int64         `yaml:"snapshotCount" flag:"etcd-snapshot-count" help:"writes between raft snapshots; each write in between is held in memory"`
-	HeartbeatInterval  int           `yaml:"heartbeatInterval" flag:"etcd-heartbeat-interval" help:"milliseconds between heartbeats; default: 100, or 50 for a single member"`
-	ElectionTimeout    int           `yaml:"electionTimeout" flag:"etcd-election-timeout" help:"milliseconds without a heartbeat until an election; default: ten heartbeats, or five for a single member"`
-	UnsafeNoFsync      bool          `yaml:"unsafeNoFsync" flag:"etcd-unsafe-no-fsync" help:"do not wait for the disk; a crash of the machine loses writes"`
-	CompactionInterval time.Duration `yaml:"compactionInterval" flag:"etcd-compaction-interval" help:"age of the history that is forgotten; 0 never forgets"`
+	ListenClients     []string `yaml:"listenClients" flag:"etcd-listen-client-urls" help:"addresses for etcd clients of the embedded etcd; empty: a socket inside the data directory"`
+	ListenPeers       []string `yaml:"listenPeers" flag:"etcd-listen-peer-urls" help:"addresses for the other etcd members; empty: a socket inside the data directory"`
+	AdvertiseClients  []string `yaml:"advertiseClients" flag:"etcd-advertise-client-urls" help:"client addresses as others reach them; default: the listen addresses"`
+	AdvertisePeers    []string `yaml:"advertisePeers" flag:"etcd-initial-advertise-peer-urls" help:"peer addresses as others reach them; default: the listen addresses"`
+	InitialCluster    string   `yaml:"initialCluster" flag:"etcd-initial-cluster" help:"members at the first start, name=peer-url,...; default: this one"`
+	InitialState      string   `yaml:"initialState" flag:"etcd-initial-cluster-state" help:"\"new\", or \"existing\" to join"`
+	CertFile          string   `yaml:"certFile" flag:"etcd-cert-file" help:"server certificate of the embedded etcd for clients"`
+	KeyFile           string   `yaml:"keyFile" flag:"etcd-key-file" help:"its key"`
+	TrustedCAFile     string   `yaml:"trustedCAFile" flag:"etcd-trusted-ca-file" help:"authority of client certificates"`
+	PeerCertFile      string   `yaml:"peerCertFile" flag:"etcd-peer-cert-file" help:"certificate between members"`
+	PeerKeyFile       string   `yaml:"peerKeyFile" flag:"etcd-peer-key-file" help:"its key"`
+	PeerTrustedCAFile string   `yaml:"peerTrustedCAFile" flag:"etcd-peer-trusted-ca-file" help:"authority of member certificates"`
+	QuotaBytes        int64    `yaml:"quotaBytes" flag:"etcd-quota-backend-bytes" help:"bytes that the database may grow to; then only deletions work"`
+	SnapshotCount     int64    `yaml:"snapshotCount" flag:"etcd-snapshot-count" help:"writes between raft snapshots; each write in between is held in memory"`
+	HeartbeatInterval int      `yaml:"heartbeatInterval" flag:"etcd-heartbeat-interval" help:"milliseconds between heartbeats; default: 100, or 50 for a single member"`
+	ElectionTimeout   int      `yaml:"electionTimeout" flag:"etcd-election-timeout" help:"milliseconds without a heartbeat until an election; default: ten heartbeats, or five for a single member"`
+	UnsafeNoFsync     bool     `yaml:"unsafeNoFsync" flag:"etcd-unsafe-no-fsync" help:"do not wait for the disk; a crash of the machine loses writes"`
 }
 
 // Default is a single member of its own.
 func Default() Config {
 	return Config{
-		Name: "default", DataDir: "/var/lib/keelson/etcd", InitialState: "new",
-		QuotaBytes: 8 << 30, SnapshotCount: 2000, CompactionInterval: 5 * time.Minute,
+		Name: "keelson", DataDir: "/var/lib/keelson/etcd", InitialState: "new",
+		QuotaBytes: 8 << 30, SnapshotCount: 2000,
 	}
 }
 

@@ -37,8 +37,18 @@ func (c core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedE
 	return ce
 }
 
+// expected are warnings about how etcd is used here on purpose.
+var expected = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
+}
+
 func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.log.Log(context.Background(), level(e.Level), e.Message, attrs(fields)...)
+	l := level(e.Level)
+	if expected[e.Message] {
+		l = slog.LevelDebug
+	}
+	c.log.Log(context.Background(), l, e.Message, attrs(fields)...)
 	return nil
 }
 

@@ -11,4 +11,5 @@ var clusterRoleBindings = Resource[rbacv1.ClusterRoleBinding]{
 	Prefix:       "clusterrolebindings",
 	List:         func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} },
 	NoGeneration: true,
+	Name:         PathSegment,
 }

@@ -11,4 +11,5 @@ var clusterRoles = Resource[rbacv1.ClusterRole]{
 	Prefix:       "clusterroles",
 	List:         func() runtime.Object { return &rbacv1.ClusterRoleList{} },
 	NoGeneration: true,
+	Name:         PathSegment,
 }

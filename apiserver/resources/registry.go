@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -109,6 +110,14 @@ func DNSSubdomain(name string, prefix bool) []string {
 // DNSLabel is the rule for names that become one DNS label (RFC 1123, 63 characters).
 func DNSLabel(name string, prefix bool) []string {
 	return validation.IsDNS1123Label(maskTrailingDash(name, prefix))
+}
+
+// PathSegment is the rule for names that only have to fit into a URL: roles and bindings ("system:node").
+func PathSegment(name string, prefix bool) []string {
+	if prefix {
+		return path.IsValidPathSegmentPrefix(name)
+	}
+	return path.IsValidPathSegmentName(name)
 }
 
 // maskTrailingDash lets a generateName end in "-", as a suffix follows it.

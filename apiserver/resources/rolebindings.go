@@ -10,4 +10,5 @@ var roleBindings = Resource[rbacv1.RoleBinding]{
 	Prefix:       "rolebindings",
 	List:         func() runtime.Object { return &rbacv1.RoleBindingList{} },
 	NoGeneration: true,
+	Name:         PathSegment,
 }

@@ -10,4 +10,5 @@ var roles = Resource[rbacv1.Role]{
 	Prefix:       "roles",
 	List:         func() runtime.Object { return &rbacv1.RoleList{} },
 	NoGeneration: true,
+	Name:         PathSegment,
 }
