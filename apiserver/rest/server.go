@@ -162,7 +162,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 		s.subresource(c)
 		return
 	}
-	if !row.Can(in.Verb) {
+	if !row.Can(in.Verb) || in.Verb == "create" && in.Named() {
 		WriteError(w, r, apierrors.NewMethodNotSupported(row.GR(), in.Verb))
 		return
 	}
