@@ -2,12 +2,31 @@ package resources
 
 import (
 	coordinationv1 "k8s.io/api/coordination/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
 var leases = Resource[coordinationv1.Lease]{
-	Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases",
-	Prefix:       "leases",
-	List:         func() runtime.Object { return &coordinationv1.LeaseList{} },
-	NoGeneration: true,
+	Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Prefix: "leases",
+	List: listOf[coordinationv1.LeaseList], NoGeneration: true, CreateOnUpdate: true, NeedsVersion: true,
+	Main: plainPart(func(l, _ *coordinationv1.Lease) field.ErrorList {
+		var f check.Faults
+		s, p := &l.Spec, field.NewPath("spec")
+		if d := s.LeaseDurationSeconds; d != nil && *d <= 0 {
+			f.Invalid(p.Child("leaseDurationSeconds"), *d, "must be greater than 0")
+		}
+		check.AtLeastZeroPtr(&f, p.Child("leaseTransitions"), s.LeaseTransitions)
+		if s.Strategy != nil && *s.Strategy != coordinationv1.OldestEmulationVersion {
+			f.QualifiedName(p.Child("strategy"), string(*s.Strategy))
+		}
+		if valueOr(s.PreferredHolder, "") != "" && valueOr(s.Strategy, "") == "" {
+			f.Forbidden(p.Child("preferredHolder"), "may only be specified if `strategy` is defined")
+		}
+		return f.List()
+	}),
+	Columns: []Column[coordinationv1.Lease]{
+		text("Holder", func(l *coordinationv1.Lease) string { return valueOr(l.Spec.HolderIdentity, "") }),
+		ageColumn[coordinationv1.Lease](),
+	},
 }

@@ -2,13 +2,54 @@ package resources
 
 import (
 	policyv1 "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
-var podDisruptionBudgets = Resource[policyv1.PodDisruptionBudget]{
-	Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets",
-	Short:  []string{"pdb"},
-	Prefix: "poddisruptionbudgets",
-	List:   func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} },
-	Status: &Part[policyv1.PodDisruptionBudget]{},
+type pdb = policyv1.PodDisruptionBudget
+
+var podDisruptionBudgets = Resource[pdb]{
+	Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", Prefix: "poddisruptionbudgets", Short: []string{"pdb"},
+	List: listOf[policyv1.PodDisruptionBudgetList],
+	Main: mainPart(func(b *pdb) *policyv1.PodDisruptionBudgetStatus { return &b.Status }, func(b, _ *pdb) field.ErrorList {
+		var f check.Faults
+		s, p := &b.Spec, field.NewPath("spec")
+		if s.MinAvailable != nil && s.MaxUnavailable != nil {
+			f.Invalid(p, *s, "minAvailable and maxUnavailable cannot be both set")
+		}
+		intOrPercent(&f, s.MinAvailable, true, p.Child("minAvailable"))
+		intOrPercent(&f, s.MaxUnavailable, true, p.Child("maxUnavailable"))
+		f.Add(selectorFaults(s.Selector, p.Child("selector")))
+		check.AmongPtr(&f, p.Child("unhealthyPodEvictionPolicy"), s.UnhealthyPodEvictionPolicy, policyv1.AlwaysAllow, policyv1.IfHealthyBudget)
+		return f.List()
+	}),
+	Status: statusPart(func(b *pdb) *policyv1.PodDisruptionBudgetSpec { return &b.Spec }, func(b, _ *pdb) field.ErrorList {
+		var f check.Faults
+		p, s := field.NewPath("status"), &b.Status
+		f.Add(metavalidation.ValidateConditions(s.Conditions, p.Child("conditions")))
+		for name, n := range map[string]int32{
+			"disruptionsAllowed": s.DisruptionsAllowed, "currentHealthy": s.CurrentHealthy, "desiredHealthy": s.DesiredHealthy, "expectedPods": s.ExpectedPods,
+		} {
+			check.AtLeastZero(&f, p.Child(name), n)
+		}
+		return f.List()
+	}),
+	Columns: []Column[pdb]{
+		text("Min Available", func(b *pdb) string {
+			if b.Spec.MinAvailable == nil {
+				return "N/A"
+			}
+			return b.Spec.MinAvailable.String()
+		}),
+		text("Max Unavailable", func(b *pdb) string {
+			if b.Spec.MaxUnavailable == nil {
+				return "N/A"
+			}
+			return b.Spec.MaxUnavailable.String()
+		}),
+		number("Allowed Disruptions", func(b *pdb) int32 { return b.Status.DisruptionsAllowed }),
+		ageColumn[pdb](),
+	},
 }
