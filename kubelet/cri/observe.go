@@ -213,3 +213,11 @@ func Text(err error) string {
 	}
 	return err.Error()
 }
+
+// Deadline turns a runtime's "took too long" into context.DeadlineExceeded.
+func Deadline(err error) error {
+	if status.Code(err) == codes.DeadlineExceeded {
+		return fmt.Errorf("%s: %w", Text(err), context.DeadlineExceeded)
+	}
+	return err
+}

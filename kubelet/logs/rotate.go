@@ -17,8 +17,9 @@ import (
 
 // Options of the rotation.
 type Options struct {
-	MaxSizeBytes int64 // a log larger than this is rotated
-	MaxFiles     int   // files of one container, the current one included; at least 2
+	Root         string // directory of all pods' logs, /var/log/pods
+	MaxSizeBytes int64  // a log larger than this is rotated
+	MaxFiles     int    // files of one container, the current one included; at least 2
 	Period       time.Duration
 }
 
@@ -61,7 +62,7 @@ func (r *Rotator) Once(ctx context.Context) error {
 		return err
 	}
 	for _, c := range list.Containers {
-		path := filepath.Join(root, c.Labels["io.kubernetes.pod.namespace"]+"_"+c.Labels["io.kubernetes.pod.name"]+"_"+c.Labels["io.kubernetes.pod.uid"],
+		path := filepath.Join(r.options.Root, c.Labels["io.kubernetes.pod.namespace"]+"_"+c.Labels["io.kubernetes.pod.name"]+"_"+c.Labels["io.kubernetes.pod.uid"],
 			c.Labels["io.kubernetes.container.name"], c.Annotations["io.kubernetes.container.restartCount"]+".log")
 		info, err := os.Stat(path)
 		if err != nil || info.Size() < r.options.MaxSizeBytes {
@@ -73,9 +74,6 @@ func (r *Rotator) Once(ctx context.Context) error {
 	}
 	return nil
 }
-
-// root is where the logs lie; log collectors depend on the place.
-const root = "/var/log/pods"
 
 // rotate compresses what was rotated before, removes the oldest and puts the current file
 // aside. The newest rotated file stays plain, for a reader that is still in it.
