@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/keelson/keelson/kubelet/eviction"
+	"github.com/keelson/keelson/kubelet/images"
 	"github.com/keelson/keelson/kubelet/node"
 	"github.com/keelson/keelson/kubelet/server"
 	"github.com/keelson/keelson/libs/client"
@@ -27,6 +29,9 @@ type Config struct {
 	StaticPodPath            string         `yaml:"staticPodPath" flag:"pod-manifest-path" help:"directory of manifests of static pods; empty: none"`
 	ContainerRuntimeEndpoint string         `yaml:"containerRuntimeEndpoint" flag:"container-runtime-endpoint" help:"socket of the CRI runtime, unix:///path"`
 	ImageServiceEndpoint     string         `yaml:"imageServiceEndpoint" flag:"image-service-endpoint" help:"socket of the CRI image service; empty: the runtime's"`
+
+	Eviction eviction.Options `yaml:",inline"`
+	ImageGC  images.GCOptions `yaml:",inline"`
 
 	ClusterDNS    []string `yaml:"clusterDNS" flag:"cluster-dns" help:"addresses of the cluster's DNS"`
 	ClusterDomain string   `yaml:"clusterDomain" flag:"cluster-domain" help:"DNS domain of the cluster"`
@@ -55,6 +60,8 @@ func Default() Config {
 		Common:                   config.DefaultCommon(),
 		Options:                  node.DefaultOptions(),
 		Server:                   server.DefaultOptions(),
+		Eviction:                 eviction.DefaultOptions(),
+		ImageGC:                  images.DefaultGCOptions(),
 		RootDir:                  "/var/lib/kubelet",
 		PodLogsDir:               "/var/log/pods",
 		ContainerRuntimeEndpoint: "unix:///run/containerd/containerd.sock",
@@ -93,6 +100,12 @@ func (c Config) Validate() field.ErrorList {
 		if _, err := netip.ParseAddr(s); err != nil {
 			errs = append(errs, field.Invalid(field.NewPath("clusterDNS").Index(i), s, "must be an IP address"))
 		}
+	}
+	if _, err := eviction.Parse(c.Eviction); err != nil {
+		bad("evictionHard", c.Eviction.EvictionHard, err.Error())
+	}
+	if low, high := c.ImageGC.ImageGCLowThresholdPercent, c.ImageGC.ImageGCHighThresholdPercent; low < 0 || high > 100 || low > high {
+		bad("imageGCLowThresholdPercent", low, "must be between 0 and imageGCHighThresholdPercent, which is at most 100")
 	}
 	if !slices.Contains([]string{"", "cgroupfs", "systemd"}, c.CgroupDriver) {
 		errs = append(errs, field.NotSupported(field.NewPath("cgroupDriver"), c.CgroupDriver, []string{"cgroupfs", "systemd"}))

@@ -40,10 +40,12 @@ import (
 	"github.com/keelson/keelson/kubelet/cgroups"
 	"github.com/keelson/keelson/kubelet/cri"
 	"github.com/keelson/keelson/kubelet/criconfig"
+	"github.com/keelson/keelson/kubelet/eviction"
 	"github.com/keelson/keelson/kubelet/images"
 	"github.com/keelson/keelson/kubelet/logs"
 	"github.com/keelson/keelson/kubelet/node"
 	"github.com/keelson/keelson/kubelet/objects"
+	"github.com/keelson/keelson/kubelet/pod"
 	"github.com/keelson/keelson/kubelet/probes"
 	"github.com/keelson/keelson/kubelet/server"
 	"github.com/keelson/keelson/kubelet/sources"
@@ -84,14 +86,20 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	events, stopEvents := recorder(api, name)
 	defer stopEvents()
 
+	thresholds, err := eviction.Parse(cfg.Eviction)
+	if err != nil {
+		return config.Usage(err)
+	}
 	var pool *worker.Pool
+	var guard *eviction.Manager
 	store := objects.NewStore(api)
 	changes := cri.NewChanges(runtime, cfg.RelistPeriod.Duration, log, func(uid types.UID) { pool.Poke(uid) })
 	prober := probes.New(execIn(runtime), events, func(uid types.UID) { pool.Think(uid) }, log)
 	self, err := node.New(cfg.Options, node.Surroundings{
 		Root: cfg.RootDir, Port: int32(cfg.Server.Port), Version: config.Version, Client: api, Runtime: runtime, Images: runtime,
 		Events: events, Log: log, RuntimeChanged: func() { pool.ThinkAll() }, Healthy: relisting(changes),
-		Pressure: func() (bool, bool, bool) { return false, false, false },
+		Pressure: func() (memory, disk, pid bool) { return guard.Conditions() },
+		Withheld: func(capacity corev1.ResourceList) corev1.ResourceList { return eviction.Withheld(thresholds, capacity) },
 	})
 	if err != nil {
 		return err
@@ -110,18 +118,26 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Log: log, Client: api, Runtime: runtime, Observer: cri.NewObserver(runtime, logs.Message), Changes: changes,
 		Volumes: mounts, Probes: prober, Node: self, Cgroups: groups, Images: images.NewPuller(runtime, cfg.MaxParallelPulls),
 		Objects: store, Events: events, Services: servicesKnown, Handler: runtimeClass(api), Mirror: mirrors.Of,
+		Admit: func(p *corev1.Pod) *eviction.Rejection { return guard.Admit(p) },
 	})
 	store.OnChange(pool.UsesObject)
 	static := sources.NewStatic(cfg.StaticPodPath, name, pool, mirrors, log)
 	stats := server.NewStats(server.StatsOptions{NodeName: name, Root: cfg.RootDir, PodLogs: cfg.PodLogsDir, Runtime: runtime,
 		Images: runtime, Pods: pool, Volumes: mounts.Usage, Log: log})
+	collector := images.NewCollector(cfg.ImageGC, name, runtime, runtime, events, log)
+	guard, err = eviction.New(cfg.Eviction, eviction.Surroundings{NodeName: name, Pods: pool, Summary: stats.Summary, FreeImages: collector.FreeAll,
+		BestEffort: func(p *corev1.Pod) bool { return pod.QOS(p) == corev1.PodQOSBestEffort }, Changed: self.Poke, Events: events, Log: log})
+	if err != nil {
+		return config.Usage(err)
+	}
 	front, err := server.New(cfg.Server, server.Surroundings{NodeName: name, Pods: pool, Stats: stats, Probes: prober.Collector(),
 		Client: api, Runtime: runtime, Log: log})
 	if err != nil {
 		return err
 	}
 	front.Configz("kubeletconfig", cfg)
-	for room, f := range map[string]func() any{"pods": pool.Debug, "volumes": mounts.Debug, "probes": prober.Debug, "node": self.Debug} {
+	for room, f := range map[string]func() any{"pods": pool.Debug, "volumes": mounts.Debug, "probes": prober.Debug, "node": self.Debug,
+		"eviction": guard.Debug, "images": collector.Debug} {
 		front.Debug(room, f)
 	}
 	front.LiveCheck("syncloop", relisting(changes))
@@ -138,6 +154,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	g.Go("pods", pool.Run)
 	g.Go("runtime changes", changes.Run)
 	g.Go("log rotation", rotator.Run)
+	g.Go("eviction", guard.Run)
+	g.Go("image collection", collector.Run)
 	g.Go("static pods", static.Run)
 	g.Go("mirror pods", mirrors.Run)
 	synced := []<-chan struct{}{static.Synced()}

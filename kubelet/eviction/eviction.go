@@ -117,7 +117,6 @@ func (m *Manager) pass(ctx context.Context) {
 		}
 	}
 	for _, e := range d.Evict {
-		m.s.Events.Event(e.Pod, corev1.EventTypeWarning, "Evicted", e.Message)
 		m.s.Log.Info("pod is evicted", "pod", e.Pod.Namespace+"/"+e.Pod.Name, "uid", e.Pod.UID, "signal", d.Signal, "reason", e.Message)
 		condition := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: e.Message}
 		var conditions []corev1.PodCondition

@@ -83,7 +83,7 @@ type Surroundings struct {
 	Withheld func(capacity corev1.ResourceList) corev1.ResourceList
 	// Healthy names a reason why pods cannot be run, other than the runtime. May be nil.
 	Healthy func() error
-	Client  kubernetes.Interface
+	Client  kubernetes.Interface // nil: the runtime is watched, and nobody is told
 	Runtime runtimeapi.RuntimeServiceClient
 	Images  runtimeapi.ImageServiceClient
 	Events  record.EventRecorder
@@ -188,6 +188,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.event(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	g := run.New(ctx)
 	g.Go("status", m.keepStatus)
+	if m.s.Client == nil { // static pods only: nobody to tell
+		return g.Wait()
+	}
 	g.Go("watch", m.watch)
 	g.Go("lease", m.keepLease)
 	return g.Wait()
@@ -274,6 +277,9 @@ func (m *Manager) sync(ctx context.Context) (ready bool, err error) {
 		m.s.RuntimeChanged()
 	}
 	ready = facts.problem() == ""
+	if m.s.Client == nil {
+		return ready, nil
+	}
 
 	if node == nil {
 		if node, err = m.register(ctx, facts); err != nil {
