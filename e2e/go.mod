@@ -10,6 +10,7 @@ require (
 	github.com/google/go-cmp v0.7.0 // indirect
 	github.com/google/go-containerregistry v0.20.6 // indirect
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // indirect
+	github.com/keelson/keelson/deploy v0.0.0
 	github.com/prometheus/client_golang v1.23.2 // indirect
 	github.com/vishvananda/netlink v1.3.1 // indirect
 	github.com/vishvananda/netns v0.0.5 // indirect
@@ -25,3 +26,5 @@ require (
 )
 
 replace github.com/keelson/keelson/libs => ../libs
+
+replace github.com/keelson/keelson/deploy => ../deploy
