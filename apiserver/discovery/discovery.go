@@ -133,7 +133,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if path == "api" {
 			s.object(w, r, &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
 				{ClientCIDR: "0.0.0.0/0", ServerAddress: r.Host},
-			}}, "APIVersions")
+			}}, schema.GroupVersionKind{Kind: "APIVersions"})
 			return
 		}
 		list := &metav1.APIGroupList{}
@@ -142,12 +142,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				list.Groups = append(list.Groups, g.group())
 			}
 		}
-		s.object(w, r, list, "APIGroupList")
+		s.object(w, r, list, v1kind("APIGroupList"))
 	case len(parts) == 2 && parts[0] == "apis":
 		for _, g := range s.groups() {
 			if g.name == parts[1] && g.name != "" {
 				group := g.group()
-				s.object(w, r, &group, "APIGroup")
+				s.object(w, r, &group, v1kind("APIGroup"))
 				return
 			}
 		}
@@ -161,14 +161,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func v1kind(kind string) schema.GroupVersionKind {
+	return schema.GroupVersionKind{Version: "v1", Kind: kind}
+}
+
 // object answers with a document of the plain kind; these are small and made each time.
-func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, kind string) {
+func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) {
 	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, r.URL.Query().Get("pretty") == "true")
 	if !ok {
 		f = codec.Format{}
 	}
 	f.As = ""
-	body, err := codec.AppendObject(nil, obj, schema.GroupVersionKind{Version: "v1", Kind: kind}, f)
+	body, err := codec.AppendObject(nil, obj, gvk, f)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -186,10 +190,19 @@ func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version
 		}
 	}
 	if len(list.APIResources) == 0 {
-		http.Error(w, "404 page not found", http.StatusNotFound)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		st := &metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonNotFound, Code: http.StatusNotFound,
+			Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{}}
+		body, _ := codec.AppendObject(nil, st, v1kind("Status"), codec.Format{})
+		_, _ = w.Write(body)
 		return
 	}
-	s.object(w, r, list, "APIResourceList")
+	gvk := v1kind("APIResourceList")
+	if group == "" {
+		gvk.Version = "" // the first API had none, and clients may compare
+	}
+	s.object(w, r, list, gvk)
 }
 
 // aggregated returns the version of apidiscovery.k8s.io that the client prefers to the
@@ -243,5 +256,6 @@ func (s *Server) aggregated(w http.ResponseWriter, r *http.Request, path, versio
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	w.Header().Set("Cache-Control", "public")
 	d.serve(w, r)
 }

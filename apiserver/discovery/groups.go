@@ -65,10 +65,18 @@ type sub struct {
 	verbs []string
 }
 
+// PartVerbs are the verbs of a part: finalize is only ever written.
+func PartVerbs(name string) []string {
+	if name == "finalize" {
+		return []string{"update"}
+	}
+	return []string{"get", "patch", "update"}
+}
+
 func subs(row *resources.Row) []sub {
 	var out []sub
 	for name := range row.Parts {
-		out = append(out, sub{name, row.GVK(), []string{"get", "patch", "update"}})
+		out = append(out, sub{name, row.GVK(), PartVerbs(name)})
 	}
 	for _, s := range row.Subs {
 		kind := s.Kind

@@ -13,7 +13,6 @@
 package patch
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -58,7 +57,7 @@ func init() { jsonpatch.AccumulatedCopySizeLimit = maxCopied } // the library ha
 func JSON(doc, patch []byte) ([]byte, error) {
 	p, err := jsonpatch.DecodePatch(patch)
 	if err != nil {
-		return nil, &BadError{err}
+		return nil, &BadError{fmt.Errorf("error decoding patch: %w", err)}
 	}
 	if len(p) > maxOperations {
 		return nil, &TooLargeError{len(p)}
@@ -84,43 +83,47 @@ func Merge(doc, patch []byte) (out []byte, strict []error, err error) {
 
 // Strategic applies a strategic merge patch: lists merge by the keys that the Go
 // type names. current is not changed; into, an empty object of its type, is filled.
-// strict lists duplicate fields of the patch and fields that the type does not have.
-func Strategic(current, into resources.Object, patch []byte) (strict []error, err error) {
+// strict lists duplicate fields of the patch and fields that the type does not have;
+// shown is the patch as errors quote it.
+func Strategic(current, into resources.Object, patch []byte) (shown string, strict []error, err error) {
 	doc, err := runtime.DefaultUnstructuredConverter.ToUnstructured(current)
 	if err != nil {
-		return nil, fmt.Errorf("patch %T: %w", current, err)
+		return "", nil, fmt.Errorf("patch %T: %w", current, err)
 	}
 	changes := map[string]any{}
 	if strict, err = kjson.UnmarshalStrict(patch, &changes, kjson.DisallowDuplicateFields); err != nil {
-		return nil, &BadError{err}
+		return "", nil, &BadError{err}
 	}
+	defer func() { // merging may change the patch, and it is rarely quoted
+		if err != nil || len(strict) > 0 {
+			again := map[string]any{}
+			_, _ = kjson.UnmarshalStrict(patch, &again)
+			shown = fmt.Sprintf("%+v", again)
+		}
+	}()
 	merged, err := strategicpatch.StrategicMergeMapPatch(doc, changes, into)
 	switch {
 	case err == nil:
 	case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),
 		errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
 		errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
-		return nil, &BadError{err}
+		return "", nil, &BadError{err}
 	default:
-		return nil, &UnprocessableError{err}
+		return "", nil, &UnprocessableError{err}
 	}
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(merged, into, true)
 	if s, ok := runtime.AsStrictDecodingError(err); ok {
-		return append(strict, s.Errors()...), nil
+		return "", append(strict, s.Errors()...), nil
 	}
 	if err != nil {
-		text, _ := json.Marshal(changes)
-		return nil, &ShapeError{Document: string(text), Err: err}
+		return "", nil, &ShapeError{err}
 	}
-	return strict, nil
+	return "", strict, nil
 }
 
 // ShapeError: the patched document is not an object of its kind (a string where a
 // number belongs). It is reported as an invalid value of "patch".
-type ShapeError struct {
-	Document string
-	Err      error
-}
+type ShapeError struct{ Err error }
 
 func (e *ShapeError) Error() string { return e.Err.Error() }
 func (e *ShapeError) Unwrap() error { return e.Err }

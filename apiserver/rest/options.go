@@ -48,7 +48,7 @@ func intParam(q url.Values, name string) (*int64, error) {
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("%s: %v", name, err))
+		return nil, apierrors.NewBadRequest(name + ": " + err.Error())
 	}
 	return &n, nil
 }
@@ -146,10 +146,7 @@ func (c *Call) listParams(watch bool) (*listParams, error) {
 		return nil, err
 	}
 	if limit != nil {
-		if *limit < 0 {
-			return nil, invalidOptions("ListOptions", field.ErrorList{field.Invalid(field.NewPath("limit"), *limit, "must be greater than or equal to 0")})
-		}
-		p.Limit = *limit
+		p.Limit = max(*limit, 0)
 	}
 	seconds, err := intParam(q, "timeoutSeconds")
 	if err != nil {
@@ -186,9 +183,8 @@ func parseRev(s string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
-		return 0, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", field.ErrorList{
-			field.Invalid(field.NewPath("resourceVersion"), s, "strconv.ParseUint: parsing "+strconv.Quote(s)+": invalid syntax"),
-		})
+		fault := field.Invalid(field.NewPath("resourceVersion"), s, "strconv.ParseUint: parsing "+strconv.Quote(s)+": invalid syntax")
+		return 0, apierrors.NewBadRequest("invalid resource version: " + fault.Error())
 	}
 	return n, nil
 }

@@ -87,7 +87,7 @@ func (t token) String() string {
 
 func parseToken(s string) (t token, err error) {
 	bad := func(text string) (token, error) {
-		return token{}, apierrors.NewBadRequest("continue key is not valid: " + text)
+		return token{}, apierrors.NewBadRequest("invalid continue token: continue key is not valid: " + text)
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil {

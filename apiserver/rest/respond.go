@@ -30,7 +30,7 @@ var statusKind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
 const (
 	accepted = "application/json, application/yaml, application/vnd.kubernetes.protobuf"
 	// acceptedStream are the media types of a watch.
-	acceptedStream = "application/json, application/vnd.kubernetes.protobuf;stream=watch"
+	acceptedStream = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
 )
 
 func notAcceptable(list string) error {
@@ -42,7 +42,7 @@ func unsupportedMedia(list string) error {
 		"the body of the request was in an unknown format - accepted media types include: "+list)
 }
 
-func statusError(code int32, reason metav1.StatusReason, message string) error {
+func statusError(code int32, reason metav1.StatusReason, message string) *apierrors.StatusError {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message,
 	}}
@@ -293,6 +293,23 @@ func (c *Call) respond(code int, it *watchcache.Item) {
 
 func (c *Call) fail(err error) { WriteError(c.W, c.R, err) }
 
+// summary shows the beginning of a body: as text if it is an object, else as digits.
+func summary(body []byte) string {
+	const limit = 30
+	more := ""
+	text := len(body) > 0 && body[0] == '{'
+	if len(body) > limit {
+		body, more = body[:limit], " ..."
+	}
+	switch {
+	case len(body) == 0:
+		return "<empty>"
+	case text:
+		return string(body) + more
+	}
+	return fmt.Sprintf("%x", body) + more
+}
+
 // decodeError is what upstream says about a body that is not what the path expects.
 func decodeError(row *resources.Row, gvk schema.GroupVersionKind, body []byte, err error) error {
 	if errors.Is(err, codec.ErrMediaType) || errors.Is(err, codec.ErrTooLarge) {
@@ -304,8 +321,8 @@ func decodeError(row *resources.Row, gvk schema.GroupVersionKind, body []byte, e
 	if gvk.Kind != "" {
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, row.Kind, err))
 	}
-	if len(body) > 30 {
-		body = append(append([]byte{}, body[:30]...), "..."...)
+	if len(body) == 0 {
+		err = errors.New("couldn't get version/kind; json parse error: unexpected end of JSON input")
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%q)", row.Kind, err, body))
+	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", row.Kind, err, summary(body)))
 }

@@ -147,7 +147,7 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 			errs = append(errs, field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0"))
 		}
 		if s.Name != "" && s.Name != c.Name {
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", s.Name, c.Name))
+			return nil, misnamed(s.Name, c.Name)
 		}
 		if len(errs) > 0 {
 			return nil, apierrors.NewInvalid(scaleKind.GroupKind(), s.Name, errs)
@@ -189,10 +189,10 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 			return nil, apierrors.NewInternalError(err)
 		}
 		s.SetGroupVersionKind(scaleKind)
-		next := &autoscalingv1.Scale{}
+		next, shown := &autoscalingv1.Scale{}, ""
 		switch kind {
 		case types.StrategicMergePatchType:
-			_, err = patch.Strategic(s, next, text)
+			shown, _, err = patch.Strategic(s, next, text)
 		case types.JSONPatchType, types.MergePatchType:
 			var doc []byte
 			if doc, err = codec.AppendObject(nil, s, scaleKind, codec.Format{}); err != nil {
@@ -213,7 +213,7 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 		}
 		var shape *patch.ShapeError
 		if errors.As(err, &shape) {
-			return nil, invalidPatch(shape.Document, shape.Err)
+			return nil, invalidPatch(shown, shape.Err)
 		}
 		if err != nil {
 			return nil, err

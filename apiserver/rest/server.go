@@ -21,6 +21,7 @@ import (
 
 	"github.com/gorilla/mux"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/admission"
@@ -162,12 +163,12 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 		s.subresource(c)
 		return
 	}
-	if !row.Can(in.Verb) || in.Verb == "create" && in.Named() {
-		WriteError(w, r, apierrors.NewMethodNotSupported(row.GR(), in.Verb))
+	if row.Namespaced && c.Namespace == "" && in.Named() {
+		WriteError(w, r, missing(in))
 		return
 	}
-	if row.Namespaced && c.Namespace == "" && (in.Named() || in.Verb == "create" && s.cfg.Virtual[row.GR()] == nil) {
-		WriteError(w, r, missing(in))
+	if !row.Can(in.Verb) || !possible(in) || row.Namespaced && c.Namespace == "" && in.Verb == "create" {
+		WriteError(w, r, notAllowed())
 		return
 	}
 	switch in.Verb {
@@ -188,14 +189,31 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	case "deletecollection":
 		c.serve(c.deleteCollection)
 	default:
-		WriteError(w, r, apierrors.NewMethodNotSupported(row.GR(), in.Verb))
+		WriteError(w, r, notAllowed())
 	}
+}
+
+// possible: creations have no name in their path, and updates have one.
+func possible(in *Info) bool {
+	switch in.Verb {
+	case "create":
+		return !in.Named()
+	case "update", "patch":
+		return in.Named()
+	}
+	return true
+}
+
+func notAllowed() error {
+	e := statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
+	e.ErrStatus.Details = &metav1.StatusDetails{}
+	return e
 }
 
 func missing(*Info) error {
 	e := apierrors.NewNotFound(schema.GroupResource{}, "")
 	e.ErrStatus.Message = "the server could not find the requested resource"
-	e.ErrStatus.Details = nil
+	e.ErrStatus.Details = &metav1.StatusDetails{}
 	return e
 }
 
@@ -223,7 +241,7 @@ func (s *Server) subresource(c *Call) {
 		}
 		// Streams are opened by GET and POST alike, and proxies pass every method on.
 		if !slices.Contains(sub.Verbs, in.Verb) && !streams[sub.Name] {
-			c.fail(apierrors.NewMethodNotSupported(row.GR(), in.Verb))
+			c.fail(notAllowed())
 			return
 		}
 		h := s.cfg.Subs[key]
@@ -245,6 +263,10 @@ func (s *Server) subresource(c *Call) {
 		c.fail(missing(in))
 		return
 	}
+	if !slices.Contains(discovery.PartVerbs(in.Subresource), in.Verb) {
+		c.fail(notAllowed())
+		return
+	}
 	switch in.Verb {
 	case "get":
 		c.serve(c.get)
@@ -252,7 +274,5 @@ func (s *Server) subresource(c *Call) {
 		c.serve(func() { c.update(in.Subresource) })
 	case "patch":
 		c.serve(func() { c.patch(in.Subresource) })
-	default:
-		c.fail(apierrors.NewMethodNotSupported(row.GR(), in.Verb))
 	}
 }

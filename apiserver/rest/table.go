@@ -110,7 +110,7 @@ func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
 	}
 	dst = t.cells(dst, obj)
 	if t.include == metav1.IncludeNone {
-		return append(dst, '}'), nil
+		return append(dst, `,"object":null}`...), nil
 	}
 	dst = append(dst, `,"object":`...)
 	if t.include == metav1.IncludeObject {

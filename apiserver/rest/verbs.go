@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -201,9 +202,9 @@ func (c *Call) update(part string) {
 	}
 	if err == nil && sent.GetName() != c.Name {
 		if sent.GetName() == "" {
-			err = apierrors.NewBadRequest("name must be provided")
+			err = nameless(c.Name)
 		} else {
-			err = apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", sent.GetName(), c.Name))
+			err = misnamed(sent.GetName(), c.Name)
 		}
 	}
 	if err != nil {
@@ -227,6 +228,14 @@ func (c *Call) update(part string) {
 		code = http.StatusCreated
 	}
 	c.respond(code, it)
+}
+
+func nameless(name string) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s based on URL) was undeterminable: name must be provided", name))
+}
+
+func misnamed(name, url string) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, url))
 }
 
 var patchTypes = []string{
@@ -276,13 +285,16 @@ func (c *Call) patch(part string) {
 	} else {
 		warned := false
 		change = func(current resources.Object) (resources.Object, error) {
-			obj, strict, err := c.patched(kind, text, current)
+			obj, doc, strict, err := c.patched(kind, text, current)
 			if err != nil {
 				return nil, err
 			}
+			if obj.GetName() != c.Name {
+				return nil, misnamed(obj.GetName(), c.Name)
+			}
 			if !warned {
 				warned = true
-				if err := c.strict(strict, func(e error) error { return invalidPatch(string(text), e) }); err != nil {
+				if err := c.strict(strict, func(e error) error { return invalidPatch(doc, e) }); err != nil {
 					return nil, err
 				}
 			}
@@ -308,16 +320,17 @@ func invalidPatch(doc string, err error) error {
 }
 
 // patched applies a patch that is not an apply.
-func (c *Call) patched(kind types.PatchType, text []byte, current resources.Object) (obj resources.Object, strict []error, err error) {
+// shown is the document that errors quote.
+func (c *Call) patched(kind types.PatchType, text []byte, current resources.Object) (obj resources.Object, shown string, strict []error, err error) {
 	into := c.Row.New()
 	if kind == types.StrategicMergePatchType {
 		doc := current.DeepCopyObject().(resources.Object)
 		doc.GetObjectKind().SetGroupVersionKind(c.Row.GVK())
-		strict, err = patch.Strategic(doc, into, text)
+		shown, strict, err = patch.Strategic(doc, into, text)
 	} else {
 		var doc []byte
 		if doc, err = c.document(current); err != nil {
-			return nil, nil, apierrors.NewInternalError(err)
+			return nil, "", nil, apierrors.NewInternalError(err)
 		}
 		if kind == types.JSONPatchType {
 			doc, err = patch.JSON(doc, text)
@@ -327,22 +340,22 @@ func (c *Call) patched(kind types.PatchType, text []byte, current resources.Obje
 		if err == nil {
 			var more []error
 			if more, err = codec.UnmarshalStrict(doc, into); err != nil {
-				return nil, nil, invalidPatch(string(doc), err)
+				return nil, "", nil, invalidPatch(string(doc), err)
 			}
-			strict = append(strict, more...)
+			shown, strict = string(doc), append(strict, more...)
 		}
 	}
 	var shape *patch.ShapeError
 	if errors.As(err, &shape) {
-		return nil, nil, invalidPatch(shape.Document, shape.Err)
+		return nil, "", nil, invalidPatch(shown, shape.Err)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
 	if gvk := into.GetObjectKind().GroupVersionKind(); gvk != c.Row.GVK() {
-		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("the patch changes apiVersion or kind to %s, expected %s", gvk, c.Row.GVK()))
+		return nil, "", nil, apierrors.NewBadRequest(fmt.Sprintf("the patch changes apiVersion or kind to %s, expected %s", gvk, c.Row.GVK()))
 	}
-	return into, strict, nil
+	return into, shown, strict, nil
 }
 
 // document is the object as JSON with kind and apiVersion.
@@ -376,7 +389,9 @@ func (c *Call) apply(current resources.Object, config *unstructured.Unstructured
 		hooks = c.Row.Parts[part]
 	}
 	if name := config.GetName(); name != "" && name != c.Name {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, c.Name))
+		return nil, misnamed(name, c.Name)
+	} else if name == "" && current == nil {
+		return nil, nameless(c.Name)
 	}
 	if uid := config.GetUID(); current == nil && uid != "" {
 		return nil, apierrors.NewConflict(c.Row.GR(), c.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
@@ -496,5 +511,5 @@ func (c *Call) deleteCollection() {
 		c.fail(err)
 		return
 	}
-	c.respondList(items, metav1.ListMeta{})
+	c.respondList(items, metav1.ListMeta{ResourceVersion: strconv.FormatInt(c.Objects.cache.Rev(), 10)})
 }
