@@ -5,17 +5,22 @@ package controllers
 import (
 	"github.com/keelson/keelson/controller-manager/controllers/clusterroleaggregation"
 	"github.com/keelson/keelson/controller-manager/controllers/cronjob"
+	"github.com/keelson/keelson/controller-manager/controllers/csrapproving"
+	"github.com/keelson/keelson/controller-manager/controllers/csrsigning"
 	"github.com/keelson/keelson/controller-manager/controllers/daemonset"
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
 	"github.com/keelson/keelson/controller-manager/controllers/endpointslice"
 	"github.com/keelson/keelson/controller-manager/controllers/job"
 	"github.com/keelson/keelson/controller-manager/controllers/namespace"
 	"github.com/keelson/keelson/controller-manager/controllers/nodeipam"
+	"github.com/keelson/keelson/controller-manager/controllers/podgc"
 	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
 	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
+	"github.com/keelson/keelson/controller-manager/controllers/resourcequota"
 	"github.com/keelson/keelson/controller-manager/controllers/rootca"
 	"github.com/keelson/keelson/controller-manager/controllers/serviceaccount"
 	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
+	"github.com/keelson/keelson/controller-manager/controllers/ttlafterfinished"
 	"github.com/keelson/keelson/controller-manager/runtime"
 )
 
@@ -34,8 +39,13 @@ var Table = []runtime.Row{
 	endpointslice.Row,
 	// Cluster.
 	clusterroleaggregation.Row,
+	csrapproving.Row,
+	csrsigning.Row,
 	namespace.Row,
 	nodeipam.Row,
+	podgc.Row,
+	resourcequota.Row,
 	rootca.Row,
 	serviceaccount.Row,
+	ttlafterfinished.Row,
 }

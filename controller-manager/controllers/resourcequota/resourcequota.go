@@ -1,0 +1,231 @@
+// Package resourcequota counts what namespaces use of their quotas.
+//
+// Admission books growth at once; this controller counts what is really there: it
+// gives back what was deleted, and puts right what a crash left booked. What an
+// object uses is package libs/quota's knowledge, shared with admission.
+package resourcequota
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/restmapper"
+
+	"github.com/keelson/keelson/controller-manager/runtime"
+	"github.com/keelson/keelson/libs/informer"
+	"github.com/keelson/keelson/libs/quota"
+)
+
+// Row is this controller's line of the table.
+var Row = runtime.Row{
+	Name: "resourcequota-controller",
+	Reads: []string{
+		"resourcequotas", "pods", "services", "persistentvolumeclaims", "replicationcontrollers", "secrets", "configmaps",
+		"deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "cronjobs.batch",
+	},
+	Writes: []string{"resourcequotas/status"},
+	Extra:  []rbacv1.PolicyRule{{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"list"}}},
+	New:    build,
+}
+
+const (
+	recount = 5 * time.Minute
+	// poll is how often kinds without a cache are counted, while a quota limits them.
+	poll = 5 * time.Second
+	page = 500
+)
+
+type controller struct {
+	quotas *informer.Cache[*corev1.ResourceQuota]
+	client kubernetes.Interface
+	cached map[schema.GroupResource]func(namespace string) []any
+	meta   metadata.Interface
+	mapper meta.ResettableRESTMapper
+}
+
+func build(e *runtime.Env) error {
+	c := &controller{quotas: runtime.Read[*corev1.ResourceQuota](e), client: e.Client(), cached: map[schema.GroupResource]func(string) []any{}}
+	if rc := e.REST(); rc != nil {
+		m, err := metadata.NewForConfig(rc)
+		if err != nil {
+			return err
+		}
+		c.meta = m
+		c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(e.Client().Discovery()))
+	}
+	q := e.Keyed("", 4, c.pass)
+	runtime.On(q, c.quotas, func(ev informer.Event[*corev1.ResourceQuota]) []types.NamespacedName {
+		// A booking by admission precedes the object that it is for: counting now would take it back.
+		if ev.Kind == informer.Updated && quota.Equal(ev.Old.Spec.Hard, ev.New.Spec.Hard) && quota.Equal(ev.New.Spec.Hard, ev.New.Status.Hard) {
+			return nil
+		}
+		return runtime.Self(ev)
+	})
+	count[*corev1.ResourceQuota](e, q, c, "resourcequotas", nil)
+	count(e, q, c, "pods", func(old, now *corev1.Pod) bool {
+		return quota.Finished(old) != quota.Finished(now) || !quota.Equal(quota.Usage(pods, old), quota.Usage(pods, now)) || (old.DeletionTimestamp == nil) != (now.DeletionTimestamp == nil)
+	})
+	count(e, q, c, "services", func(old, now *corev1.Service) bool {
+		return !quota.Equal(quota.Usage(services, old), quota.Usage(services, now))
+	})
+	count(e, q, c, "persistentvolumeclaims", func(old, now *corev1.PersistentVolumeClaim) bool {
+		return !quota.Equal(quota.Usage(claims, old), quota.Usage(claims, now))
+	})
+	count[*corev1.ReplicationController](e, q, c, "replicationcontrollers", nil)
+	count[*corev1.Secret](e, q, c, "secrets", nil)
+	count[*corev1.ConfigMap](e, q, c, "configmaps", nil)
+	count[*appsv1.Deployment](e, q, c, "deployments.apps", nil)
+	count[*appsv1.ReplicaSet](e, q, c, "replicasets.apps", nil)
+	count[*appsv1.StatefulSet](e, q, c, "statefulsets.apps", nil)
+	count[*appsv1.DaemonSet](e, q, c, "daemonsets.apps", nil)
+	count[*batchv1.Job](e, q, c, "jobs.batch", nil)
+	count[*batchv1.CronJob](e, q, c, "cronjobs.batch", nil)
+	return nil
+}
+
+var (
+	pods     = schema.GroupResource{Resource: "pods"}
+	services = schema.GroupResource{Resource: "services"}
+	claims   = schema.GroupResource{Resource: "persistentvolumeclaims"}
+)
+
+// count makes a kind's cache known, and wakes the quotas of its namespace when what is used shrinks or
+// changes. Creations are booked by admission. matters is nil where an update changes nothing.
+func count[T informer.Object](e *runtime.Env, q *runtime.Queue, c *controller, name string, matters func(old, now T) bool) {
+	cache := runtime.Read[T](e)
+	gr := schema.ParseGroupResource(name)
+	c.cached[gr] = func(namespace string) []any {
+		list := cache.By(runtime.ByNamespace, namespace)
+		out := make([]any, len(list))
+		for i := range list {
+			out[i] = list[i]
+		}
+		return out
+	}
+	runtime.On(q, cache, func(ev informer.Event[T]) []types.NamespacedName {
+		if ev.Kind == informer.Updated && (matters == nil || !matters(ev.Old, ev.New)) {
+			return nil
+		}
+		var keys []types.NamespacedName
+		for _, rq := range c.quotas.By(runtime.ByNamespace, ev.Last().GetNamespace()) {
+			for name := range rq.Spec.Hard {
+				if quota.Counts(gr, name) {
+					keys = append(keys, runtime.KeyOf(rq))
+					break
+				}
+			}
+		}
+		return keys
+	})
+}
+
+func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, error) {
+	rq, ok := c.quotas.Get(p.Key)
+	if !ok || rq.DeletionTimestamp != nil {
+		return runtime.Result{}, nil
+	}
+	used, uncached, err := c.use(ctx, rq)
+	if err != nil {
+		return runtime.Result{}, err
+	}
+	again := runtime.Result{Again: p.Now.Add(recount), Gather: 20 * time.Millisecond}
+	if uncached {
+		again.Again = p.Now.Add(poll)
+	}
+	if quota.Equal(used, rq.Status.Used) && quota.Equal(rq.Spec.Hard, rq.Status.Hard) {
+		return again, nil
+	}
+	p.Note("used: %v", used)
+	rq = rq.DeepCopy()
+	rq.Status.Hard, rq.Status.Used = rq.Spec.Hard.DeepCopy(), used
+	_, err = runtime.UpdateStatus(ctx, p, c.client.CoreV1().ResourceQuotas(rq.Namespace), rq)
+	if apierrors.IsNotFound(err) {
+		err = nil
+	}
+	return again, err
+}
+
+// use counts what is there. uncached says that some of it had to be asked for.
+func (c *controller) use(ctx context.Context, rq *corev1.ResourceQuota) (used corev1.ResourceList, uncached bool, err error) {
+	used = corev1.ResourceList{}
+	for name := range rq.Spec.Hard {
+		used[name] = resource.Quantity{Format: resource.DecimalSI}
+	}
+	counted := map[corev1.ResourceName]bool{}
+	for gr, list := range c.cached {
+		relevant := false
+		for name := range rq.Spec.Hard {
+			if quota.Counts(gr, name) {
+				relevant, counted[name] = true, true
+			}
+		}
+		if !relevant {
+			continue
+		}
+		for _, o := range list(rq.Namespace) {
+			if quota.Matches(rq, o) {
+				used = quota.Add(used, quota.Limited(rq.Spec.Hard, quota.Usage(gr, o)))
+			}
+		}
+	}
+	for name := range rq.Spec.Hard {
+		rest, ok := strings.CutPrefix(string(name), "count/")
+		if !ok || counted[name] || c.meta == nil {
+			continue
+		}
+		uncached = true
+		n, err := c.ask(ctx, schema.ParseGroupResource(rest), rq.Namespace)
+		if err != nil {
+			return nil, true, fmt.Errorf("count %s in %s: %w", rest, rq.Namespace, err)
+		}
+		q := used[name]
+		q.Set(int64(n))
+		used[name] = q
+	}
+	return used, uncached, nil
+}
+
+// ask counts objects of a kind without a cache; a kind that is not served has none.
+func (c *controller) ask(ctx context.Context, gr schema.GroupResource, namespace string) (int, error) {
+	gvr, err := c.mapper.ResourceFor(gr.WithVersion(""))
+	if meta.IsNoMatchError(err) {
+		c.mapper.Reset()
+		gvr, err = c.mapper.ResourceFor(gr.WithVersion(""))
+	}
+	if meta.IsNoMatchError(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	n, opts := 0, metav1.ListOptions{Limit: page}
+	for {
+		list, err := c.meta.Resource(gvr).Namespace(namespace).List(ctx, opts)
+		if apierrors.IsNotFound(err) {
+			c.mapper.Reset()
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		n += len(list.Items)
+		if opts.Continue = list.Continue; opts.Continue == "" {
+			return n, nil
+		}
+	}
+}
