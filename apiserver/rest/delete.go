@@ -108,13 +108,16 @@ func (o *Objects) removeOnce(ctx context.Context, rq *resources.Request, row *re
 		it, err := o.put(ctx, rq, row, obj, seen.Key, seen)
 		return it, false, err
 	}
-	if rq.DryRun {
+	if !rq.DryRun {
+		if _, err := o.store.Delete(ctx, seen.Key, seen.Rev); err != nil {
+			return nil, false, storeError(row, err)
+		}
+	}
+	if row.Grace == nil {
 		return seen, true, nil
 	}
-	if _, err := o.store.Delete(ctx, seen.Key, seen.Rev); err != nil {
-		return nil, false, storeError(row, err)
-	}
-	return seen, true, nil
+	it, err := o.lastState(row, obj, seen)
+	return it, true, err
 }
 
 // fate is what one deletion request does to an object.
@@ -128,7 +131,7 @@ const (
 	keepAsIs
 )
 
-// planRemoval decides. obj is the object to store for markOnly.
+// planRemoval decides. obj is the object to store for markOnly, and the last state for removeNow.
 func planRemoval(rq *resources.Request, row *resources.Row, old resources.Object, opts *metav1.DeleteOptions) (obj resources.Object, f fate) {
 	if g := opts.GracePeriodSeconds; g != nil && *g < 0 {
 		one := int64(1)
@@ -168,7 +171,7 @@ func planRemoval(rq *resources.Request, row *resources.Row, old resources.Object
 		}
 		return obj, markOnly
 	}
-	return nil, removeNow
+	return obj, removeNow
 }
 
 // grace sets deletion timestamp and grace period where the kind has one. graceful is
@@ -188,15 +191,12 @@ func grace(rq *resources.Request, row *resources.Row, obj resources.Object, opts
 		obj.SetDeletionGracePeriodSeconds(want)
 		return *want > 0, false
 	}
-	seconds := row.Grace(rq, obj, opts)
-	if seconds <= 0 {
-		return false, false
-	}
+	seconds := max(row.Grace(rq, obj, opts), 0)
 	at := metav1.NewTime(rq.Now.Truncate(time.Second).Add(time.Duration(seconds) * time.Second))
 	obj.SetDeletionTimestamp(&at)
 	obj.SetDeletionGracePeriodSeconds(&seconds)
 	grow(obj)
-	return true, false
+	return seconds > 0, false
 }
 
 // grow: the start of a deletion is a change that controllers observe.

@@ -267,7 +267,7 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	key := row.Key(obj.GetNamespace(), obj.GetName())
 	if rq.DryRun {
 		if o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
-			return nil, apierrors.NewAlreadyExists(row.GR(), obj.GetName())
+			return nil, o.exists(row, obj)
 		}
 	} else if row.Allocate != nil {
 		u, err := row.Allocate(rq, obj, nil)
@@ -326,7 +326,7 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 	rev, err := o.store.Put(ctx, key, value, seen, ttl)
 	switch {
 	case errors.Is(err, store.ErrConflict) && prev == nil:
-		return nil, apierrors.NewAlreadyExists(row.GR(), obj.GetName())
+		return nil, o.exists(row, obj)
 	case err != nil:
 		return nil, storeError(row, err)
 	}
@@ -335,6 +335,15 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 	}
 	kept.SetResourceVersion(strconv.FormatInt(rev, 10))
 	return watchcache.NewItem(storage, key, raw, rev, created, kept)
+}
+
+// exists is AlreadyExists, and says so when the object that is in the way is on its way out.
+func (o *Objects) exists(row *resources.Row, obj resources.Object) error {
+	e := apierrors.NewAlreadyExists(row.GR(), obj.GetName())
+	if it := o.item(row, obj.GetNamespace(), obj.GetName()); it != nil && it.Head.Deleting {
+		e.ErrStatus.Message = "object is being deleted: " + e.ErrStatus.Message
+	}
+	return e
 }
 
 // storeError keeps ErrConflict as it is; the rest is what clients see.

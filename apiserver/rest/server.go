@@ -155,9 +155,12 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.Request = &resources.Request{Context: r.Context(), Now: s.cfg.Now(), Subresource: in.Subresource, Warn: warn.add,
-		DryRun: len(c.Query["dryRun"]) > 0}
+		Read: s.cfg.Cache.Reader(), DryRun: len(c.Query["dryRun"]) > 0}
 	if c.User != nil {
 		c.Request.User, c.Request.Groups = c.User.Name, c.User.Groups
+	}
+	if text := deprecated[row.GVK()]; text != "" {
+		warn.add(text)
 	}
 	if in.Subresource != "" {
 		s.subresource(c)
@@ -191,6 +194,12 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	default:
 		WriteError(w, r, notAllowed())
 	}
+}
+
+// deprecated kinds come with a warning, in the words that clients may be silencing.
+var deprecated = map[schema.GroupVersionKind]string{
+	{Version: "v1", Kind: "Endpoints"}:       "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+	{Version: "v1", Kind: "ComponentStatus"}: "v1 ComponentStatus is deprecated in v1.19+",
 }
 
 // possible: creations have no name in their path, and updates have one.
@@ -239,8 +248,7 @@ func (s *Server) subresource(c *Call) {
 		if sub.Name != in.Subresource {
 			continue
 		}
-		// Streams are opened by GET and POST alike, and proxies pass every method on.
-		if !slices.Contains(sub.Verbs, in.Verb) && !streams[sub.Name] {
+		if !slices.Contains(sub.Verbs, in.Verb) && sub.Name != "proxy" { // a proxy passes every method on
 			c.fail(notAllowed())
 			return
 		}
