@@ -1,15 +1,119 @@
 package resources
 
 import (
+	"net/netip"
+	"slices"
+	"strings"
+
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
 var ipAddresses = Resource[networkingv1.IPAddress]{
-	Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses",
-	Short:        []string{"ip"},
-	Scope:        Cluster,
-	Prefix:       "ipaddresses",
-	List:         func() runtime.Object { return &networkingv1.IPAddressList{} },
-	NoGeneration: true,
+	Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", Singular: "ipaddress", Prefix: "ipaddresses",
+	Short: []string{"ip"}, Scope: Cluster, List: listOf[networkingv1.IPAddressList],
+	// The name is the address in canonical form.
+	Name: func(name string, prefix bool) []string {
+		if prefix {
+			return nil
+		}
+		ip, err := netip.ParseAddr(name)
+		if err != nil {
+			return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
+		}
+		if ip.String() != name {
+			return []string{"must be in canonical form (\"" + ip.String() + "\")"}
+		}
+		return nil
+	},
+	Main: plainPart(func(a, old *networkingv1.IPAddress) field.ErrorList {
+		var f check.Faults
+		p := field.NewPath("spec", "parentRef")
+		if r := a.Spec.ParentRef; r == nil {
+			f.Required(p, "")
+		} else {
+			if r.Group != "" {
+				f.Subdomain(p.Child("group"), r.Group)
+			}
+			f.Segment(p.Child("resource"), r.Resource)
+			f.Segment(p.Child("name"), r.Name)
+			if r.Namespace != "" {
+				f.Each(p.Child("namespace"), r.Namespace, pathvalidation.IsValidPathSegmentName(r.Namespace))
+			}
+		}
+		if old != nil {
+			f.Same(p, a.Spec.ParentRef, old.Spec.ParentRef)
+		}
+		return f.List()
+	}),
+	Columns: []Column[networkingv1.IPAddress]{
+		text("ParentRef", func(a *networkingv1.IPAddress) string {
+			r := a.Spec.ParentRef
+			if r == nil {
+				return "<none>"
+			}
+			out := strings.ToLower(schema.GroupResource{Group: r.Group, Resource: r.Resource}.String())
+			if r.Namespace != "" {
+				out += "/" + r.Namespace
+			}
+			return out + "/" + r.Name
+		}),
+		ageColumn[networkingv1.IPAddress](),
+	},
+}
+
+var serviceCIDRs = Resource[networkingv1.ServiceCIDR]{
+	Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR", Plural: "servicecidrs", Prefix: "servicecidrs", Scope: Cluster,
+	List: listOf[networkingv1.ServiceCIDRList],
+	Main: mainPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRStatus { return &c.Status }, validateServiceCIDR),
+	Status: statusPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRSpec { return &c.Spec }, func(c, _ *networkingv1.ServiceCIDR) field.ErrorList {
+		return metavalidation.ValidateConditions(c.Status.Conditions, field.NewPath("status", "conditions"))
+	}),
+	Columns: []Column[networkingv1.ServiceCIDR]{
+		text("CIDRs", func(c *networkingv1.ServiceCIDR) string { return strings.Join(c.Spec.CIDRs, ",") }),
+		ageColumn[networkingv1.ServiceCIDR](),
+	},
+}
+
+func validateServiceCIDR(c, old *networkingv1.ServiceCIDR) field.ErrorList {
+	var f check.Faults
+	p := field.NewPath("spec", "cidrs")
+	if len(c.Spec.CIDRs) == 0 {
+		f.Required(p, "at least one CIDR required")
+		return f.List()
+	}
+	if len(c.Spec.CIDRs) > 2 {
+		f.Invalid(p, c.Spec, "may only hold up to 2 values")
+		return f.List()
+	}
+	families := map[bool]int{}
+	for i, r := range c.Spec.CIDRs {
+		f.CIDR(p.Index(i), r)
+		if prefix, err := netip.ParsePrefix(r); err == nil {
+			families[prefix.Addr().Is4()]++
+		}
+	}
+	if families[true] > 1 || families[false] > 1 {
+		f.Invalid(p, c.Spec.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64")
+	}
+	if old == nil || slices.Equal(c.Spec.CIDRs, old.Spec.CIDRs) {
+		return f.List()
+	}
+	// A second family may be added; nothing else changes.
+	switch {
+	case len(old.Spec.CIDRs) == 1 && len(c.Spec.CIDRs) == 2:
+		f.Same(p.Index(0), c.Spec.CIDRs[0], old.Spec.CIDRs[0])
+	case len(old.Spec.CIDRs) == len(c.Spec.CIDRs):
+		for i := range c.Spec.CIDRs {
+			f.Same(p.Index(i), c.Spec.CIDRs[i], old.Spec.CIDRs[i])
+		}
+	default:
+		f.Invalid(p, c.Spec.CIDRs, check.Immutable)
+	}
+	return f.List()
 }

@@ -42,7 +42,9 @@ type Reader interface {
 type Request struct {
 	Context     context.Context
 	User        string
+	UID         string
 	Groups      []string
+	Extra       map[string][]string
 	Now         time.Time
 	Subresource string
 	DryRun      bool

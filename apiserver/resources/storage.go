@@ -1,0 +1,340 @@
+package resources
+
+import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
+)
+
+// The kinds of storage.k8s.io that describe drivers and classes.
+
+func metaTime(t time.Time) metav1.Time { return metav1.NewTime(t) }
+
+// defaultNameColumn marks the default of a kind of classes after its name.
+func defaultNameColumn[T any](annotations ...string) Column[T] {
+	c := nameColumn[T]()
+	c.Cell = func(o *T, _ time.Time) any {
+		obj := any(o).(Object)
+		for _, a := range annotations {
+			if obj.GetAnnotations()[a] == "true" {
+				return obj.GetName() + " (default)"
+			}
+		}
+		return obj.GetName()
+	}
+	return c
+}
+
+// parameters bounds what is handed to a driver.
+func parameters(f *check.Faults, m map[string]string, p *field.Path) {
+	const maxCount, maxBytes = 512, 256 << 10
+	if len(m) > maxCount {
+		f.TooLong(p, "", maxCount)
+		return
+	}
+	total := 0
+	for k, v := range m {
+		if k == "" {
+			f.Invalid(p, k, "field can not be empty.")
+		}
+		total += len(k) + len(v)
+	}
+	if total > maxBytes {
+		f.TooLong(p, "", maxBytes)
+	}
+}
+
+var storageClasses = Resource[storagev1.StorageClass]{
+	Group: "storage.k8s.io", Version: "v1", Kind: "StorageClass", Plural: "storageclasses", Prefix: "storageclasses",
+	Short: []string{"sc"}, Scope: Cluster, NoGeneration: true, List: listOf[storagev1.StorageClassList],
+	Default: func(c *storagev1.StorageClass) {
+		defPtr(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
+		defPtr(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
+	},
+	Main: plainPart(func(c, old *storagev1.StorageClass) field.ErrorList {
+		var f check.Faults
+		at := field.NewPath
+		if f.Need(at("provisioner"), c.Provisioner) {
+			f.QualifiedName(at("provisioner"), strings.ToLower(c.Provisioner))
+		}
+		parameters(&f, c.Parameters, at("parameters"))
+		check.AmongPtr(&f, at("reclaimPolicy"), c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
+		check.OneOf(&f, at("volumeBindingMode"), valueOr(c.VolumeBindingMode, ""), storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
+		for i, t := range c.AllowedTopologies {
+			keys := check.Seen[string]{}
+			for j, e := range t.MatchLabelExpressions {
+				at := at("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(j)
+				f.LabelName(at.Child("key"), e.Key)
+				if keys.Again(e.Key) {
+					f.Duplicate(at.Child("key"), e.Key)
+				}
+				if len(e.Values) == 0 {
+					f.Required(at.Child("values"), "")
+				}
+				for k, v := range e.Values {
+					f.Each(at.Child("values").Index(k), v, validation.IsValidLabelValue(v))
+				}
+			}
+		}
+		if old == nil {
+			return f.List()
+		}
+		forbid := func(name string, now, was any) {
+			if !equality.Semantic.DeepEqual(now, was) {
+				f.Forbidden(at(name), "updates to "+name+" are forbidden.")
+			}
+		}
+		forbid("parameters", c.Parameters, old.Parameters)
+		forbid("provisioner", c.Provisioner, old.Provisioner)
+		forbid("reclaimPolicy", c.ReclaimPolicy, old.ReclaimPolicy)
+		f.Same(at("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)
+		return f.List()
+	}),
+	Columns: []Column[storagev1.StorageClass]{
+		defaultNameColumn[storagev1.StorageClass]("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"),
+		text("Provisioner", func(c *storagev1.StorageClass) string { return c.Provisioner }),
+		text("ReclaimPolicy", func(c *storagev1.StorageClass) string {
+			return string(valueOr(c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete))
+		}),
+		text("VolumeBindingMode", func(c *storagev1.StorageClass) string {
+			return string(valueOr(c.VolumeBindingMode, storagev1.VolumeBindingImmediate))
+		}),
+		flag("AllowVolumeExpansion", func(c *storagev1.StorageClass) bool { return valueOr(c.AllowVolumeExpansion, false) }),
+		ageColumn[storagev1.StorageClass](),
+	},
+}
+
+// flag makes a column of booleans.
+func flag[T any](name string, cell func(*T) bool) Column[T] {
+	return Column[T]{Name: name, Type: "boolean", Cell: func(o *T, _ time.Time) any { return cell(o) }}
+}
+
+var volumeAttributesClasses = Resource[storagev1.VolumeAttributesClass]{
+	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttributesClass", Plural: "volumeattributesclasses", Prefix: "volumeattributesclasses",
+	Short: []string{"vac"}, Scope: Cluster, NoGeneration: true, List: listOf[storagev1.VolumeAttributesClassList],
+	Main: plainPart(func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
+		var f check.Faults
+		if f.Need(field.NewPath("driverName"), c.DriverName) {
+			f.QualifiedName(field.NewPath("driverName"), strings.ToLower(c.DriverName))
+		}
+		if len(c.Parameters) == 0 {
+			f.Required(field.NewPath("parameters"), "must contain at least one key/value pair")
+		}
+		parameters(&f, c.Parameters, field.NewPath("parameters"))
+		if old != nil && c.DriverName != old.DriverName {
+			f.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden.")
+		}
+		if old != nil && !equality.Semantic.DeepEqual(c.Parameters, old.Parameters) {
+			f.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden.")
+		}
+		return f.List()
+	}),
+	Columns: []Column[storagev1.VolumeAttributesClass]{
+		defaultNameColumn[storagev1.VolumeAttributesClass]("volumeattributesclass.alpha.kubernetes.io/is-default-class"),
+		text("DriverName", func(c *storagev1.VolumeAttributesClass) string { return c.DriverName }),
+		ageColumn[storagev1.VolumeAttributesClass](),
+	},
+}
+
+var csiNodes = Resource[storagev1.CSINode]{
+	Group: "storage.k8s.io", Version: "v1", Kind: "CSINode", Plural: "csinodes", Prefix: "csinodes", Scope: Cluster,
+	NoGeneration: true, NeedsVersion: true, List: listOf[storagev1.CSINodeList],
+	Main: plainPart(func(n, old *storagev1.CSINode) field.ErrorList {
+		var f check.Faults
+		p := field.NewPath("spec", "drivers")
+		was := map[string]storagev1.CSINodeDriver{}
+		if old != nil {
+			for _, d := range old.Spec.Drivers {
+				was[d.Name] = d
+			}
+		}
+		names := check.Seen[string]{}
+		for i, d := range n.Spec.Drivers {
+			at := p.Index(i)
+			f.Add(podrules.ValidateCSIDriverName(d.Name, at.Child("name")))
+			if names.Again(d.Name) {
+				f.Duplicate(at.Child("name"), d.Name)
+			}
+			if f.Need(at.Child("nodeID"), d.NodeID) && len(d.NodeID) > 192 {
+				f.Invalid(at.Child("nodeID"), d.NodeID, "must be 192 characters or less")
+			}
+			if d.Allocatable != nil {
+				check.AtLeastZeroPtr(&f, at.Child("allocatable", "count"), d.Allocatable.Count)
+			}
+			keys := check.Seen[string]{}
+			for _, k := range d.TopologyKeys {
+				if f.Need(at, k) {
+					f.QualifiedName(at, k)
+				}
+				if keys.Again(k) {
+					f.Duplicate(at, k)
+				}
+			}
+			if o, ok := was[d.Name]; ok {
+				o.Allocatable = d.Allocatable
+				f.Same(at, d, o)
+			}
+		}
+		return f.List()
+	}),
+	Columns: []Column[storagev1.CSINode]{
+		number("Drivers", func(n *storagev1.CSINode) int { return len(n.Spec.Drivers) }),
+		ageColumn[storagev1.CSINode](),
+	},
+}
+
+var csiDrivers = Resource[storagev1.CSIDriver]{
+	Group: "storage.k8s.io", Version: "v1", Kind: "CSIDriver", Plural: "csidrivers", Prefix: "csidrivers", Scope: Cluster,
+	NeedsVersion: true, List: listOf[storagev1.CSIDriverList],
+	Name: func(name string, prefix bool) []string {
+		if len(name) > 63 {
+			return []string{validation.MaxLenError(63)}
+		}
+		return DNSSubdomain(strings.ToLower(name), prefix)
+	},
+	Default: func(d *storagev1.CSIDriver) {
+		s := &d.Spec
+		defPtr(&s.AttachRequired, true)
+		defPtr(&s.PodInfoOnMount, false)
+		defPtr(&s.StorageCapacity, false)
+		defPtr(&s.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
+		if len(s.VolumeLifecycleModes) == 0 {
+			s.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}
+		}
+		defPtr(&s.RequiresRepublish, false)
+		defPtr(&s.SELinuxMount, false)
+	},
+	Main: plainPart(func(d, old *storagev1.CSIDriver) field.ErrorList {
+		var f check.Faults
+		s, p := &d.Spec, field.NewPath("spec")
+		for name, v := range map[string]*bool{"attachRequired": s.AttachRequired, "podInfoOnMount": s.PodInfoOnMount, "storageCapacity": s.StorageCapacity, "seLinuxMount": s.SELinuxMount} {
+			if v == nil {
+				f.Required(p.Child(name), "")
+			}
+		}
+		check.AmongPtr(&f, p.Child("fsGroupPolicy"), s.FSGroupPolicy, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
+		for i, m := range s.VolumeLifecycleModes {
+			check.Among(&f, p.Child("volumeLifecycleModes").Index(i), m, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)
+		}
+		audiences := check.Seen[string]{}
+		for i, t := range s.TokenRequests {
+			at := p.Child("tokenRequests").Index(i)
+			if audiences.Again(t.Audience) {
+				f.Duplicate(at.Child("audience"), t.Audience)
+			}
+			if e := t.ExpirationSeconds; e != nil {
+				if *e < 600 {
+					f.Invalid(at.Child("expirationSeconds"), *e, "may not specify a duration less than 10 minutes")
+				} else if *e > 1<<32 {
+					f.Invalid(at.Child("expirationSeconds"), *e, "may not specify a duration larger than 2^32 seconds")
+				}
+			}
+		}
+		if t := s.NodeAllocatableUpdatePeriodSeconds; t != nil && *t < 10 {
+			f.Invalid(p.Child("nodeAllocatableUpdatePeriodSeconds"), *t, "must be greater than or equal to 10 seconds")
+		}
+		if old != nil {
+			f.Same(p.Child("attachRequired"), s.AttachRequired, old.Spec.AttachRequired)
+			f.Same(p.Child("volumeLifecycleModes"), s.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)
+		}
+		return f.List()
+	}),
+	Columns: []Column[storagev1.CSIDriver]{
+		flag("AttachRequired", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.AttachRequired, true) }),
+		flag("PodInfoOnMount", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.PodInfoOnMount, false) }),
+		flag("StorageCapacity", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.StorageCapacity, false) }),
+		text("TokenRequests", func(d *storagev1.CSIDriver) string {
+			if d.Spec.TokenRequests == nil {
+				return "<unset>"
+			}
+			var out []string
+			for _, t := range d.Spec.TokenRequests {
+				out = append(out, t.Audience)
+			}
+			return strings.Join(out, ",")
+		}),
+		flag("RequiresRepublish", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.RequiresRepublish, false) }),
+		text("Modes", func(d *storagev1.CSIDriver) string {
+			var out []string
+			for _, m := range d.Spec.VolumeLifecycleModes {
+				out = append(out, string(m))
+			}
+			return joinOr(out, "<none>")
+		}),
+		ageColumn[storagev1.CSIDriver](),
+	},
+}
+
+var csiStorageCapacities = Resource[storagev1.CSIStorageCapacity]{
+	Group: "storage.k8s.io", Version: "v1", Kind: "CSIStorageCapacity", Plural: "csistoragecapacities", Prefix: "csistoragecapacities",
+	NoGeneration: true, NeedsVersion: true, List: listOf[storagev1.CSIStorageCapacityList],
+	Main: plainPart(func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
+		var f check.Faults
+		f.Subdomain(field.NewPath("storageClassName"), c.StorageClassName)
+		f.Add(selectorFaults(c.NodeTopology, field.NewPath("nodeTopology")))
+		if c.Capacity != nil {
+			f.Quantity(field.NewPath("capacity"), *c.Capacity)
+		}
+		if c.MaximumVolumeSize != nil {
+			f.Quantity(field.NewPath("maximumVolumeSize"), *c.MaximumVolumeSize)
+		}
+		if old != nil {
+			f.Same(field.NewPath("nodeTopology"), c.NodeTopology, old.NodeTopology)
+			f.Same(field.NewPath("storageClassName"), c.StorageClassName, old.StorageClassName)
+		}
+		return f.List()
+	}),
+	Columns: []Column[storagev1.CSIStorageCapacity]{
+		text("StorageClassName", func(c *storagev1.CSIStorageCapacity) string { return c.StorageClassName }),
+		text("Capacity", func(c *storagev1.CSIStorageCapacity) string {
+			if c.Capacity == nil {
+				return "<unset>"
+			}
+			return c.Capacity.String()
+		}),
+	},
+}
+
+var volumeAttachments = Resource[storagev1.VolumeAttachment]{
+	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttachment", Plural: "volumeattachments", Prefix: "volumeattachments", Scope: Cluster,
+	NoGeneration: true, NeedsVersion: true, List: listOf[storagev1.VolumeAttachmentList],
+	Main: mainPart(func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentStatus { return &a.Status }, func(a, old *storagev1.VolumeAttachment) field.ErrorList {
+		var f check.Faults
+		s, p := &a.Spec, field.NewPath("spec")
+		f.Add(podrules.ValidateCSIDriverName(s.Attacher, p.Child("attacher")))
+		f.Subdomain(p.Child("nodeName"), s.NodeName)
+		at, pv := p.Child("source"), s.Source.PersistentVolumeName
+		const one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+		switch {
+		case s.Source.InlineVolumeSpec == nil && pv == nil:
+			f.Required(at, one)
+		case s.Source.InlineVolumeSpec != nil && pv != nil:
+			f.Forbidden(at, one)
+		case pv != nil && *pv == "":
+			f.Required(at.Child("persistentVolumeName"), "must specify non empty persistentVolumeName")
+		case pv != nil:
+			f.Subdomain(at.Child("persistentVolumeName"), *pv)
+		}
+		if old != nil {
+			f.Same(p, a.Spec, old.Spec)
+		}
+		return f.List()
+	}),
+	Status: statusPart[storagev1.VolumeAttachment](func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentSpec { return &a.Spec }, nil),
+	Columns: []Column[storagev1.VolumeAttachment]{
+		text("Attacher", func(a *storagev1.VolumeAttachment) string { return a.Spec.Attacher }),
+		text("PV", func(a *storagev1.VolumeAttachment) string { return valueOr(a.Spec.Source.PersistentVolumeName, "") }),
+		text("Node", func(a *storagev1.VolumeAttachment) string { return a.Spec.NodeName }),
+		flag("Attached", func(a *storagev1.VolumeAttachment) bool { return a.Status.Attached }),
+		ageColumn[storagev1.VolumeAttachment](),
+	},
+}
