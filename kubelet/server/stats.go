@@ -174,9 +174,10 @@ func (s *Stats) pods(ctx context.Context, sum *statsapi.Summary, now time.Time) 
 			continue
 		}
 		stats := statsapi.PodStats{
-			PodRef:    statsapi.PodReference{Name: p.Name, Namespace: p.Namespace, UID: string(p.UID)},
-			StartTime: p.CreationTimestamp,
-			Network:   networks[string(p.UID)],
+			PodRef:     statsapi.PodReference{Name: p.Name, Namespace: p.Namespace, UID: string(p.UID)},
+			StartTime:  p.CreationTimestamp,
+			Containers: []statsapi.ContainerStats{},
+			Network:    networks[string(p.UID)],
 		}
 		if p.Status.StartTime != nil {
 			stats.StartTime = *p.Status.StartTime

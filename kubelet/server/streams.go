@@ -68,7 +68,7 @@ func (s *Server) running(w http.ResponseWriter, r *http.Request) (o streamOption
 	}
 	name := r.PathValue("container")
 	c, ok := s.s.Pods.Container(pod.UID, name, false)
-	if !ok || !hasContainer(pod, name) {
+	if !ok || !c.Running || !hasContainer(pod, name) {
 		http.Error(w, fmt.Sprintf("container not found (%q)", name), http.StatusNotFound)
 		return o, "", false
 	}

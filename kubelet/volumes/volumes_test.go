@@ -124,7 +124,7 @@ func TestErrors(t *testing.T) {
 		volume corev1.VolumeSource
 		want   string
 	}{
-		"no ConfigMap":   {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "x"}}}, `MountVolume.SetUp failed for volume "v" : configmaps "x" not found`},
+		"no ConfigMap":   {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "x"}}}, `MountVolume.SetUp failed for volume "v" : configmap "x" not found`},
 		"no key":         {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: named, Items: []corev1.KeyToPath{{Key: "zz", Path: "z"}}}}, "configmap references non-existent config key: zz"},
 		"path leads out": {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: named, Items: []corev1.KeyToPath{{Key: "a", Path: "../z"}}}}, "must not start with '..'"},
 		"no Secret key":  {corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", Items: []corev1.KeyToPath{{Key: "zz", Path: "z"}}}}, "references non-existent secret key: zz"},

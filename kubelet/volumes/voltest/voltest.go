@@ -66,7 +66,7 @@ func (o *Objects) ConfigMap(_ context.Context, key types.NamespacedName) (*corev
 	if m := o.maps[key]; m != nil {
 		return m, nil
 	}
-	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, key.Name)
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmap"}, key.Name)
 }
 
 func (o *Objects) Secret(_ context.Context, key types.NamespacedName) (*corev1.Secret, error) {
@@ -75,7 +75,7 @@ func (o *Objects) Secret(_ context.Context, key types.NamespacedName) (*corev1.S
 	if s := o.secrets[key]; s != nil {
 		return s, nil
 	}
-	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, key.Name)
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secret"}, key.Name)
 }
 
 func (o *Objects) OnChange(f func(kind string, key types.NamespacedName)) {
