@@ -10,6 +10,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/daemonset"
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
 	"github.com/keelson/keelson/controller-manager/controllers/endpointslice"
+	"github.com/keelson/keelson/controller-manager/controllers/garbagecollector"
 	"github.com/keelson/keelson/controller-manager/controllers/job"
 	"github.com/keelson/keelson/controller-manager/controllers/namespace"
 	"github.com/keelson/keelson/controller-manager/controllers/nodeipam"
@@ -41,6 +42,7 @@ var Table = []runtime.Row{
 	clusterroleaggregation.Row,
 	csrapproving.Row,
 	csrsigning.Row,
+	garbagecollector.Row,
 	namespace.Row,
 	nodeipam.Row,
 	podgc.Row,
