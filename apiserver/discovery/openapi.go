@@ -74,6 +74,7 @@ func (s *Server) sum(rows []*resources.Row) string {
 	}
 	for _, row := range rows {
 		raw, _ := json.Marshal(apiResources(row))
+		h.Write([]byte(row.GVK().String()))
 		h.Write(raw)
 		if c, ok := row.Custom.(Described); ok {
 			text, _ := c.OpenAPI()

@@ -240,7 +240,7 @@ func gcFinalizers(row *resources.Row, obj resources.Object, opts *metav1.DeleteO
 }
 
 // DeleteAll deletes what a selection holds now. It goes on after an object that is
-// gone already and stops at the first other error. It returns the last states.
+// gone already and stops at the first other error. It returns what it found.
 func (o *Objects) DeleteAll(ctx context.Context, rq *resources.Request, row *resources.Row, sel watchcache.Selection, opts *metav1.DeleteOptions) ([]*watchcache.Item, error) {
 	if _, err := o.cache.Fresh(ctx); err != nil {
 		return nil, err
@@ -259,10 +259,10 @@ func (o *Objects) DeleteAll(ctx context.Context, rq *resources.Request, row *res
 			uid := it.Head.UID
 			own.Preconditions = &metav1.Preconditions{UID: &uid}
 		}
-		gone, _, err := o.remove(ctx, rq, row, it.Head.Namespace, it.Head.Name, own)
+		_, _, err := o.remove(ctx, rq, row, it.Head.Namespace, it.Head.Name, own)
 		switch {
 		case err == nil:
-			out = append(out, gone)
+			out = append(out, it)
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 		default:
 			return out, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -70,7 +71,7 @@ type WriteOptions struct {
 	// NoAdmission skips the admission chain: the server's own objects at start.
 	NoAdmission bool
 	// NoHooks skips the part's Prepare: the caller answers for what it changes
-	// (binding, eviction). Validation of metadata stays.
+	// (binding, eviction), and generation stays. Validation of metadata remains.
 	NoHooks bool
 }
 
@@ -490,7 +491,7 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	if g := old.GetDeletionGracePeriodSeconds(); g != nil && obj.GetDeletionGracePeriodSeconds() == nil {
 		obj.SetDeletionGracePeriodSeconds(g)
 	}
-	if !row.NoGeneration && obj.GetGeneration() == old.GetGeneration() && specChanged(obj, old) {
+	if !opts.NoHooks && !row.NoGeneration && obj.GetGeneration() == old.GetGeneration() && specChanged(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
@@ -653,6 +654,6 @@ func dedupOwners(rq *resources.Request, obj resources.Object) {
 	if len(twice) > 0 {
 		obj.SetOwnerReferences(kept)
 		rq.Warn(fmt.Sprintf(".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, "+
-			"and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: %v", twice))
+			"and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: %v", strings.Join(twice, ", ")))
 	}
 }

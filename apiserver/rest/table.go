@@ -37,7 +37,8 @@ func columns(row *resources.Row) []resources.ErasedColumn {
 		out = append(out, resources.ErasedColumn{TableColumnDefinition: nameColumn,
 			Cell: func(o resources.Object, _ time.Time) any { return o.GetName() }})
 	}
-	if has["Age"] {
+	// Other columns that tell the time stand in for Age.
+	if has["Age"] || has["Created At"] || has["Last Seen"] || row.Kind == "PodTemplate" {
 		return append(out, row.Columns...)
 	}
 	// Columns of -o wide stand behind Age.
