@@ -54,7 +54,10 @@ type Manager struct {
 	options Options
 	v2      bool
 	// roots are the mounted hierarchies: one for v2, one for each controller group for v1.
-	roots   []string
+	roots []string
+	// all also has hierarchies without controllers of ours, in which the runtime makes
+	// cgroups of the same names: a hybrid machine's unified one.
+	all     []string
 	systemd systemd
 }
 
@@ -86,15 +89,21 @@ func New(o Options) (*Manager, error) {
 		}
 		for _, e := range entries {
 			path := filepath.Join(o.Mount, e.Name())
-			if e.Type()&fs.ModeSymlink != 0 || unix.Statfs(path, &st) != nil || st.Type != unix.CGROUP_SUPER_MAGIC {
+			if e.Type()&fs.ModeSymlink != 0 || unix.Statfs(path, &st) != nil {
 				continue
 			}
-			m.roots = append(m.roots, path)
+			switch st.Type {
+			case unix.CGROUP_SUPER_MAGIC:
+				m.roots = append(m.roots, path)
+			case unix.CGROUP2_SUPER_MAGIC:
+				m.all = append(m.all, path)
+			}
 		}
 		if len(m.roots) == 0 {
 			return nil, fmt.Errorf("no cgroup hierarchy is mounted at %s", o.Mount)
 		}
 	}
+	m.all = append(m.all, m.roots...)
 	if o.Driver == "systemd" {
 		s, err := dialSystemd()
 		if err != nil {
@@ -223,7 +232,7 @@ func (m *Manager) Delete(uid types.UID) error {
 		if m.systemd != nil && m.exists(name) {
 			errs = append(errs, m.systemd.remove(filepath.Base(name)))
 		}
-		for _, root := range m.roots {
+		for _, root := range m.all {
 			errs = append(errs, removeTree(filepath.Join(root, name)))
 		}
 	}
@@ -234,7 +243,7 @@ func (m *Manager) Delete(uid types.UID) error {
 func (m *Manager) Prune(keep map[types.UID]bool) error {
 	found := map[types.UID]bool{}
 	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
-		for _, root := range m.roots {
+		for _, root := range m.all {
 			entries, err := os.ReadDir(filepath.Join(root, m.qosName(qos)))
 			if err != nil {
 				continue

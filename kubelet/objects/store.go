@@ -6,9 +6,11 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
@@ -183,7 +185,7 @@ func (s *Store) ConfigMap(ctx context.Context, key types.NamespacedName) (*corev
 	}
 	o, err := s.client.CoreV1().ConfigMaps(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
 	if err != nil {
-		return nil, err
+		return nil, missing(err, "configmap", key)
 	}
 	return o, nil
 }
@@ -195,9 +197,17 @@ func (s *Store) Secret(ctx context.Context, key types.NamespacedName) (*corev1.S
 	}
 	o, err := s.client.CoreV1().Secrets(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
 	if err != nil {
-		return nil, err
+		return nil, missing(err, "secret", key)
 	}
 	return o, nil
+}
+
+// missing words a not-found error as upstream's kubelet does, which users search for.
+func missing(err error, kind string, key types.NamespacedName) error {
+	if apierrors.IsNotFound(err) {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: kind}, key.Name)
+	}
+	return err
 }
 
 func (s *Store) fresh(kind string, key types.NamespacedName) runtime.Object {

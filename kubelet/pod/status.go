@@ -93,6 +93,13 @@ func Status(in Input, d Decision) *corev1.PodStatus {
 	if st.StartTime == nil {
 		st.StartTime = &metav1.Time{Time: now.Rfc3339Copy().Time}
 	}
+	if e := in.Memory.End; e != nil && e.Rejected {
+		// Nothing of it was ever started: there is nothing to say about containers.
+		st.Phase, st.Reason, st.Message = corev1.PodFailed, e.Reason, e.Message
+		setAddresses(&in, last, st)
+		setConditions(&in, &d, last, st)
+		return st
+	}
 	s := statuser{in: &in, d: &d, last: last}
 	for i := range p.Spec.InitContainers {
 		c := &p.Spec.InitContainers[i]
@@ -228,7 +235,7 @@ func (s *statuser) gone(st *corev1.ContainerStatus, last *corev1.ContainerStatus
 		st.ContainerID, st.ImageID = last.ContainerID, last.ImageID
 		return
 	}
-	if s.d.Phase < Released || s.in.Memory.End != nil && s.in.Memory.End.Rejected {
+	if s.d.Phase < Released {
 		return
 	}
 	if initialized := condition(s.last.Conditions, corev1.PodInitialized); initialized == nil || initialized.Status != corev1.ConditionTrue {

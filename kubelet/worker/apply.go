@@ -235,6 +235,11 @@ func (w *worker) createSandbox(ctx context.Context, o *corev1.Pod, s pod.Step) e
 	if err != nil {
 		return fail(err)
 	}
+	leave, err := w.gate.enter(ctx, forSandbox)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	if _, err := w.Runtime.RunPodSandbox(ctx, &runtimeapi.RunPodSandboxRequest{Config: config, RuntimeHandler: handler}); err != nil {
 		return fail(err)
 	}
@@ -318,7 +323,12 @@ func (w *worker) removeContainer(ctx context.Context, o *corev1.Pod, s pod.Step,
 func (w *worker) stopSandbox(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, longCall)
 	defer cancel()
-	_, err := w.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
+	leave, err := w.gate.enter(ctx, forStopSandbox)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = w.Runtime.StopPodSandbox(ctx, &runtimeapi.StopPodSandboxRequest{PodSandboxId: id})
 	if err != nil && !cri.IsNotFound(err) {
 		return fmt.Errorf("stop sandbox: %w", err)
 	}
@@ -328,7 +338,12 @@ func (w *worker) stopSandbox(ctx context.Context, id string) error {
 func (w *worker) removeSandbox(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, longCall)
 	defer cancel()
-	_, err := w.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
+	leave, err := w.gate.enter(ctx, forRemoval)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	_, err = w.Runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: id})
 	if err != nil && !cri.IsNotFound(err) {
 		return fmt.Errorf("remove sandbox: %w", err)
 	}

@@ -30,6 +30,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -98,6 +99,7 @@ type Options struct {
 type Pool struct {
 	Rooms
 	options Options
+	gate    *gate
 
 	ctx context.Context // set by Run before ready is closed
 	wg  sync.WaitGroup
@@ -120,7 +122,8 @@ func New(o Options, r Rooms) *Pool {
 	if o.Retry == 0 {
 		o.Retry = time.Second
 	}
-	return &Pool{Rooms: r, options: o, workers: map[types.UID]*worker{}}
+	// Twice the cores: half of such a call is waiting.
+	return &Pool{Rooms: r, options: o, gate: newGate(2*runtime.NumCPU(), 3*time.Second), workers: map[types.UID]*worker{}}
 }
 
 // Run runs the workers until ctx ends and all of them have.

@@ -11,13 +11,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"time"
 
 	"github.com/keelson/keelson/kubelet/cri"
 	"github.com/keelson/keelson/kubelet/criconfig"
@@ -75,8 +74,11 @@ func (w *worker) start(ctx context.Context, o *corev1.Pod, s pod.Step, seen pod.
 		return failed("ErrImagePull", err)
 	}
 	x := criconfig.Extra{RestartCount: w.restartCount(o, s, seen), Image: ref, ImageUser: image.Username}
-	if image.Uid != nil {
+	switch {
+	case image.Uid != nil:
 		x.ImageUID = &image.Uid.Value
+	case image.Username == "":
+		x.ImageUID = new(int64) // an image that names no user runs as root
 	}
 	current := *st
 	current.PodIP, current.PodIPs = pod.PodIPs(*sb, w.facts())
@@ -111,6 +113,11 @@ func (w *worker) launch(ctx context.Context, o *corev1.Pod, c *corev1.Container,
 	if err := os.MkdirAll(filepath.Join(sandbox.LogDirectory, c.Name), 0o755); err != nil {
 		return nil, &startError{reason: "CreateContainerError", message: err.Error()}
 	}
+	leave, err := w.gate.enter(call, forStart)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { leave() }()
 	created, err := w.Runtime.CreateContainer(call, &runtimeapi.CreateContainerRequest{PodSandboxId: sb.ID, Config: config, SandboxConfig: sandbox})
 	if err != nil {
 		w.event(o, c.Name, corev1.EventTypeWarning, "Failed", "Error: "+cri.Text(err))
@@ -129,6 +136,8 @@ func (w *worker) launch(ctx context.Context, o *corev1.Pod, c *corev1.Container,
 		w.event(o, c.Name, corev1.EventTypeWarning, "Failed", "Error: "+cri.Text(err))
 		return apply, &startError{reason: "RunContainerError", message: cri.Text(err), ran: true}
 	}
+	leave()
+	leave = func() {}
 	w.event(o, c.Name, corev1.EventTypeNormal, "Started", "Container started")
 	link := filepath.Join(w.options.SymlinkDir, criconfig.LogSymlink(o, c.Name, id))
 	if err := os.Symlink(filepath.Join(sandbox.LogDirectory, config.LogPath), link); err != nil && !os.IsExist(err) {

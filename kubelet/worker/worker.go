@@ -179,8 +179,19 @@ func (w *worker) begin() bool {
 	o := w.object()
 	w.last = o.Status.DeepCopy()
 	known := len(w.seen.Sandboxes) > 0 || o.Status.StartTime != nil || pod.IsTerminal(o.Status.Phase)
+	if pod.IsTerminal(o.Status.Phase) && len(o.Status.ContainerStatuses) == 0 && len(w.seen.Sandboxes) == 0 {
+		// Rejected before the kubelet was restarted.
+		w.mu.Lock()
+		w.ended = &pod.End{Reason: o.Status.Reason, Message: o.Status.Message, Rejected: true}
+		w.mu.Unlock()
+		w.memory.Clean = true
+		return true
+	}
 	if w.isRemoved() || known {
 		w.admitted.Store(true)
+		if w.Objects != nil && !w.isRemoved() {
+			w.Objects.Use(o)
+		}
 		return true
 	}
 	// Without the Node object nothing can be said about room on the node.
