@@ -1,16 +1,79 @@
 package resources
 
 import (
+	"context"
+	"slices"
+
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/runtime"
+	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-var customResourceDefinitions = Resource[crdv1.CustomResourceDefinition]{
+type crd = crdv1.CustomResourceDefinition
+
+// Defaults and rules of CustomResourceDefinitions are those of the library that
+// owns the type: its schemas are checked for structure, CEL cost and defaults.
+var customResourceDefinitions = Resource[crd]{
 	Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions",
-	Short:      []string{"crd", "crds"},
-	Categories: []string{"api-extensions"},
-	Scope:      Cluster,
-	Prefix:     "apiextensions.k8s.io/customresourcedefinitions",
-	List:       func() runtime.Object { return &crdv1.CustomResourceDefinitionList{} },
-	Status:     &Part[crdv1.CustomResourceDefinition]{},
+	Prefix: "apiextensions.k8s.io/customresourcedefinitions", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
+	Scope: Cluster, NeedsVersion: true, List: listOf[crdv1.CustomResourceDefinitionList],
+	Default: crdv1.SetObjectDefaults_CustomResourceDefinition,
+	Main: Part[crd]{
+		Prepare: func(_ *Request, obj, old *crd) {
+			if old == nil {
+				obj.Status = crdv1.CustomResourceDefinitionStatus{}
+			} else {
+				obj.Status = *old.Status.DeepCopy()
+			}
+			for _, v := range obj.Spec.Versions {
+				if v.Storage && !slices.Contains(obj.Status.StoredVersions, v.Name) {
+					obj.Status.StoredVersions = append(obj.Status.StoredVersions, v.Name)
+				}
+			}
+		},
+		Validate: func(rq *Request, obj, old *crd) field.ErrorList {
+			return crdRules(rq, obj, old, crdvalidation.ValidateCustomResourceDefinition, crdvalidation.ValidateCustomResourceDefinitionUpdate)
+		},
+		Reset: []string{"status"},
+	},
+	Status: &Part[crd]{
+		Prepare: keepSpec(func(c *crd) *crdv1.CustomResourceDefinitionSpec { return &c.Spec }),
+		Validate: func(rq *Request, obj, old *crd) field.ErrorList {
+			return crdRules(rq, obj, old, nil, func(_ context.Context, now, was *apiextensions.CustomResourceDefinition) field.ErrorList {
+				return crdvalidation.ValidateUpdateCustomResourceDefinitionStatus(now, was)
+			})
+		},
+		Reset: []string{"spec"},
+	},
+	Columns: []Column[crd]{{Name: "Created At", Type: "date", Cell: createdAt[crd]}},
+}
+
+func crdRules(rq *Request, obj, old *crd,
+	create func(context.Context, *apiextensions.CustomResourceDefinition) field.ErrorList,
+	update func(context.Context, *apiextensions.CustomResourceDefinition, *apiextensions.CustomResourceDefinition) field.ErrorList,
+) field.ErrorList {
+	ctx := rq.Context
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	convert := func(c *crd) (*apiextensions.CustomResourceDefinition, *field.Error) {
+		out := &apiextensions.CustomResourceDefinition{}
+		if err := crdv1.Convert_v1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(c.DeepCopy(), out, nil); err != nil {
+			return nil, field.Invalid(field.NewPath("spec"), field.OmitValueType{}, err.Error())
+		}
+		return out, nil
+	}
+	now, bad := convert(obj)
+	if bad != nil {
+		return field.ErrorList{bad}
+	}
+	if old == nil {
+		return create(ctx, now)
+	}
+	was, bad := convert(old)
+	if bad != nil {
+		return field.ErrorList{bad}
+	}
+	return update(ctx, now, was)
 }
