@@ -1,0 +1,287 @@
+package resources
+
+import (
+	"strings"
+
+	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
+)
+
+// The kinds of dynamic resource allocation. The rules cover names, references,
+// bounds and what may change; that CEL selectors compile is checked where they run.
+
+// Bounds of one object. Source: resource.k8s.io/v1 API reference.
+const (
+	deviceRequestsMax  = 32
+	deviceSelectorsMax = 32
+	sliceDevicesMax    = 128
+	reservedForMax     = 256
+)
+
+func validateSelectors(f *check.Faults, list []resourcev1.DeviceSelector, p *field.Path) {
+	if n := len(list); n > deviceSelectorsMax {
+		f.TooMany(p, n, deviceSelectorsMax)
+	}
+	for i, s := range list {
+		at := p.Index(i)
+		if s.CEL == nil {
+			f.Required(at.Child("cel"), "")
+		} else if strings.TrimSpace(s.CEL.Expression) == "" {
+			f.Required(at.Child("cel", "expression"), "")
+		} else if len(s.CEL.Expression) > 10<<10 {
+			f.TooLong(at.Child("cel", "expression"), "", 10<<10)
+		}
+	}
+}
+
+func validateDeviceConfig(f *check.Faults, c resourcev1.DeviceConfiguration, p *field.Path) {
+	if c.Opaque == nil {
+		f.Required(p.Child("opaque"), "")
+		return
+	}
+	f.Add(podrules.ValidateCSIDriverName(c.Opaque.Driver, p.Child("opaque", "driver")))
+	if len(c.Opaque.Parameters.Raw) == 0 {
+		f.Required(p.Child("opaque", "parameters"), "")
+	}
+}
+
+var deviceClasses = Resource[resourcev1.DeviceClass]{
+	Group: "resource.k8s.io", Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses", Prefix: "deviceclasses", Scope: Cluster,
+	List: listOf[resourcev1.DeviceClassList],
+	Main: plainPart(func(c, _ *resourcev1.DeviceClass) field.ErrorList {
+		var f check.Faults
+		p := field.NewPath("spec")
+		validateSelectors(&f, c.Spec.Selectors, p.Child("selectors"))
+		if n := len(c.Spec.Config); n > 32 {
+			f.TooMany(p.Child("config"), n, 32)
+		}
+		for i, x := range c.Spec.Config {
+			validateDeviceConfig(&f, x.DeviceConfiguration, p.Child("config").Index(i))
+		}
+		return f.List()
+	}),
+}
+
+func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
+	for i := range s.Devices.Requests {
+		r := &s.Devices.Requests[i]
+		if e := r.Exactly; e != nil {
+			def(&e.AllocationMode, resourcev1.DeviceAllocationModeExactCount)
+			if e.AllocationMode == resourcev1.DeviceAllocationModeExactCount {
+				def(&e.Count, 1)
+			}
+		}
+		for j := range r.FirstAvailable {
+			e := &r.FirstAvailable[j]
+			def(&e.AllocationMode, resourcev1.DeviceAllocationModeExactCount)
+			if e.AllocationMode == resourcev1.DeviceAllocationModeExactCount {
+				def(&e.Count, 1)
+			}
+		}
+	}
+}
+
+func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec, p *field.Path) {
+	p = p.Child("devices")
+	if n := len(s.Devices.Requests); n > deviceRequestsMax {
+		f.TooMany(p.Child("requests"), n, deviceRequestsMax)
+	}
+	names := check.Seen[string]{}
+	exact := func(class string, mode resourcev1.DeviceAllocationMode, count int64, selectors []resourcev1.DeviceSelector, at *field.Path) {
+		f.NeedName(at.Child("deviceClassName"), class, validation.IsDNS1123Subdomain)
+		validateSelectors(f, selectors, at.Child("selectors"))
+		check.Among(f, at.Child("allocationMode"), mode, resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)
+		switch {
+		case mode == resourcev1.DeviceAllocationModeAll && count != 0:
+			f.Invalid(at.Child("count"), count, "must not be specified when allocationMode is 'All'")
+		case mode == resourcev1.DeviceAllocationModeExactCount && count <= 0:
+			f.Invalid(at.Child("count"), count, check.NotPositive)
+		}
+	}
+	for i, r := range s.Devices.Requests {
+		at := p.Child("requests").Index(i)
+		f.NeedName(at.Child("name"), r.Name, validation.IsDNS1123Label)
+		if names.Again(r.Name) {
+			f.Duplicate(at.Child("name"), r.Name)
+		}
+		switch {
+		case r.Exactly == nil && len(r.FirstAvailable) == 0:
+			f.Required(at, "exactly one of `exactly` or `firstAvailable` is required")
+		case r.Exactly != nil && len(r.FirstAvailable) > 0:
+			f.Invalid(at, nil, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set")
+		case r.Exactly != nil:
+			exact(r.Exactly.DeviceClassName, r.Exactly.AllocationMode, r.Exactly.Count, r.Exactly.Selectors, at.Child("exactly"))
+		}
+		if n := len(r.FirstAvailable); n > 8 {
+			f.TooMany(at.Child("firstAvailable"), n, 8)
+		}
+		subs := check.Seen[string]{}
+		for j, sub := range r.FirstAvailable {
+			at := at.Child("firstAvailable").Index(j)
+			f.NeedName(at.Child("name"), sub.Name, validation.IsDNS1123Label)
+			if subs.Again(sub.Name) {
+				f.Duplicate(at.Child("name"), sub.Name)
+			}
+			names[r.Name+"/"+sub.Name] = true
+			exact(sub.DeviceClassName, sub.AllocationMode, sub.Count, sub.Selectors, at)
+		}
+	}
+	refers := func(list []string, p *field.Path) {
+		for i, n := range list {
+			if !names[n] {
+				f.Invalid(p.Index(i), n, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'")
+			}
+		}
+	}
+	for i, c := range s.Devices.Constraints {
+		at := p.Child("constraints").Index(i)
+		refers(c.Requests, at.Child("requests"))
+		if c.MatchAttribute == nil && c.DistinctAttribute == nil {
+			f.Required(at.Child("matchAttribute"), "")
+		}
+	}
+	for i, c := range s.Devices.Config {
+		at := p.Child("config").Index(i)
+		refers(c.Requests, at.Child("requests"))
+		validateDeviceConfig(f, c.DeviceConfiguration, at)
+	}
+}
+
+var resourceClaims = Resource[resourcev1.ResourceClaim]{
+	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims", Prefix: "resourceclaims", NoGeneration: true,
+	List:    listOf[resourcev1.ResourceClaimList],
+	Default: func(c *resourcev1.ResourceClaim) { defaultClaimSpec(&c.Spec) },
+	Main: mainPart(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimStatus { return &c.Status }, func(c, old *resourcev1.ResourceClaim) field.ErrorList {
+		var f check.Faults
+		validateResourceClaimSpec(&f, &c.Spec, field.NewPath("spec"))
+		if old != nil {
+			f.Same(field.NewPath("spec"), c.Spec, old.Spec)
+		}
+		return f.List()
+	}),
+	Status: statusPart(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimSpec { return &c.Spec }, func(c, old *resourcev1.ResourceClaim) field.ErrorList {
+		var f check.Faults
+		s, p := &c.Status, field.NewPath("status")
+		if old.Status.Allocation != nil && s.Allocation != nil {
+			f.Same(p.Child("allocation"), s.Allocation, old.Status.Allocation)
+		}
+		if n := len(s.ReservedFor); n > reservedForMax {
+			f.TooMany(p.Child("reservedFor"), n, reservedForMax)
+		}
+		if len(s.ReservedFor) > 0 && s.Allocation == nil {
+			f.Forbidden(p.Child("reservedFor"), "may not be specified when `allocated` is not set")
+		}
+		uids := check.Seen[string]{}
+		for i, r := range s.ReservedFor {
+			at := p.Child("reservedFor").Index(i)
+			f.Need(at.Child("resource"), r.Resource)
+			f.Need(at.Child("name"), r.Name)
+			if f.Need(at.Child("uid"), string(r.UID)) && uids.Again(string(r.UID)) {
+				f.Duplicate(at.Child("uid"), r.UID)
+			}
+		}
+		if old.DeletionTimestamp != nil && len(s.ReservedFor) > len(old.Status.ReservedFor) {
+			f.Forbidden(p.Child("reservedFor"), "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set")
+		}
+		return f.List()
+	}),
+	Columns: []Column[resourcev1.ResourceClaim]{
+		text("State", func(c *resourcev1.ResourceClaim) string {
+			var out []string
+			if c.DeletionTimestamp != nil {
+				out = append(out, "deleted")
+			}
+			switch {
+			case c.Status.Allocation != nil:
+				out = append(out, "allocated")
+				if len(c.Status.ReservedFor) > 0 {
+					out = append(out, "reserved")
+				}
+			case c.DeletionTimestamp == nil:
+				out = append(out, "pending")
+			}
+			return strings.Join(out, ",")
+		}),
+		ageColumn[resourcev1.ResourceClaim](),
+	},
+}
+
+var resourceClaimTemplates = Resource[resourcev1.ResourceClaimTemplate]{
+	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates", Prefix: "resourceclaimtemplates",
+	NoGeneration: true, List: listOf[resourcev1.ResourceClaimTemplateList],
+	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
+	Main: plainPart(func(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
+		var f check.Faults
+		validateResourceClaimSpec(&f, &t.Spec.Spec, field.NewPath("spec", "spec"))
+		if old != nil {
+			f.Same(field.NewPath("spec"), t.Spec, old.Spec)
+		}
+		return f.List()
+	}),
+}
+
+var resourceSlices = Resource[resourcev1.ResourceSlice]{
+	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceSlice", Plural: "resourceslices", Prefix: "resourceslices", Scope: Cluster,
+	List: listOf[resourcev1.ResourceSliceList],
+	Main: plainPart(func(s, old *resourcev1.ResourceSlice) field.ErrorList {
+		var f check.Faults
+		p := field.NewPath("spec")
+		f.Add(podrules.ValidateCSIDriverName(s.Spec.Driver, p.Child("driver")))
+		f.Need(p.Child("pool", "name"), s.Spec.Pool.Name)
+		if s.Spec.Pool.ResourceSliceCount <= 0 {
+			f.Invalid(p.Child("pool", "resourceSliceCount"), s.Spec.Pool.ResourceSliceCount, check.NotPositive)
+		}
+		check.AtLeastZero(&f, p.Child("pool", "generation"), s.Spec.Pool.Generation)
+		where := 0
+		for _, set := range []bool{valueOr(s.Spec.NodeName, "") != "", s.Spec.NodeSelector != nil, valueOr(s.Spec.AllNodes, false), valueOr(s.Spec.PerDeviceNodeSelection, false)} {
+			if set {
+				where++
+			}
+		}
+		const one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
+		switch {
+		case where == 0:
+			f.Required(p, one)
+		case where > 1:
+			f.Invalid(p, nil, one+", but multiple fields are set")
+		}
+		if s.Spec.NodeName != nil {
+			f.Subdomain(p.Child("nodeName"), *s.Spec.NodeName)
+		}
+		if s.Spec.NodeSelector != nil {
+			f.Add(podrules.ValidateNodeSelector(s.Spec.NodeSelector, p.Child("nodeSelector")))
+		}
+		if n := len(s.Spec.Devices); n > sliceDevicesMax {
+			f.TooMany(p.Child("devices"), n, sliceDevicesMax)
+		}
+		names := check.Seen[string]{}
+		for i, d := range s.Spec.Devices {
+			at := p.Child("devices").Index(i).Child("name")
+			f.NeedName(at, d.Name, validation.IsDNS1123Label)
+			if names.Again(d.Name) {
+				f.Duplicate(at, d.Name)
+			}
+		}
+		if old != nil {
+			f.Same(p.Child("driver"), s.Spec.Driver, old.Spec.Driver)
+			f.Same(p.Child("pool", "name"), s.Spec.Pool.Name, old.Spec.Pool.Name)
+			f.Same(p.Child("nodeName"), valueOr(s.Spec.NodeName, ""), valueOr(old.Spec.NodeName, ""))
+		}
+		return f.List()
+	}),
+	Fields: func(s *resourcev1.ResourceSlice) fields.Set {
+		return fields.Set{"spec.nodeName": valueOr(s.Spec.NodeName, ""), "spec.driver": s.Spec.Driver}
+	},
+	FieldNames: []string{"spec.nodeName", "spec.driver"},
+	Columns: []Column[resourcev1.ResourceSlice]{
+		text("Node", func(s *resourcev1.ResourceSlice) string { return valueOr(s.Spec.NodeName, "") }),
+		text("Driver", func(s *resourcev1.ResourceSlice) string { return s.Spec.Driver }),
+		text("Pool", func(s *resourcev1.ResourceSlice) string { return s.Spec.Pool.Name }),
+		ageColumn[resourcev1.ResourceSlice](),
+	},
+}
