@@ -9,6 +9,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/csrsigning"
 	"github.com/keelson/keelson/controller-manager/controllers/daemonset"
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
+	"github.com/keelson/keelson/controller-manager/controllers/disruption"
 	"github.com/keelson/keelson/controller-manager/controllers/endpointslice"
 	"github.com/keelson/keelson/controller-manager/controllers/garbagecollector"
 	"github.com/keelson/keelson/controller-manager/controllers/job"
@@ -31,6 +32,7 @@ var Table = []runtime.Row{
 	// Workloads.
 	daemonset.Row,
 	deployment.Row,
+	disruption.Row,
 	replicaset.Row,
 	replicationcontroller.Row,
 	cronjob.Row,

@@ -173,6 +173,9 @@ func (q *Queue) one(ctx context.Context, k types.NamespacedName) {
 	case errors.As(err, &perm):
 		q.work.Forget(k)
 		log.Warn("pass failed; waits for a change", "err", err)
+	case NamespaceEnding(err):
+		q.work.Forget(k)
+		log.Debug("namespace is being deleted; nothing more is done", "err", err)
 	case apierrors.IsConflict(err):
 		log.Debug("pass met a conflict; will be repeated", "err", err)
 		q.work.AddRateLimited(k)
