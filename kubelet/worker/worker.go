@@ -96,6 +96,9 @@ func (w *worker) update(o *corev1.Pod, removed bool) {
 	if removed {
 		w.removed = true
 	}
+	if removed || old.DeletionTimestamp == nil && o.DeletionTimestamp != nil {
+		w.retrying = true // what a start was waiting for does not hold up the end
+	}
 	w.mu.Unlock()
 	if !maps.Equal(old.Labels, o.Labels) || !maps.Equal(old.Annotations, o.Annotations) {
 		w.Volumes.Changed(o)
