@@ -39,6 +39,8 @@ type Config struct {
 	Family model.Family
 	// PodCIDRs are where pods are: other traffic to cluster addresses is masqueraded. Empty: none is.
 	PodCIDRs []netip.Prefix
+	// OwnPods are this node's ranges: what their pods send out of the cluster is masqueraded.
+	OwnPods []netip.Prefix
 	// MasqueradeAll masquerades everything that goes to a cluster address.
 	MasqueradeAll bool
 	// NodePortAddresses are the node's own prefixes that answer on node ports; empty: all its addresses.
@@ -119,7 +121,7 @@ func Build(cfg Config, ports []model.Port) Ruleset {
 	for _, a := range cfg.Skip {
 		b.skip[a] = true
 	}
-	for _, c := range []string{services, nodePorts, post, mark, canary} {
+	for _, c := range []string{services, nodePorts, post, mark, egress, canary} {
 		open(b.nat, c)
 	}
 	for _, c := range []string{services, nodePorts, external, forward, firewall, proxyWall, canary} {
@@ -153,6 +155,7 @@ func jumps(cfg Config) []Jump {
 		j("nat", "PREROUTING", services, "kubernetes service portals"),
 		j("nat", "OUTPUT", services, "kubernetes service portals"),
 		j("nat", "POSTROUTING", post, "kubernetes postrouting rules"),
+		j("nat", "POSTROUTING", egress, "pods to the outside"),
 		j("filter", "INPUT", proxyWall, "kubernetes load balancer firewall", fresh...),
 		j("filter", "INPUT", nodePorts, "kubernetes health check service ports"),
 		j("filter", "INPUT", external, "kubernetes externally-visible service portals", fresh...),
@@ -178,6 +181,17 @@ func (b *builder) fixed() {
 		full = " --random-fully"
 	}
 	b.natf(post, `-m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE%s`, full)
+
+	for _, own := range b.cfg.OwnPods {
+		for _, c := range b.cfg.PodCIDRs {
+			b.natf(egress, "-s %s -d %s -j RETURN", own, c)
+		}
+		multicast := "224.0.0.0/4"
+		if b.cfg.Family == model.IPv6 {
+			multicast = "ff00::/8"
+		}
+		b.natf(egress, "-s %s ! -d %s -j MASQUERADE%s", own, multicast, full)
+	}
 
 	// A packet that conntrack cannot place would leave with the pod's address instead of the service's.
 	b.filterf(forward, "-m conntrack --ctstate INVALID -j DROP")
