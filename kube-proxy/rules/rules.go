@@ -82,6 +82,7 @@ const (
 	firewall  = "KUBE-FIREWALL"
 	proxyWall = "KUBE-PROXY-FIREWALL"
 	canary    = "KUBE-PROXY-CANARY"
+	egress    = "KEELSON-EGRESS"
 )
 
 // Canary is a chain that is in every table as long as our rules are: when it is
