@@ -108,7 +108,8 @@ func (q *Queue) Add(p *framework.Pod, now time.Time) {
 	case InHand:
 	case Gated:
 		if gate(q.table, p.Pod) != it.Message {
-			it.Entered = now
+			q.next++
+			it.Entered, it.sequence = now, q.next
 			q.place(it, now)
 		}
 	case Active:
