@@ -19,6 +19,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,7 +31,10 @@ import (
 	"github.com/keelson/keelson/libs/lease"
 	"github.com/keelson/keelson/libs/run"
 	"github.com/keelson/keelson/libs/serve"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/yaml"
 )
 
 // Config is the daemon's configuration.
@@ -117,6 +122,36 @@ var Commands = []config.Command{
 		_, err := io.WriteString(out, runtime.Graph(controllers.Table))
 		return err
 	}},
+	{Name: "rbac", Short: "print the ClusterRole that the controllers' identity needs, as YAML", Run: func(_ context.Context, _ []string, out io.Writer) error {
+		data, err := yaml.Marshal(ClusterRole())
+		if err != nil {
+			return err
+		}
+		_, err = out.Write(data)
+		return err
+	}},
+}
+
+// ClusterRole is what the one identity of all controllers must be allowed: the
+// rules of every row, leader election, and asking who calls the daemon's own port.
+func ClusterRole() *rbacv1.ClusterRole {
+	role := &rbacv1.ClusterRole{
+		TypeMeta:   metav1.TypeMeta{APIVersion: rbacv1.SchemeGroupVersion.String(), Kind: "ClusterRole"},
+		ObjectMeta: metav1.ObjectMeta{Name: "system:kube-controller-manager"},
+		Rules: []rbacv1.PolicyRule{
+			{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"create", "get", "list", "watch", "update", "patch"}},
+			{APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"tokenreviews"}, Verbs: []string{"create"}},
+			{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
+		},
+	}
+	for _, r := range controllers.Table {
+		for _, rule := range r.Rules() {
+			if !slices.ContainsFunc(role.Rules, func(o rbacv1.PolicyRule) bool { return reflect.DeepEqual(o, rule) }) {
+				role.Rules = append(role.Rules, rule)
+			}
+		}
+	}
+	return role
 }
 
 func plan(_ context.Context, args []string, out io.Writer) error {

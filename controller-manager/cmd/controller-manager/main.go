@@ -1,4 +1,8 @@
-// Command controller-manager runs the controllers. See package controllermanager.
+// Command controller-manager runs the controllers of a cluster, and prints what
+// they would do ("plan"), touch ("graph") and need to be allowed ("rbac").
+//
+// It only parses flags; package controllermanager, the module's root, has
+// everything else and promises the rest.
 package main
 
 import (
