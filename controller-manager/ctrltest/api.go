@@ -51,6 +51,7 @@ type API struct {
 	wake    chan struct{} // closed and replaced with every change
 	writes  []string
 	refuse  func(verb, resource string) error
+	lag     time.Duration
 }
 
 type change struct {
@@ -383,6 +384,10 @@ func (a *API) watch(req *http.Request, r request) (*http.Response, error) {
 			return
 		}
 		for {
+			a.mu.Lock()
+			lag := a.lag
+			a.mu.Unlock()
+			time.Sleep(lag)
 			a.mu.Lock()
 			at, _ := slices.BinarySearchFunc(a.events, from+1, func(c change, rev int64) int { return int(c.rev - rev) })
 			batch, wake := slices.Clone(a.events[at:]), a.wake

@@ -141,6 +141,13 @@ func (a *API) Refuse(f func(verb, resource string) error) {
 	a.refuse = f
 }
 
+// Lag makes every watch show changes this much later than they were made.
+func (a *API) Lag(d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lag = d
+}
+
 // Pods are the pods of a namespace, by name.
 func (h *Harness) Pods(ns string) []*corev1.Pod {
 	h.t.Helper()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -44,7 +45,7 @@ func (all *Objects) add(raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if list, ok := o.(*metav1.List); ok {
+	if list, ok := o.(*corev1.List); ok {
 		for i, item := range list.Items {
 			if err := all.add(item.Raw); err != nil {
 				return fmt.Errorf("item %d: %w", i, err)
