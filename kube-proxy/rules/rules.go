@@ -125,7 +125,7 @@ func Build(cfg Config, ports []model.Port) Ruleset {
 	for _, c := range []string{services, nodePorts, post, mark, egress, canary} {
 		open(b.nat, c)
 	}
-	for _, c := range []string{services, nodePorts, external, forward, firewall, proxyWall, canary} {
+	for _, c := range []string{services, nodePorts, external, forward, podForward, firewall, proxyWall, canary} {
 		open(b.filter, c)
 	}
 	b.fixed()
@@ -165,6 +165,7 @@ func jumps(cfg Config) []Jump {
 		j("filter", "FORWARD", forward, "kubernetes forwarding rules"),
 		j("filter", "FORWARD", services, "kubernetes service portals", fresh...),
 		j("filter", "FORWARD", external, "kubernetes externally-visible service portals", fresh...),
+		j("filter", "FORWARD", podForward, "traffic of pods"), // after what refuses traffic to services without endpoints
 		j("filter", "OUTPUT", proxyWall, "kubernetes load balancer firewall", fresh...),
 		j("filter", "OUTPUT", services, "kubernetes service portals", fresh...),
 		j("filter", "OUTPUT", firewall, "kubernetes firewall"),
@@ -199,8 +200,8 @@ func (b *builder) fixed() {
 	b.filterf(forward, `-m comment --comment "kubernetes forwarding rules" -m mark --mark %s -j ACCEPT`, MasqueradeMark)
 	b.filterf(forward, `-m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT`)
 	for _, c := range b.cfg.PodCIDRs {
-		b.filterf(forward, `-s %s -m comment --comment "pods talk to anybody" -j ACCEPT`, c)
-		b.filterf(forward, `-d %s -m comment --comment "anybody talks to pods" -j ACCEPT`, c)
+		b.filterf(podForward, `-s %s -m comment --comment "pods talk to anybody" -j ACCEPT`, c)
+		b.filterf(podForward, `-d %s -m comment --comment "anybody talks to pods" -j ACCEPT`, c)
 	}
 	if b.cfg.Family == model.IPv4 && b.cfg.LocalhostNodePorts {
 		// route_localnet lets loopback addresses in from outside: CVE-2020-8558.
