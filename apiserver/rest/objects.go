@@ -335,7 +335,7 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 		created = rev
 	}
 	kept.SetResourceVersion(strconv.FormatInt(rev, 10))
-	return watchcache.NewItem(storage, key, raw, rev, created, kept)
+	return o.cache.Wrote(storage, key, raw, rev, created, kept)
 }
 
 // exists is AlreadyExists, and says so when the object that is in the way is on its way out.

@@ -85,8 +85,9 @@ type Cache struct {
 	rows     uint64                   // registry version that the items' rows come from
 	changes  map[string]*atomic.Int64 // by prefix: revision of the last change
 
-	fresh freshness
-	away  atomic.Pointer[time.Time] // since when the store does not answer; nil: it does
+	written written
+	fresh   freshness
+	away    atomic.Pointer[time.Time] // since when the store does not answer; nil: it does
 }
 
 type keptSnapshot struct {
@@ -104,6 +105,7 @@ func New(st store.Store, reg *resources.Registry, opts Options) *Cache {
 		state:  newTrees(),
 		topics: map[topicKey]*topic{}, changes: map[string]*atomic.Int64{},
 	}
+	c.written.items = map[string]*Item{}
 	c.fresh.wake = make(chan struct{}, 1)
 	return c
 }
@@ -212,6 +214,9 @@ func (c *Cache) load(ctx context.Context) error {
 // read stays as an item without a row, so that it is not lost and not served.
 func (c *Cache) item(kv store.KV) *Item {
 	row := c.rowOf(kv.Key)
+	if it := c.written.take(kv.Key, kv.ModRev); it != nil && it.Row == row {
+		return it
+	}
 	if row != nil {
 		it, err := c.typed(row, kv)
 		if err == nil {
@@ -309,6 +314,7 @@ func (c *Cache) apply(b store.Batch) {
 		c.state.set(item, prev)
 		if prev != nil {
 			prev.superseded.Store(true)
+			prev.object.Store(nil) // nobody decides on it any more
 		}
 		c.note(item, prev, ev.KV.ModRev)
 		e := &entry{rev: ev.KV.ModRev, item: item, prev: prev, at: now}
