@@ -73,16 +73,17 @@ type Jump struct {
 }
 
 const (
-	services  = "KUBE-SERVICES"
-	nodePorts = "KUBE-NODEPORTS"
-	external  = "KUBE-EXTERNAL-SERVICES"
-	post      = "KUBE-POSTROUTING"
-	mark      = "KUBE-MARK-MASQ"
-	forward   = "KUBE-FORWARD"
-	firewall  = "KUBE-FIREWALL"
-	proxyWall = "KUBE-PROXY-FIREWALL"
-	canary    = "KUBE-PROXY-CANARY"
-	egress    = "KEELSON-EGRESS"
+	services   = "KUBE-SERVICES"
+	nodePorts  = "KUBE-NODEPORTS"
+	external   = "KUBE-EXTERNAL-SERVICES"
+	post       = "KUBE-POSTROUTING"
+	mark       = "KUBE-MARK-MASQ"
+	forward    = "KUBE-FORWARD"
+	firewall   = "KUBE-FIREWALL"
+	proxyWall  = "KUBE-PROXY-FIREWALL"
+	canary     = "KUBE-PROXY-CANARY"
+	egress     = "KEELSON-EGRESS"
+	podForward = "KEELSON-FORWARD"
 )
 
 // Canary is a chain that is in every table as long as our rules are: when it is
