@@ -81,7 +81,7 @@ func Default() Config {
 
 // Validate reports every fault at once.
 func (c Config) Validate() field.ErrorList {
-	errs := append(c.Config.Validate(), c.Server.Config.Validate()...)
+	errs := append(c.Config.Validate(), c.Server.Validate()...)
 	bad := func(name string, value any, why string) {
 		errs = append(errs, field.Invalid(field.NewPath(name), value, why))
 	}

@@ -55,6 +55,7 @@ type Options struct {
 	RegisterNode       bool              `yaml:"registerNode" flag:"register-node" help:"create the Node object if it does not exist"`
 	RegisterWithTaints []string          `yaml:"registerWithTaints" flag:"register-with-taints" help:"taints that the node is registered with, each key=value:effect"`
 	ProviderID         string            `yaml:"providerID" flag:"provider-id" help:"identifier of the machine at its provider"`
+	FailSwapOn         bool              `yaml:"failSwapOn" flag:"fail-swap-on" help:"refuse to start on a machine with swap space"`
 	MaxPods            int32             `yaml:"maxPods" flag:"max-pods" help:"pods that may run on the node"`
 	SystemReserved     map[string]string `yaml:"systemReserved" flag:"system-reserved" help:"cpu, memory, ephemeral-storage and pid kept for the system"`
 	KubeReserved       map[string]string `yaml:"kubeReserved" flag:"kube-reserved" help:"cpu, memory, ephemeral-storage and pid kept for Kubernetes' own daemons"`
@@ -66,7 +67,7 @@ type Options struct {
 // DefaultOptions are upstream's.
 func DefaultOptions() Options {
 	return Options{
-		RegisterNode: true, MaxPods: 110,
+		RegisterNode: true, FailSwapOn: true, MaxPods: 110,
 		NodeStatusReportFrequency: metav1.Duration{Duration: 5 * time.Minute},
 		NodeLeaseDurationSeconds:  40,
 	}
@@ -108,6 +109,7 @@ type Manager struct {
 
 	mu      sync.Mutex
 	node    *corev1.Node
+	mine    bool // registered by this process, and not deleted since
 	seen    bool // known is closed
 	network error
 	facts   Facts
@@ -123,6 +125,9 @@ func New(o Options, s Surroundings) (*Manager, error) {
 	name, err := Name(o)
 	if err != nil {
 		return nil, err
+	}
+	if swaps := swapSpaces(); o.FailSwapOn && len(swaps) > 0 {
+		return nil, fmt.Errorf("the machine swaps to %s: turn swap off, or set --fail-swap-on=false", strings.Join(swaps, ", "))
 	}
 	taints, err := ParseTaints(o.RegisterWithTaints)
 	if err != nil {
@@ -231,7 +236,7 @@ func (m *Manager) saw(n *corev1.Node) {
 // lost makes the next pass register again.
 func (m *Manager) lost() {
 	m.mu.Lock()
-	m.node = nil
+	m.node, m.mine = nil, false
 	m.mu.Unlock()
 	m.Poke()
 }
@@ -271,7 +276,7 @@ func (m *Manager) sync(ctx context.Context) (ready bool, err error) {
 	m.mu.Lock()
 	changed := (m.network == nil) != (facts.network() == nil)
 	m.network, m.facts = facts.network(), facts
-	node := m.node
+	node, mine := m.node, m.mine
 	m.mu.Unlock()
 	if changed && m.s.RuntimeChanged != nil {
 		m.s.RuntimeChanged()
@@ -281,10 +286,13 @@ func (m *Manager) sync(ctx context.Context) (ready bool, err error) {
 		return ready, nil
 	}
 
-	if node == nil {
+	if node == nil || !mine { // the watch may have shown the object of an earlier life
 		if node, err = m.register(ctx, facts); err != nil {
 			return ready, err
 		}
+		m.mu.Lock()
+		m.mine = true
+		m.mu.Unlock()
 	}
 	now := time.Now()
 	next := node.DeepCopy()

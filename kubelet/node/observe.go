@@ -199,6 +199,17 @@ func memoryBytes() (int64, error) {
 	return 0, fmt.Errorf("/proc/meminfo has no MemTotal")
 }
 
+// swapSpaces are the partitions and files that memory is swapped out to.
+func swapSpaces() (names []string) {
+	data, _ := os.ReadFile("/proc/swaps")
+	for i, l := range strings.Split(string(data), "\n") {
+		if fields := strings.Fields(l); i > 0 && len(fields) > 0 && !strings.HasPrefix(fields[0], "/dev/zram") {
+			names = append(names, fields[0])
+		}
+	}
+	return names
+}
+
 // addresses are those that were given, or the one that the default route goes out from.
 func addresses(given string) ([]netip.Addr, error) {
 	var out []netip.Addr

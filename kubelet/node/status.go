@@ -80,6 +80,10 @@ func Status(f Facts, old *corev1.NodeStatus, now time.Time) corev1.NodeStatus {
 		}
 	}
 	s.NodeInfo = f.Info
+	if f.RuntimeError != "" && f.Info.ContainerRuntimeVersion == "" { // never asked: what is known stays
+		s.NodeInfo.ContainerRuntimeVersion, f.Images = old.NodeInfo.ContainerRuntimeVersion, old.Images
+		f.Handlers, f.Features = old.RuntimeHandlers, old.Features
+	}
 	s.DaemonEndpoints.KubeletEndpoint.Port = f.Port
 	s.Images = f.Images
 	s.RuntimeHandlers, s.Features = f.Handlers, f.Features

@@ -27,7 +27,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/keelson/keelson/kubelet/cri"
-	"github.com/keelson/keelson/libs/serve"
 )
 
 // real is one pod in a real runtime.
@@ -88,7 +87,7 @@ func TestContainerd(t *testing.T) {
 	address := "https://" + l.Addr().String()
 	log := slog.New(slog.DiscardHandler)
 	stats := NewStats(StatsOptions{NodeName: "n", Root: t.TempDir(), PodLogs: logs, Runtime: rt, Images: rt, Pods: pods, Log: log})
-	s, err := New(Options{Config: serve.Config{Listener: l, Silent: true, DrainTimeout: time.Second}},
+	s, err := New(Options{Listener: l},
 		Surroundings{NodeName: "n", Pods: pods, Stats: stats, Runtime: rt, Log: log})
 	if err != nil {
 		t.Fatal(err)

@@ -25,16 +25,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/kubernetes"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -42,17 +45,56 @@ import (
 	"github.com/keelson/keelson/libs/serve"
 )
 
-// Options are the ports and who may use them.
+// Options are the ports and who may use them. Flags have upstream's names.
 type Options struct {
-	serve.Config `yaml:",inline"`
+	Address           string `yaml:"address" flag:"address" help:"address to listen on"`
+	Port              int    `yaml:"port" flag:"port" help:"port of the HTTPS server; 0 does not listen"`
+	TLSCertFile       string `yaml:"tlsCertFile" flag:"tls-cert-file" help:"serving certificate (PEM, with intermediates); empty makes one in memory"`
+	TLSPrivateKeyFile string `yaml:"tlsPrivateKeyFile" flag:"tls-private-key-file" help:"key of the serving certificate (PEM)"`
+
+	ClientCAFile               string `yaml:"clientCAFile" flag:"client-ca-file" help:"CA certificates (PEM) that vouch for clients"`
+	AnonymousAuth              bool   `yaml:"anonymousAuth" flag:"anonymous-auth" help:"let callers without credentials be system:anonymous, for authorization to decide on"`
+	AuthenticationTokenWebhook bool   `yaml:"authenticationTokenWebhook" flag:"authentication-token-webhook" help:"ask the API server about bearer tokens"`
+	AuthorizationMode          string `yaml:"authorizationMode" flag:"authorization-mode" help:"Webhook asks the API server what a caller may do; AlwaysAllow lets every caller who is known do everything"`
 
 	HealthzBindAddress string `yaml:"healthzBindAddress" flag:"healthz-bind-address" help:"address of the plain port that answers /healthz"`
 	HealthzPort        int    `yaml:"healthzPort" flag:"healthz-port" help:"port that answers /healthz without TLS; 0 does not listen"`
+
+	// Listener, when set, is used in place of Address and Port.
+	Listener net.Listener `yaml:"-"`
 }
 
-// DefaultOptions are upstream's.
+// DefaultOptions are upstream's, without anonymous access.
 func DefaultOptions() Options {
-	return Options{Config: serve.Config{BindAddress: "0.0.0.0", Port: 10250}, HealthzBindAddress: "127.0.0.1", HealthzPort: 10248}
+	return Options{Address: "0.0.0.0", Port: 10250, AuthenticationTokenWebhook: true, AuthorizationMode: "Webhook",
+		HealthzBindAddress: "127.0.0.1", HealthzPort: 10248}
+}
+
+// Validate reports every fault.
+func (o Options) Validate() field.ErrorList {
+	var errs field.ErrorList
+	port := func(name string, n int) {
+		if n < 0 || n > 65535 {
+			errs = append(errs, field.Invalid(field.NewPath(name), n, "must be between 0 and 65535"))
+		}
+	}
+	port("port", o.Port)
+	port("healthzPort", o.HealthzPort)
+	for name, address := range map[string]string{"address": o.Address, "healthzBindAddress": o.HealthzBindAddress} {
+		if address != "" && net.ParseIP(address) == nil {
+			errs = append(errs, field.Invalid(field.NewPath(name), address, "must be an IP address"))
+		}
+	}
+	if (o.TLSCertFile == "") != (o.TLSPrivateKeyFile == "") {
+		errs = append(errs, field.Invalid(field.NewPath("tlsPrivateKeyFile"), o.TLSPrivateKeyFile, "certificate and key must both be set, or neither"))
+	}
+	if o.AuthorizationMode != "Webhook" && o.AuthorizationMode != "AlwaysAllow" {
+		errs = append(errs, field.NotSupported(field.NewPath("authorizationMode"), o.AuthorizationMode, []string{"Webhook", "AlwaysAllow"}))
+	}
+	if o.AuthorizationMode == "AlwaysAllow" && o.AnonymousAuth {
+		errs = append(errs, field.Invalid(field.NewPath("anonymousAuth"), o.AnonymousAuth, "together with authorizationMode AlwaysAllow anybody could run commands in every pod"))
+	}
+	return errs
 }
 
 // Surroundings are the other parts of the kubelet.
@@ -78,7 +120,8 @@ type Server struct {
 
 // New reads the certificates and lays out the paths.
 func New(o Options, s Surroundings) (*Server, error) {
-	main, err := serve.New(o.Config, s.Log)
+	main, err := serve.New(serve.Config{BindAddress: o.Address, Port: o.Port, TLSCertFile: o.TLSCertFile, TLSPrivateKeyFile: o.TLSPrivateKeyFile,
+		ClientCAFile: o.ClientCAFile, Listener: o.Listener}, s.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +131,7 @@ func New(o Options, s Surroundings) (*Server, error) {
 	}
 	server := &Server{Server: main, healthz: healthz, s: s, log: s.Log}
 	if s.Client != nil {
-		main.Authorize(authorizer(serve.NewReviewer(s.Client, o.ClientCAFile), s.NodeName))
+		main.Authorize(authorizer(o, serve.NewReviewer(s.Client, o.ClientCAFile), s.NodeName))
 	}
 	for _, method := range []string{"GET", "POST"} {
 		for _, uid := range []string{"", "/{uid}"} {
@@ -129,10 +172,18 @@ func metrics(c prometheus.Collector) http.Handler {
 }
 
 // authorizer asks the API server about each caller.
-func authorizer(v *serve.Reviewer, node string) func(*http.Request) error {
+func authorizer(o Options, v *serve.Reviewer, node string) func(*http.Request) error {
 	return func(r *http.Request) error {
+		token := r.Header.Get("Authorization") != ""
+		if token && !o.AuthenticationTokenWebhook {
+			r = r.Clone(r.Context())
+			r.Header.Del("Authorization")
+		}
 		user, err := v.Authenticate(r)
-		if err != nil {
+		if err != nil && o.AnonymousAuth && !token {
+			user, err = &authenticationv1.UserInfo{Username: "system:anonymous", Groups: []string{"system:unauthenticated"}}, nil
+		}
+		if err != nil || o.AuthorizationMode == "AlwaysAllow" {
 			return err
 		}
 		verb := verbs[r.Method]

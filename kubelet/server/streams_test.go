@@ -148,7 +148,7 @@ func start(t *testing.T) (address string) {
 	}
 	l := httptest.NewUnstartedServer(nil)
 	address = "https://" + l.Listener.Addr().String()
-	s, err := New(Options{Config: serve.Config{Listener: l.Listener, Silent: true, DrainTimeout: time.Second}},
+	s, err := New(Options{Listener: l.Listener},
 		Surroundings{NodeName: "n", Pods: onePod{path}, Runtime: fakeRuntime{url: runtime.URL}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
