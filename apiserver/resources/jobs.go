@@ -2,6 +2,7 @@ package resources
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -29,15 +30,10 @@ const (
 
 var jobs = Resource[batchv1.Job]{
 	Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", Prefix: "jobs", Categories: []string{"all"},
-	List: listOf[batchv1.JobList], OrphanByDefault: false,
+	List: listOf[batchv1.JobList],
 	Default: func(j *batchv1.Job) {
 		defaultJobSpec(&j.Spec)
-		if len(j.Labels) == 0 && j.Spec.Template.Labels != nil {
-			j.Labels = map[string]string{}
-			for k, v := range j.Spec.Template.Labels {
-				j.Labels[k] = v
-			}
-		}
+		labelLikeTemplate(j)
 	},
 	Main: Part[batchv1.Job]{
 		Prepare: func(_ *Request, obj, old *batchv1.Job) {
@@ -48,6 +44,7 @@ var jobs = Resource[batchv1.Job]{
 			obj.Status = batchv1.JobStatus{}
 			if !valueOr(obj.Spec.ManualSelector, false) {
 				selectOwnPods(obj)
+				labelLikeTemplate(obj)
 			}
 		},
 		Validate: withoutRequest(validateJob),
@@ -85,6 +82,13 @@ var jobs = Resource[batchv1.Job]{
 		ageColumn[batchv1.Job](),
 	}, workloadColumns(func(j *batchv1.Job) *corev1.PodSpec { return &j.Spec.Template.Spec },
 		func(j *batchv1.Job) string { return selectorText(j.Spec.Selector) })...),
+}
+
+// labelLikeTemplate gives a job without labels those of its pods.
+func labelLikeTemplate(j *batchv1.Job) {
+	if len(j.Labels) == 0 && j.Spec.Template.Labels != nil {
+		j.Labels = maps.Clone(j.Spec.Template.Labels)
+	}
 }
 
 func jobCondition(j *batchv1.Job, t batchv1.JobConditionType) bool {

@@ -56,7 +56,7 @@ var priorityClasses = Resource[schedulingv1.PriorityClass]{
 	}),
 	Columns: []Column[schedulingv1.PriorityClass]{
 		number("Value", func(c *schedulingv1.PriorityClass) int32 { return c.Value }),
-		flag("Global-Default", func(c *schedulingv1.PriorityClass) bool { return c.GlobalDefault }),
+		boolean("Global-Default", func(c *schedulingv1.PriorityClass) bool { return c.GlobalDefault }),
 		ageColumn[schedulingv1.PriorityClass](),
 		text("PreemptionPolicy", func(c *schedulingv1.PriorityClass) string { return string(valueOr(c.PreemptionPolicy, "")) }),
 	},

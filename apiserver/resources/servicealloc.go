@@ -132,15 +132,14 @@ func familyOf(ip netip.Addr) corev1.IPFamily {
 // holds already is kept; what it no longer holds is free as soon as the write is seen.
 func (a *allocator) allocate(rq *Request, s, old *corev1.Service) (undo func(), err error) {
 	var undos []func()
-	undo = func() {
+	release := func() {
 		for _, u := range undos {
 			u()
 		}
 	}
 	defer func() {
 		if err != nil {
-			undo()
-			undo = nil
+			release()
 		}
 	}()
 	t, err := a.scan(rq, false)
@@ -259,7 +258,7 @@ func (a *allocator) allocate(rq *Request, s, old *corev1.Service) (undo func(), 
 	if !f.Empty() {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, f.List())
 	}
-	return undo, nil
+	return release, nil
 }
 
 // wishAddress reserves one address, or says why it cannot be had. A refusal is

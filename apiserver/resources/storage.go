@@ -108,13 +108,13 @@ var storageClasses = Resource[storagev1.StorageClass]{
 		text("VolumeBindingMode", func(c *storagev1.StorageClass) string {
 			return string(valueOr(c.VolumeBindingMode, storagev1.VolumeBindingImmediate))
 		}),
-		flag("AllowVolumeExpansion", func(c *storagev1.StorageClass) bool { return valueOr(c.AllowVolumeExpansion, false) }),
+		boolean("AllowVolumeExpansion", func(c *storagev1.StorageClass) bool { return valueOr(c.AllowVolumeExpansion, false) }),
 		ageColumn[storagev1.StorageClass](),
 	},
 }
 
-// flag makes a column of booleans.
-func flag[T any](name string, cell func(*T) bool) Column[T] {
+// boolean makes a column of booleans.
+func boolean[T any](name string, cell func(*T) bool) Column[T] {
 	return Column[T]{Name: name, Type: "boolean", Cell: func(o *T, _ time.Time) any { return cell(o) }}
 }
 
@@ -249,9 +249,9 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 		return f.List()
 	}),
 	Columns: []Column[storagev1.CSIDriver]{
-		flag("AttachRequired", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.AttachRequired, true) }),
-		flag("PodInfoOnMount", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.PodInfoOnMount, false) }),
-		flag("StorageCapacity", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.StorageCapacity, false) }),
+		boolean("AttachRequired", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.AttachRequired, true) }),
+		boolean("PodInfoOnMount", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.PodInfoOnMount, false) }),
+		boolean("StorageCapacity", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.StorageCapacity, false) }),
 		text("TokenRequests", func(d *storagev1.CSIDriver) string {
 			if d.Spec.TokenRequests == nil {
 				return "<unset>"
@@ -262,7 +262,7 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 			}
 			return strings.Join(out, ",")
 		}),
-		flag("RequiresRepublish", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.RequiresRepublish, false) }),
+		boolean("RequiresRepublish", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.RequiresRepublish, false) }),
 		text("Modes", func(d *storagev1.CSIDriver) string {
 			var out []string
 			for _, m := range d.Spec.VolumeLifecycleModes {
@@ -334,7 +334,7 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 		text("Attacher", func(a *storagev1.VolumeAttachment) string { return a.Spec.Attacher }),
 		text("PV", func(a *storagev1.VolumeAttachment) string { return valueOr(a.Spec.Source.PersistentVolumeName, "") }),
 		text("Node", func(a *storagev1.VolumeAttachment) string { return a.Spec.NodeName }),
-		flag("Attached", func(a *storagev1.VolumeAttachment) bool { return a.Status.Attached }),
+		boolean("Attached", func(a *storagev1.VolumeAttachment) bool { return a.Status.Attached }),
 		ageColumn[storagev1.VolumeAttachment](),
 	},
 }
