@@ -15,6 +15,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/job"
 	"github.com/keelson/keelson/controller-manager/controllers/namespace"
 	"github.com/keelson/keelson/controller-manager/controllers/nodeipam"
+	"github.com/keelson/keelson/controller-manager/controllers/nodelifecycle"
 	"github.com/keelson/keelson/controller-manager/controllers/podgc"
 	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
 	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
@@ -22,6 +23,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/rootca"
 	"github.com/keelson/keelson/controller-manager/controllers/serviceaccount"
 	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
+	"github.com/keelson/keelson/controller-manager/controllers/tainteviction"
 	"github.com/keelson/keelson/controller-manager/controllers/ttlafterfinished"
 	"github.com/keelson/keelson/controller-manager/runtime"
 )
@@ -47,9 +49,11 @@ var Table = []runtime.Row{
 	garbagecollector.Row,
 	namespace.Row,
 	nodeipam.Row,
+	nodelifecycle.Row,
 	podgc.Row,
 	resourcequota.Row,
 	rootca.Row,
 	serviceaccount.Row,
+	tainteviction.Row,
 	ttlafterfinished.Row,
 }
