@@ -1,6 +1,7 @@
 package bind
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -25,6 +26,9 @@ type binding struct {
 	began    time.Time
 	entered  time.Time
 	attempts int
+	prepared bool      // what volumes need has been written
+	asked    []uint64  // for each of volumes, the revision at which a provisioner was told the node; 0: none was
+	until    time.Time // how long to wait for volumes
 }
 
 const requestTimeout = 30 * time.Second
@@ -39,8 +43,8 @@ func (s *Scheduler) bindAll(ctx context.Context) error {
 			switch {
 			case b.victims != nil:
 				s.evict(b)
-			case len(b.volumes) > 0:
-				s.bindWithVolumes(ctx, b)
+			case len(b.volumes) > 0 && !b.prepared:
+				s.prepareVolumes(b)
 			default:
 				s.bound(b, s.bindPod(b))
 			}
@@ -71,74 +75,89 @@ func (s *Scheduler) bound(b binding, err error) {
 	}
 	s.post(func() {
 		s.inFlight--
-		defer s.settle()
-		if err == nil {
-			return
+		if err != nil {
+			s.failed(b, err)
 		}
-		s.cache.UnchooseVolumes(b.volumes)
-		s.wake(s.cache.Forget(b.pod.UID))
-		if apierrors.IsNotFound(err) {
-			return // the pod has gone: the watch tells, or has told
-		}
-		s.metrics.attempt("error", s.cfg.SchedulerName, time.Since(b.began))
-		s.log.Warn("bind failed", "pod", b.pod.Name.String(), "node", b.node, "err", err)
-		it := s.queue.Get(b.pod.UID)
-		if it == nil {
-			return
-		}
-		message := fmt.Sprintf("binding rejected: %v", err)
-		s.queue.Failed(b.pod.UID, nil, message, time.Now())
-		s.tell(it.Pod, corev1.PodReasonSchedulerError, message)
+		s.settle()
 	})
 }
 
-// bindWithVolumes writes what the claims need, waits until they are bound, and binds the pod. The binder
-// is not held meanwhile: provisioning takes minutes.
-func (s *Scheduler) bindWithVolumes(ctx context.Context, b binding) {
+// failed takes a decision back that could not be carried out, and has the pod tried again.
+func (s *Scheduler) failed(b binding, err error) {
+	s.cache.UnchooseVolumes(b.volumes)
+	s.wake(s.cache.Forget(b.pod.UID))
+	if apierrors.IsNotFound(err) {
+		return // the pod has gone: the watch tells, or has told
+	}
+	s.metrics.attempt("error", s.cfg.SchedulerName, time.Since(b.began))
+	s.log.Warn("bind failed", "pod", b.pod.Name.String(), "node", b.node, "err", err)
+	it := s.queue.Get(b.pod.UID)
+	if it == nil {
+		return
+	}
+	message := fmt.Sprintf("binding rejected: %v", err)
+	s.queue.Failed(b.pod.UID, nil, message, time.Now())
+	s.tell(it.Pod, corev1.PodReasonSchedulerError, message)
+}
+
+// prepareVolumes writes what the claims need. The pod then waits in the loop, and no binder is held:
+// provisioning takes minutes.
+func (s *Scheduler) prepareVolumes(b binding) {
 	for _, ch := range b.volumes {
-		if err := s.prepareClaim(ch, b.node); err != nil {
+		rev, err := s.prepareClaim(ch, b.node)
+		if err != nil {
 			s.bound(b, fmt.Errorf("volume for claim %s: %w", ch.Claim, err))
 			return
 		}
+		b.asked = append(b.asked, rev)
 	}
-	s.waitVolumes(ctx, b, time.Now().Add(volumesWithin))
+	b.prepared, b.until = true, time.Now().Add(volumesWithin)
+	s.post(func() {
+		s.inFlight--
+		s.waiting = append(s.waiting, b)
+		s.settle()
+	})
 }
 
-// waitVolumes looks at the claims, and again in a moment, until all are bound.
-func (s *Scheduler) waitVolumes(ctx context.Context, b binding, until time.Time) {
-	all := true
-	for _, ch := range b.volumes {
-		ok, err := s.inputs.claimBound(ch.Claim, ch.Volume == "")
-		if err != nil {
-			s.bound(b, err)
-			return
+// lookAtVolumes hands on the pods whose claims are all bound, and gives up on those that waited too long.
+func (s *Scheduler) lookAtVolumes(now time.Time) {
+	still := s.waiting[:0]
+	for _, b := range s.waiting {
+		all, err := true, error(nil)
+		for i, ch := range b.volumes {
+			ok, e := s.inputs.claimBound(ch.Claim, b.asked[i])
+			all = all && ok
+			err = cmp.Or(err, e)
 		}
-		all = all && ok
+		if err == nil && !all && now.After(b.until) {
+			err = fmt.Errorf("volumes of pod %s were not bound within %s", b.pod.Name, volumesWithin)
+		}
+		switch {
+		case err != nil:
+			s.failed(b, err)
+		case all && s.inFlight < s.cfg.Binders:
+			s.inFlight++
+			s.work <- b
+		default:
+			still = append(still, b)
+		}
 	}
-	switch {
-	case all:
-		s.bound(b, s.bindPod(b))
-	case ctx.Err() != nil:
-		s.bound(b, ctx.Err())
-	case time.Now().After(until):
-		s.bound(b, fmt.Errorf("volumes of pod %s were not bound within %s", b.pod.Name, volumesWithin))
-	default:
-		time.AfterFunc(200*time.Millisecond, func() { s.waitVolumes(ctx, b, until) })
-	}
+	clear(s.waiting[len(still):])
+	s.waiting = still
 }
 
 // prepareClaim gives an existing volume to the claim, or asks the provisioner for one on the node.
-func (s *Scheduler) prepareClaim(ch framework.VolumeChoice, node string) error {
+func (s *Scheduler) prepareClaim(ch framework.VolumeChoice, node string) (asked uint64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
 	claims := s.api.CoreV1().PersistentVolumeClaims(ch.Claim.Namespace)
 	claim, err := claims.Get(ctx, ch.Claim.Name, metav1.GetOptions{})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if ch.Volume == "" {
 		if claim.Annotations[plugins.AnnotationSelectedNode] == node {
-			return nil
+			return revOf(claim), nil
 		}
 		claim = claim.DeepCopy()
 		if claim.Annotations == nil {
@@ -146,19 +165,19 @@ func (s *Scheduler) prepareClaim(ch framework.VolumeChoice, node string) error {
 		}
 		claim.Annotations[plugins.AnnotationSelectedNode] = node
 		if claim, err = claims.Update(ctx, claim, metav1.UpdateOptions{}); err != nil {
-			return err
+			return 0, err
 		}
-		return s.inputs.claims.WaitFor(ctx, revOf(claim))
+		return revOf(claim), nil
 	}
 	volumes := s.api.CoreV1().PersistentVolumes()
 	volume, err := volumes.Get(ctx, ch.Volume, metav1.GetOptions{})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if ref := volume.Spec.ClaimRef; ref != nil && ref.UID == claim.UID {
-		return nil
+		return 0, nil
 	} else if ref != nil && (ref.Namespace != claim.Namespace || ref.Name != claim.Name || ref.UID != "") {
-		return fmt.Errorf("persistentvolume %q has been given to claim %s/%s", volume.Name, ref.Namespace, ref.Name)
+		return 0, fmt.Errorf("persistentvolume %q has been given to claim %s/%s", volume.Name, ref.Namespace, ref.Name)
 	}
 	volume = volume.DeepCopy()
 	volume.Spec.ClaimRef = &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: claim.Namespace, Name: claim.Name, UID: claim.UID, ResourceVersion: claim.ResourceVersion}
@@ -167,7 +186,7 @@ func (s *Scheduler) prepareClaim(ch framework.VolumeChoice, node string) error {
 	}
 	volume.Annotations["pv.kubernetes.io/bound-by-controller"] = "yes"
 	_, err = volumes.Update(ctx, volume, metav1.UpdateOptions{})
-	return err
+	return 0, err
 }
 
 // evict deletes the victims of a preemption, each with the condition that says why.

@@ -16,6 +16,7 @@ import (
 	"github.com/keelson/keelson/libs/informer"
 	"github.com/keelson/keelson/libs/run"
 	"github.com/keelson/keelson/scheduler/framework"
+	"github.com/keelson/keelson/scheduler/plugins"
 )
 
 // inputs are the kinds that the scheduler watches, one row each. Objects are stripped of what no decision
@@ -227,19 +228,24 @@ func (in *inputs) wait(ctx context.Context) error {
 	return nil
 }
 
-// claimBound tells whether the claim is bound for good, or has lost the node that was chosen for it.
-func (in *inputs) claimBound(key types.NamespacedName, asked bool) (bound bool, err error) {
+// claimBound tells whether the claim is bound for good, or has lost the node that was chosen for it: asked
+// is the revision at which the provisioner was told the node, 0 when it was not.
+func (in *inputs) claimBound(key types.NamespacedName, asked uint64) (bound bool, err error) {
 	o, ok := in.claims.Get(key)
 	switch {
 	case !ok:
 		return false, fmt.Errorf("persistentvolumeclaim %q not found", key.Name)
 	case o.Spec.VolumeName != "" && o.Annotations["pv.kubernetes.io/bind-completed"] != "":
 		return true, nil
-	case asked && o.Annotations["volume.kubernetes.io/selected-node"] == "":
+	case asked > 0 && informer.Rev(o) > asked && o.Annotations[plugins.AnnotationSelectedNode] == "":
 		return false, fmt.Errorf("the provisioner refused the node for persistentvolumeclaim %q", key.Name)
 	}
 	return false, nil
 }
 
-// volumesWithin is how long the binder waits for volumes. Source: bindTimeoutSeconds of kube-scheduler.
-const volumesWithin = 600 * time.Second
+// volumesWithin is how long a decided pod waits for its volumes (source: bindTimeoutSeconds of
+// kube-scheduler), volumesEvery how often it looks when no event comes.
+const (
+	volumesWithin = 600 * time.Second
+	volumesEvery  = time.Second
+)

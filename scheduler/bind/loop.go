@@ -68,7 +68,8 @@ type Scheduler struct {
 	events  *recorder
 	status  *statusWriter
 
-	inboxMu sync.Mutex // guards inbox
+	inboxMu sync.Mutex // guards inbox and ended
+	ended   bool       // the loop takes nothing any more
 	room    *sync.Cond // signalled when inbox has been emptied
 	inbox   []func()
 	bell    chan struct{} // rung when inbox stops being empty
@@ -82,6 +83,7 @@ type Scheduler struct {
 	inFlight int
 	idle     []chan struct{}           // closed when inFlight comes to 0
 	evicting map[types.UID][]types.UID // preemptor → victims that have not gone
+	waiting  []binding                 // decided pods whose volumes are not bound yet
 	seed     uint64
 	work     chan binding
 }
@@ -115,7 +117,12 @@ func (s *Scheduler) Run(ctx context.Context) error {
 		g.Go("binder", s.bindAll)
 	}
 	g.Go("loop", s.loop)
-	context.AfterFunc(g.Context(), s.room.Broadcast)
+	context.AfterFunc(g.Context(), func() {
+		s.inboxMu.Lock()
+		defer s.inboxMu.Unlock()
+		s.ended = true
+		s.room.Broadcast()
+	})
 	return g.Wait()
 }
 
@@ -156,7 +163,7 @@ func (s *Scheduler) Lead(ctx context.Context) error {
 // post hands f to the loop.
 func (s *Scheduler) post(f func()) {
 	s.inboxMu.Lock()
-	for len(s.inbox) >= maxInbox {
+	for len(s.inbox) >= maxInbox && !s.ended {
 		s.room.Wait()
 	}
 	s.inbox = append(s.inbox, f)
@@ -187,6 +194,12 @@ func (s *Scheduler) loop(ctx context.Context) error {
 		s.busy.Store(now.UnixNano())
 		s.drain()
 		next := s.queue.Tick(now)
+		if len(s.waiting) > 0 {
+			s.lookAtVolumes(now)
+			if soon := now.Add(volumesEvery); next.IsZero() || soon.Before(next) {
+				next = soon
+			}
+		}
 		if s.leading && s.inFlight < s.cfg.Binders {
 			if it := s.queue.Pop(now); it != nil {
 				s.one(it, now)
@@ -316,6 +329,16 @@ func (s *Scheduler) preempt(p *framework.Pod, d *cycle.Preemption) {
 	}
 	s.evicting[p.UID] = uids
 	// Pods of lower priority that were promised this node must look again.
+	for _, q := range d.Node.Nominated {
+		if q.Priority < p.Priority {
+			s.cache.Unnominate(q.UID)
+			if it := s.queue.Get(q.UID); it != nil {
+				free := withNomination(it.Pod, "")
+				s.queue.Add(free, time.Now())
+				s.status.set(it.Pod, corev1.PodCondition{}, "")
+			}
+		}
+	}
 	s.cache.Nominate(withNomination(p, node), node)
 	s.inFlight++
 	s.work <- binding{pod: p, node: node, victims: d.Victims}

@@ -55,10 +55,9 @@ func (c *Cycle) preempt(k *class, s *framework.Snapshot, p *framework.Pod, slots
 	if len(potential) == 0 {
 		return nil, sentence(s.Live, reasons)
 	}
-	// Nodes without a pod of lower priority need no closer look.
 	want := max(minCandidates, len(potential)*candidatePercentage/100)
 	first := int(mix(seed) % uint64(len(potential)))
-	budgets := budgetsOf(s.PDBs, p)
+	budgets := budgetsOf(s.PDBs)
 	candidates := 0
 	var best *Preemption
 	for i := range potential {
@@ -160,6 +159,9 @@ func (c *Cycle) victims(k *class, p *framework.Pod, n *framework.Node, budgets [
 	for _, q := range out.Victims {
 		assume(q, 1)
 	}
+	if len(out.Victims) == 0 {
+		return nil, noVictimsRefusal // it would fit as it is: another look will say so
+	}
 	slices.SortStableFunc(out.Victims, moreImportantFirst)
 	return out, nil
 }
@@ -231,7 +233,7 @@ type budget struct {
 	selector labels.Selector
 }
 
-func budgetsOf(pdbs map[types.NamespacedName]*policyv1.PodDisruptionBudget, _ *framework.Pod) []*budget {
+func budgetsOf(pdbs map[types.NamespacedName]*policyv1.PodDisruptionBudget) []*budget {
 	out := make([]*budget, 0, len(pdbs))
 	for _, pdb := range pdbs {
 		sel, err := metav1.LabelSelectorAsSelector(pdb.Spec.Selector)

@@ -181,7 +181,7 @@ func appendHostPorts(to []HostPort, ports []corev1.ContainerPort) []HostPort {
 // Renew is NewPod(p) for a new state of old's pod, cheaper when nothing that counts has changed.
 func (old *Pod) Renew(p *corev1.Pod) *Pod {
 	if old.UID != p.UID || old.Generation == 0 || old.Generation != p.Generation || !maps.Equal(old.Labels, p.Labels) ||
-		len(old.Status.ContainerStatuses) != len(p.Status.ContainerStatuses) || old.Status.Resize != p.Status.Resize {
+		len(old.Status.ContainerStatuses) != len(p.Status.ContainerStatuses) {
 		return NewPod(p)
 	}
 	for i := range p.Status.ContainerStatuses {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
@@ -108,6 +109,35 @@ func TestAGateHoldsAPodBackUntilItIsRemoved(t *testing.T) {
 		if _, err := c.API.CoreV1().Pods("default").Update(context.Background(), p, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		c.Settle()
+		if c.Node("p") != "a" {
+			t.Errorf("on %q", c.Node("p"))
+		}
+	})
+}
+
+func TestAClaimThatWaitsIsProvisionedForTheChosenNode(t *testing.T) {
+	wait, name := storagev1.VolumeBindingWaitForFirstConsumer, "fast"
+	class := &storagev1.StorageClass{ObjectMeta: testkit.Meta("StorageClass", name, true), Provisioner: "example.com/disk", VolumeBindingMode: &wait}
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: testkit.Meta("PersistentVolumeClaim", "data", false), Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: &name}}
+	schedtest.Run(t, []runtime.Object{testkit.Node("a"), class, claim}, func(c *schedtest.Cluster) {
+		c.Create(testkit.Pod("p", func(p *corev1.Pod) {
+			p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+		}))
+		c.Settle()
+		claims := c.API.CoreV1().PersistentVolumeClaims("default")
+		got, err := claims.Get(context.Background(), "data", metav1.GetOptions{})
+		if err != nil || got.Annotations["volume.kubernetes.io/selected-node"] != "a" || c.Node("p") != "" {
+			t.Fatalf("annotations %v, node %q, %v", got.Annotations, c.Node("p"), err)
+		}
+		got = got.DeepCopy()
+		got.Spec.VolumeName = "made"
+		got.Annotations["pv.kubernetes.io/bind-completed"] = "yes"
+		if _, err := claims.Update(context.Background(), got, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c.Settle()
+		time.Sleep(1100 * time.Millisecond)
 		c.Settle()
 		if c.Node("p") != "a" {
 			t.Errorf("on %q", c.Node("p"))
