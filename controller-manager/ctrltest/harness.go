@@ -33,11 +33,7 @@ func Test(t *testing.T, rows []runtime.Row, objects []kruntime.Object, f func(t 
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		api := newAPI()
-		rc := &rest.Config{Host: "http://memory", Transport: http.RoundTripper(api), QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}
-		client, err := kubernetes.NewForConfig(rc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		rc, client := connect(api)
 		h := &Harness{t: t, API: api, Client: client}
 		for _, o := range objects {
 			h.Add(o)
@@ -62,6 +58,17 @@ func Test(t *testing.T, rows []runtime.Row, objects []kruntime.Object, f func(t 
 		h.Rest()
 		f(t, h)
 	})
+}
+
+// Client is a clientset on an empty memory API, for tests that need no Harness.
+func Client() kubernetes.Interface {
+	_, c := connect(newAPI())
+	return c
+}
+
+func connect(api *API) (*rest.Config, kubernetes.Interface) {
+	rc := &rest.Config{Host: "http://memory", Transport: http.RoundTripper(api), QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}
+	return rc, Must(kubernetes.NewForConfig(rc))
 }
 
 // testLog shows the controller's log with a failing test.

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -17,6 +18,10 @@ import (
 
 	"github.com/keelson/keelson/libs/run"
 )
+
+// ErrLost ends Run when leadership is lost: what the controllers remember is not
+// carried into another term. The process should be started again.
+var ErrLost = errors.New("leadership was lost; a new process has to stand for election")
 
 // Options are what a Manager is made of. Client and Log are needed.
 type Options struct {
@@ -104,8 +109,9 @@ func (m *Manager) recorder(name string) record.EventRecorder {
 }
 
 // Run fills the caches at once and keeps them, then calls elect with the function
-// that does the work; elect returns when leadership is lost. With a nil elect the
-// controllers run as soon as the caches are warm. Run returns when all has ended.
+// that does the work; its context ends when leadership is lost, and then Run returns
+// ErrLost. With a nil elect the controllers run as soon as the caches are warm. Run
+// returns when all has ended.
 func (m *Manager) Run(ctx context.Context, elect func(ctx context.Context, lead func(context.Context) error) error) error {
 	g := run.New(ctx)
 	for k, s := range m.caches {
@@ -116,7 +122,20 @@ func (m *Manager) Run(ctx context.Context, elect func(ctx context.Context, lead 
 		if elect == nil {
 			return m.lead(ctx)
 		}
-		return elect(ctx, m.lead)
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		err := elect(ctx, func(term context.Context) error {
+			err := m.lead(term)
+			if err == nil && ctx.Err() == nil {
+				err = ErrLost
+				cancel(err)
+			}
+			return err
+		})
+		if errors.Is(context.Cause(ctx), ErrLost) {
+			return ErrLost
+		}
+		return err
 	})
 	return g.Wait()
 }

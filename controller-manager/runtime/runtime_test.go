@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -158,4 +160,28 @@ func TestReadObjects(t *testing.T) {
 	if _, err := runtime.ReadObjects(strings.NewReader("kind: Nonsense\napiVersion: v1\n")); err == nil {
 		t.Error("an unknown kind must be an error")
 	}
+}
+
+func TestLostLeadershipEndsTheManager(t *testing.T) {
+	var passes, most atomic.Int32
+	synctest.Test(t, func(t *testing.T) {
+		m, err := runtime.New([]runtime.Row{three(&passes, &most)}, runtime.Options{Client: ctrltest.Client(), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		terms := 0
+		err = m.Run(context.Background(), func(ctx context.Context, lead func(context.Context) error) error {
+			for ctx.Err() == nil { // as an elector does: stand again
+				terms++
+				term, cancel := context.WithTimeout(ctx, time.Second)
+				_ = lead(term)
+				cancel()
+			}
+			return nil
+		})
+		if !errors.Is(err, runtime.ErrLost) || terms != 1 {
+			t.Errorf("want ErrLost after one term, got %v after %d", err, terms)
+		}
+		time.Sleep(time.Hour) // timers of client-go end by themselves
+	})
 }

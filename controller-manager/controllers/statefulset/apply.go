@@ -183,23 +183,23 @@ func (c *controller) step(ctx context.Context, p *runtime.Pass, set *appsv1.Stat
 		if apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("%s: %w", s, err)
 		}
-		return report("create", "Create", err)
+		return report("Create", "Create", err)
 	case Delete:
-		return report("delete", "Delete", runtime.Delete(ctx, p, pods, s.Pod))
+		return report("Delete", "Delete", runtime.Delete(ctx, p, pods, s.Pod))
 	case Identify:
 		_, err := runtime.Update(ctx, p, pods, s.Pod)
-		return report("update", "Update", err)
+		return report("Update", "Update", err)
 	case CreateClaim:
 		_, n := ordinal(s.Claim.Name)
 		pod := podName(set, n)
 		_, err := runtime.Create(ctx, p, pvcs, s.Claim)
 		switch {
 		case err == nil:
-			p.Normal(set, "SuccessfulCreate", "create Claim %s Pod %s in StatefulSet %s success", s.Claim.Name, pod, set.Name)
+			p.Normal(set, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", s.Claim.Name, pod, set.Name)
 		case apierrors.IsAlreadyExists(err):
 			return nil
 		default:
-			p.Warning(set, "FailedCreate", "create Claim %s for Pod %s in StatefulSet %s failed error: %s", s.Claim.Name, pod, set.Name, err)
+			p.Warning(set, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %s", s.Claim.Name, pod, set.Name, err)
 			return fmt.Errorf("%s: %w", s, err)
 		}
 	case OwnClaim:
