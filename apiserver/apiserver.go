@@ -76,6 +76,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		upper.Stop() // nothing can be served without it
 		return nil
 	})
+	lower.Go("memory", tendMemory)
 	upper.Go("serve", s.serve)
 	upper.Go("bootstrap", s.bootstrap)
 	err = upper.Wait()

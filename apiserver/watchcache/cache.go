@@ -24,7 +24,8 @@ type Options struct {
 	LogEvents int
 	LogBytes  int
 	LogAge    time.Duration
-	// FormBytes bounds JSON and decoded forms (default 128 MiB), FormAge their life (default 2 minutes).
+	// FormBytes bounds JSON forms (default 96 MiB), and a third of it decoded ones; FormAge
+	// bounds their life (default 2 minutes).
 	FormBytes int64
 	FormAge   time.Duration
 	// Snapshots bounds those kept for continued lists (default 32, for LogAge each).
@@ -44,7 +45,7 @@ func (o *Options) fill() {
 		o.LogAge = 5 * time.Minute
 	}
 	if o.FormBytes == 0 {
-		o.FormBytes = 128 << 20
+		o.FormBytes = 96 << 20
 	}
 	if o.FormAge == 0 {
 		o.FormAge = 2 * time.Minute
@@ -68,7 +69,7 @@ type Cache struct {
 	st     store.Store
 	reg    *resources.Registry
 	opts   Options
-	budget *budget
+	budget *budgets
 	ready  chan struct{}
 	once   sync.Once
 	newest atomic.Pointer[Snapshot] // nil after a change until somebody asks
@@ -100,7 +101,7 @@ func New(st store.Store, reg *resources.Registry, opts Options) *Cache {
 	opts.fill()
 	c := &Cache{
 		st: st, reg: reg, opts: opts,
-		budget: &budget{max: opts.FormBytes, now: opts.Now},
+		budget: newBudgets(opts.FormBytes, opts.Now),
 		ready:  make(chan struct{}),
 		state:  newTrees(),
 		topics: map[topicKey]*topic{}, changes: map[string]*atomic.Int64{},
@@ -334,7 +335,9 @@ func (c *Cache) apply(b store.Batch) {
 	}
 	c.trim(now)
 	if n := len(c.log); n > 1024 {
-		c.budget.hot.Store(c.log[n-1024].rev)
+		hot := c.log[n-1024].rev
+		c.budget.texts.hot.Store(hot)
+		c.budget.objects.hot.Store(hot)
 	}
 	for _, t := range woken {
 		t.wake()
@@ -449,7 +452,8 @@ func (c *Cache) runTidy(ctx context.Context) error {
 			}
 			cancel()
 		}
-		c.budget.age(c.opts.FormAge)
+		c.budget.texts.age(c.opts.FormAge)
+		c.budget.objects.age(c.opts.FormAge)
 		now := c.opts.Now()
 		c.mu.Lock()
 		c.trim(now.Unix())
@@ -631,8 +635,11 @@ func (c *Cache) Stats() Stats {
 		s.Cursors += t.cursors
 	}
 	c.mu.Unlock()
-	c.budget.mu.Lock()
-	defer c.budget.mu.Unlock()
-	s.Forms, s.FormBytes = len(c.budget.fifo)-c.budget.head, c.budget.used
+	for _, b := range []*budget{&c.budget.texts, &c.budget.objects} {
+		b.mu.Lock()
+		s.Forms += len(b.fifo) - b.head
+		s.FormBytes += b.used
+		b.mu.Unlock()
+	}
 	return s
 }

@@ -27,7 +27,7 @@ type Item struct {
 
 	node       string      // spec.nodeName of a pod: the key of the node index
 	superseded atomic.Bool // a newer state has taken its place
-	budget     *budget     // nil outside the cache
+	budget     *budgets    // nil outside the cache
 	object     atomic.Pointer[resources.Object]
 	json       atomic.Pointer[[]byte]
 	fields     atomic.Pointer[fields.Set]
@@ -86,7 +86,7 @@ func (it *Item) Object() (resources.Object, error) {
 		return obj, nil
 	}
 	// A decoded pod takes about four times its encoded size.
-	if !it.budget.keep(it, formObject, 4*int64(len(it.Raw))) {
+	if !it.budget.keepObject(it) {
 		it.object.Store(nil)
 	}
 	return obj, nil
@@ -117,7 +117,7 @@ func (it *Item) JSON() ([]byte, error) {
 		}
 		return text, nil
 	}
-	if !it.budget.keep(it, formJSON, int64(len(text))) {
+	if !it.budget.keepJSON(it, len(text)) {
 		it.json.Store(nil)
 	}
 	return text, nil
@@ -180,6 +180,23 @@ func (it *Item) at(rev int64) *Item {
 	return out
 }
 
+// budgets are those of JSON and of decoded forms: a decoded object is several times
+// as large as its bytes and costs the collector time, so that there are fewer of them.
+type budgets struct{ texts, objects budget }
+
+func newBudgets(max int64, now func() time.Time) *budgets {
+	return &budgets{texts: budget{max: max, now: now}, objects: budget{max: max / 3, now: now}}
+}
+
+func (b *budgets) keepJSON(it *Item, size int) bool {
+	return b == nil || b.texts.keep(it, formJSON, int64(size))
+}
+
+// keepObject counts a decoded object with four times its encoded size, about what a pod takes.
+func (b *budgets) keepObject(it *Item) bool {
+	return b == nil || b.objects.keep(it, formObject, 4*int64(len(it.Raw)))
+}
+
 type formKind uint8
 
 const (
@@ -213,9 +230,6 @@ type form struct {
 const young = 10 // seconds
 
 func (b *budget) keep(it *Item, kind formKind, size int64) bool {
-	if b == nil {
-		return true
-	}
 	now := b.now().Unix()
 	hot := it.Rev >= b.hot.Load()
 	b.mu.Lock()

@@ -30,7 +30,7 @@ func (c *Cache) Wrote(row *resources.Row, key string, raw []byte, rev, createRev
 	if have := c.await(it); have != nil {
 		it = have // the log was faster
 	}
-	if obj != nil && it.object.CompareAndSwap(nil, &obj) && !c.budget.keep(it, formObject, 4*int64(len(it.Raw))) {
+	if obj != nil && it.object.CompareAndSwap(nil, &obj) && !c.budget.keepObject(it) {
 		it.object.Store(nil)
 	}
 	return it, nil

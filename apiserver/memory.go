@@ -1,0 +1,70 @@
+package apiserver
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	runtimemetrics "runtime/metrics"
+	"time"
+)
+
+// How the garbage collector is driven. Most of the heap is encoded objects, which
+// hold no pointers: collecting is cheap for its size, and memory is worth more. While
+// little happens nothing is lost by collecting early; a large heap should not double.
+const (
+	busyBytesPerSecond = 4 << 20
+	largeHeapBytes     = 96 << 20
+	idlePercent        = 40
+	busyPercent        = 100
+	largePercent       = 50
+	tendEvery          = 2 * time.Second
+	idleUntilReturn    = 15 * time.Second // then what is free goes back to the system
+)
+
+// gcPercent is the GOGC value for an allocation rate and a live heap.
+func gcPercent(bytesPerSecond, live uint64) int {
+	switch {
+	case bytesPerSecond < busyBytesPerSecond:
+		return idlePercent
+	case live > largeHeapBytes:
+		return largePercent
+	}
+	return busyPercent
+}
+
+// tendMemory adapts the collector to what the server does. An administrator's GOGC wins.
+func tendMemory(ctx context.Context) error {
+	if os.Getenv("GOGC") != "" {
+		return nil
+	}
+	sample := []runtimemetrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	var last, allocated uint64
+	var quiet time.Duration
+	percent := debug.SetGCPercent(busyPercent)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		runtimemetrics.Read(sample)
+		now := sample[0].Value.Uint64()
+		rate := (now - last) / uint64(tendEvery/time.Second)
+		last = now
+		if p := gcPercent(rate, sample[1].Value.Uint64()); p != percent {
+			percent = p
+			debug.SetGCPercent(p)
+		}
+		if percent != idlePercent {
+			quiet = 0
+			continue
+		}
+		// Once after each busy time, not once for every quiet one.
+		if quiet += tendEvery; quiet >= idleUntilReturn && now-allocated > 32<<20 {
+			debug.FreeOSMemory()
+			allocated = now
+		}
+	}
+}
