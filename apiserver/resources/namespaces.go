@@ -49,6 +49,7 @@ var namespaces = Resource[corev1.Namespace]{
 	}),
 	Parts: map[string]Part[corev1.Namespace]{
 		"finalize": {
+			Verbs:    []string{"update"},
 			Prepare:  func(_ *Request, obj, old *corev1.Namespace) { obj.Status = old.Status },
 			Validate: func(_ *Request, obj, _ *corev1.Namespace) field.ErrorList { return validateFinalizers(obj) },
 			Reset:    []string{"status"},

@@ -94,6 +94,8 @@ type Part[T any] struct {
 	Validate func(rq *Request, obj, old *T) field.ErrorList
 	// Warnings are sent to the client with a successful answer.
 	Warnings func(rq *Request, obj, old *T) []string
+	// Verbs are what discovery offers for a subresource; default: get, patch, update.
+	Verbs []string
 	// Reset lists the field paths that this part never writes ("spec",
 	// "metadata.labels"): they are left out of managed fields.
 	Reset []string
@@ -201,6 +203,7 @@ type ErasedPart struct {
 	Prepare  func(rq *Request, obj, old Object)
 	Validate func(rq *Request, obj, old Object) field.ErrorList
 	Warnings func(rq *Request, obj, old Object) []string
+	Verbs    []string
 	Reset    []string
 }
 
@@ -260,7 +263,11 @@ func erasePart[T any](p Part[T]) ErasedPart {
 		Prepare:  func(*Request, Object, Object) {},
 		Validate: func(*Request, Object, Object) field.ErrorList { return nil },
 		Warnings: func(*Request, Object, Object) []string { return nil },
+		Verbs:    p.Verbs,
 		Reset:    p.Reset,
+	}
+	if e.Verbs == nil {
+		e.Verbs = []string{"get", "patch", "update"}
 	}
 	cast := func(o Object) *T {
 		if o == nil {

@@ -247,8 +247,8 @@ func TestTableIsWhatClientsDiscover(t *testing.T) {
 			strings.Join(row.Verbs, ","), strings.Join(row.Short, ","), strings.Join(row.Categories, ","), newList(row))
 		fmt.Fprintf(&b, "  at %s\n", place)
 		var subs []string
-		for name := range row.Parts {
-			subs = append(subs, "  "+row.Plural+"/"+name+" "+row.Kind+" get,patch,update")
+		for name, part := range row.Parts {
+			subs = append(subs, "  "+row.Plural+"/"+name+" "+row.Kind+" "+strings.Join(part.Verbs, ","))
 		}
 		for _, s := range row.Subs {
 			subs = append(subs, "  "+row.Plural+"/"+s.Name+" "+s.Kind.Kind+" "+strings.Join(s.Verbs, ","))
