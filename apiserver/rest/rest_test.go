@@ -3,7 +3,13 @@ package rest
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -133,6 +139,7 @@ var samples = map[string]string{
 	"certificates.k8s.io/CertificateSigningRequest":                 `"spec":{"signerName":"example.com/x","usages":["client auth"],"request":"` + csr + `"}`,
 	"coordination.k8s.io/Lease":                                     `"spec":{"holderIdentity":"h"}`,
 	"discovery.k8s.io/EndpointSlice":                                `"addressType":"IPv4","endpoints":[]`,
+	"networking.k8s.io/IngressClass":                                `"spec":{"controller":"x.io/y"}`,
 	"networking.k8s.io/Ingress":                                     `"spec":{"defaultBackend":{"service":{"name":"s","port":{"number":80}}}}`,
 	"networking.k8s.io/IPAddress":                                   `"spec":{"parentRef":{"resource":"services","name":"s","namespace":"default"}}`,
 	"networking.k8s.io/ServiceCIDR":                                 `"spec":{"cidrs":["10.0.0.0/24"]}`,
@@ -325,4 +332,14 @@ func (h *harness) watch(path string, n int) []string {
 }
 
 // csr is a certificate request made for this test.
-const csr = "LS0t"
+var csr = func() string {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "walk"}}, key)
+	if err != nil {
+		panic(err)
+	}
+	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+}()

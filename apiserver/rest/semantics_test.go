@@ -1,0 +1,244 @@
+package rest
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gorilla/websocket"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+const maps = "/api/v1/namespaces/default/configmaps"
+
+func configMap(name string) string {
+	return fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q,"labels":{"n":%q}},"data":{"k":"v"}}`, name, name)
+}
+
+type mapList struct {
+	Metadata metav1.ListMeta
+	Items    []struct{ Metadata metav1.ObjectMeta }
+}
+
+func (l mapList) names() string {
+	var out []string
+	for _, it := range l.Items {
+		out = append(out, it.Metadata.Name)
+	}
+	return strings.Join(out, " ")
+}
+
+func (h *harness) list(path string) (l mapList) {
+	h.t.Helper()
+	if err := json.Unmarshal(h.must(200, "GET", path, "").body, &l); err != nil {
+		h.t.Fatal(err)
+	}
+	return l
+}
+
+func TestPagesShowOneState(t *testing.T) {
+	h := newHarness(t)
+	for _, n := range []string{"a", "b", "c", "d", "e"} {
+		h.must(201, "POST", maps, configMap(n))
+	}
+	first := h.list(maps + "?limit=2")
+	if first.names() != "a b" || first.Metadata.RemainingItemCount == nil || *first.Metadata.RemainingItemCount != 3 {
+		t.Fatalf("first page: %s, left %v", first.names(), first.Metadata.RemainingItemCount)
+	}
+	h.must(201, "POST", maps, configMap("bb"))
+	h.must(200, "DELETE", maps+"/d", "")
+	second := h.list(maps + "?limit=2&continue=" + first.Metadata.Continue)
+	third := h.list(maps + "?limit=2&continue=" + second.Metadata.Continue)
+	if got := second.names() + " " + third.names(); got != "c d e" || third.Metadata.Continue != "" {
+		t.Errorf("the rest is %q, continue %q", got, third.Metadata.Continue)
+	}
+	if second.Metadata.ResourceVersion != first.Metadata.ResourceVersion {
+		t.Errorf("pages are of revisions %s and %s", first.Metadata.ResourceVersion, second.Metadata.ResourceVersion)
+	}
+	if exact := h.list(maps + "?resourceVersionMatch=Exact&resourceVersion=" + first.Metadata.ResourceVersion); exact.names() != "a b c d e" {
+		t.Errorf("exact: %s", exact.names())
+	}
+	if now := h.list(maps); now.names() != "a b bb c e" {
+		t.Errorf("now: %s", now.names())
+	}
+	newest := token{Rev: -1, Start: "default/b\x00"}.String()
+	if l := h.list(maps + "?continue=" + newest); l.names() != "bb c e" {
+		t.Errorf("inconsistent continuation: %s", l.names())
+	}
+	if l := h.list(maps + "?limit=1&labelSelector=n+in+(b,c)"); l.names() != "b" || l.Metadata.RemainingItemCount != nil {
+		t.Errorf("page of a selection: %s, %v", l.names(), l.Metadata.RemainingItemCount)
+	}
+}
+
+func TestWatchSemantics(t *testing.T) {
+	h := newHarness(t)
+	h.must(201, "POST", maps, configMap("a"))
+	rv := h.list(maps).Metadata.ResourceVersion
+	h.must(201, "POST", maps, configMap("b"))
+	h.must(200, "PATCH", maps+"/a", `{"metadata":{"labels":{"n":"x"}}}`, "Content-Type", "application/merge-patch+json")
+	h.must(200, "DELETE", maps+"/b", "")
+	for _, c := range []struct{ query, want string }{
+		{"resourceVersion=" + rv, "ADDED MODIFIED DELETED"},
+		{"resourceVersion=" + rv + "&labelSelector=n%3Da", "DELETED"},
+		{"resourceVersion=" + rv + "&labelSelector=n%3Dx", "ADDED"},
+		{"resourceVersion=" + rv + "&fieldSelector=metadata.name%3Db", "ADDED DELETED"},
+		{"resourceVersion=0", "ADDED"},
+		{"", "ADDED"},
+		{"sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true", "ADDED BOOKMARK"},
+		{"sendInitialEvents=false&resourceVersionMatch=NotOlderThan&resourceVersion=" + rv, "ADDED MODIFIED DELETED"},
+	} {
+		got := strings.Join(h.watch(maps+"?watch=1&timeoutSeconds=1&"+c.query, 9), " ")
+		if got != c.want {
+			t.Errorf("watch?%s:\n got %s\nwant %s", c.query, got, c.want)
+		}
+	}
+	if got := h.watch("/api/v1/watch/namespaces/default/configmaps/a?timeoutSeconds=1", 1); len(got) != 1 || got[0] != "ADDED" {
+		t.Errorf("old watch path: %v", got)
+	}
+}
+
+func TestWatchOverWebSocket(t *testing.T) {
+	h := newHarness(t)
+	url := "ws" + strings.TrimPrefix(h.srv.URL, "http") + maps + "?watch=1"
+	conn, _, err := websocket.DefaultDialer.Dial(url, http.Header{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	h.must(201, "POST", maps, configMap("a"))
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	kind, text, err := conn.ReadMessage()
+	var e metav1.WatchEvent
+	if err != nil || kind != websocket.TextMessage || json.Unmarshal(text, &e) != nil || e.Type != "ADDED" {
+		t.Fatalf("message %d %q: %v", kind, text, err)
+	}
+}
+
+// TestBadInput is one line for each thing that a client can get wrong.
+func TestBadInput(t *testing.T) {
+	h := newHarness(t)
+	h.must(201, "POST", maps, configMap("a"))
+	const apply, merge, strategic, ops = "application/apply-patch+yaml", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/json-patch+json"
+	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
+	for i := 'b'; i < 'k'; i++ {
+		bomb += fmt.Sprintf("%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n", i, i, i-1, i-1, i-1, i-1, i-1, i-1, i-1, i-1, i-1)
+	}
+	for _, c := range []struct {
+		method, path, kind, body string
+		code                     int
+		message                  string
+	}{
+		{"POST", maps, "", "{", 400, "the object provided is unrecognized (must be of type ConfigMap): couldn't get version/kind; json parse error: unexpected end of JSON input ({)"},
+		{"POST", maps, "application/json", "nope", 400, "invalid character"},
+		{"POST", maps, "text/plain", "x", 415, "accepted media types include: application/json"},
+		{"POST", maps, "application/yaml", bomb, 400, ""},
+		{"POST", maps, "application/vnd.kubernetes.protobuf", "k8s\x00garbage", 400, ""},
+		{"POST", maps, "application/vnd.kubernetes.protobuf", "{}", 400, "does not appear to be a protobuf message"},
+		{"POST", maps, "", `{"kind":"Pod","apiVersion":"v1"}`, 400, `Pod in version "v1" cannot be handled as a ConfigMap`},
+		{"POST", maps, "", `{"kind":"ConfigMap","apiVersion":"v7"}`, 400, "the API version in the data (v7) does not match the expected API version (v1)"},
+		{"POST", maps, "", `{"metadata":{"name":"x","namespace":"other"}}`, 400, "the namespace of the provided object does not match the namespace sent on the request"},
+		{"POST", maps, "", `{"metadata":{}}`, 422, "name or generateName is required"},
+		{"POST", maps, "", `{"metadata":{"name":"A B"}}`, 422, "metadata.name"},
+		{"POST", maps, "", configMap("a"), 409, `configmaps "a" already exists`},
+		{"POST", maps, "", `{"metadata":{"name":"x"},"data":{"a":"` + strings.Repeat("x", 1100000) + `"}}`, 422, "may not be more than 1048576 bytes"},
+		{"POST", "/api/v1/namespaces/default/pods", "", `{"metadata":{"name":"x"},"spec":{"containers":[{"name":"c","image":"i","env":[{"name":"A","value":"` + strings.Repeat("x", 1600000) + `"}]}]}}`, 413, "limit is 1572864"},
+		{"POST", maps, "", `{"metadata":{"name":"x"},"data":{"a":"` + strings.Repeat("x", 3200000) + `"}}`, 413, "Request entity too large: limit is 3145728"},
+		{"POST", maps + "?fieldValidation=Strict", "", `{"metadata":{"name":"x"},"foo":1,"data":{"a":"1","a":"2"}}`, 400, `strict decoding error: unknown field "foo", duplicate field "data.a"`},
+		{"POST", maps + "?fieldValidation=Sometimes", "", configMap("x"), 422, "fieldValidation"},
+		{"POST", maps + "?dryRun=Some", "", configMap("x"), 422, "dryRun"},
+		{"PUT", maps + "/a", "", `{"metadata":{"name":"b"}}`, 400, "the name of the object (b) does not match the name on the URL (a)"},
+		{"PUT", maps + "/a", "", `{"metadata":{"name":"a","resourceVersion":"1"}}`, 409, "the object has been modified; please apply your changes to the latest version and try again"},
+		{"PUT", maps + "/a", "", `{"metadata":{"name":"a","resourceVersion":"999999"}}`, 409, "the object has been modified"},
+		{"PUT", maps + "/a", "", `{"metadata":{"name":"a","uid":"other"}}`, 409, "Precondition failed: UID in precondition: other"},
+		{"PUT", maps + "/b", "", `{"metadata":{"name":"b"}}`, 404, `configmaps "b" not found`},
+		{"PUT", maps, "", configMap("a"), 405, ""},
+		{"PATCH", maps + "/a", "application/json", `{}`, 415, ""},
+		{"PATCH", maps + "/a", merge, `[]`, 400, ""},
+		{"PATCH", maps + "/a", merge, `{"data":{"a":1}}`, 422, "cannot unmarshal number"},
+		{"PATCH", maps + "/a", merge, `{"metadata":{"name":"b"}}`, 400, "does not match the name on the URL"},
+		{"PATCH", maps + "/a", merge, `{"metadata":{"resourceVersion":"1"}}`, 409, "the object has been modified"},
+		{"PATCH", maps + "/a", strategic, `{"data":{"a":1}}`, 422, "cannot convert int64 to string"},
+		{"PATCH", maps + "/a?fieldValidation=Strict", strategic, `{"foo":1}`, 422, `unknown field "foo"`},
+		{"PATCH", maps + "/a", ops, `[{"op":"test","path":"/data/k","value":"w"}]`, 422, "the server rejected our request due to an error in our request"},
+		{"PATCH", maps + "/a", ops, `[` + strings.Repeat(`{"op":"test","path":"/data/k","value":"v"},`, 10000) + `{"op":"test","path":"/data/k","value":"v"}]`, 413, "The allowed maximum operations in a JSON patch is 10000, got 10001"},
+		{"PATCH", maps + "/a", apply, `{}`, 422, "fieldManager: Required value: is required for apply patch"},
+		{"PATCH", maps + "/a?fieldManager=m", apply, "a: [", 400, "error decoding YAML"},
+		{"PATCH", maps + "/a?fieldManager=m", apply, bomb, 400, ""},
+		{"PATCH", maps + "/a?fieldManager=m", apply, `{"apiVersion":"v1","kind":"ConfigMap","foo":1}`, 500, "field not declared in schema"},
+		{"PATCH", maps + "/b?fieldManager=m", apply, `{"apiVersion":"v1","kind":"ConfigMap"}`, 400, "name must be provided"},
+		{"PATCH", maps + "/a?fieldManager=m", apply, `{"apiVersion":"v1","kind":"ConfigMap","data":{"k":"w"}}`, 409, `Apply failed with 1 conflict: conflict with "tester" using v1: .data.k`},
+		{"PATCH", maps + "/a?force=true", merge, `{}`, 422, "may not be specified for non-apply patch"},
+		{"DELETE", maps + "/a", "", `{"preconditions":{"uid":"x"}}`, 409, "the UID in the precondition (x) does not match the UID in record"},
+		{"DELETE", maps + "/a", "", `{"propagationPolicy":"Nope"}`, 422, "propagationPolicy"},
+		{"GET", maps + "?limit=x", "", "", 400, "invalid syntax"},
+		{"GET", maps + "?labelSelector=a%3D%3D%3Db", "", "", 400, "unable to parse requirement"},
+		{"GET", maps + "?fieldSelector=spec.foo%3Db", "", "", 400, "is not a known field selector"},
+		{"GET", "/api/v1/pods?fieldSelector=spec.foo%3Db", "", "", 400, "field label not supported: spec.foo"},
+		{"GET", maps + "?continue=%21", "", "", 400, "continue key is not valid"},
+		{"GET", maps + "?resourceVersion=x", "", "", 400, "invalid resource version"},
+		{"GET", maps + "?resourceVersionMatch=Exact", "", "", 422, "resourceVersionMatch is forbidden unless resourceVersion is provided"},
+		{"GET", maps + "?sendInitialEvents=true", "", "", 422, "sendInitialEvents is forbidden for list"},
+		{"GET", "/api/v1/namespaces/default/nope", "", "", 404, "the server could not find the requested resource"},
+		{"GET", maps + "/a/scale", "", "", 404, "the server could not find the requested resource"},
+	} {
+		var headers []string
+		if c.kind != "" {
+			headers = []string{"Content-Type", c.kind}
+		}
+		r := h.do(c.method, c.path, c.body, headers...)
+		st := r.status(t)
+		if r.code != c.code || !strings.Contains(st.Message, c.message) {
+			t.Errorf("%s %s %.60s\n got %d %.300s\nwant %d …%s…", c.method, c.path, c.body, r.code, st.Message, c.code, c.message)
+		}
+	}
+	if l := h.list(maps); l.names() != "a" {
+		t.Errorf("after all that there are %s", l.names())
+	}
+	if r := h.do("GET", maps+"/a", "", "Accept", "text/html"); r.code != 406 {
+		t.Errorf("text/html: %d", r.code)
+	}
+	if r := h.must(201, "POST", maps, `{"metadata":{"name":"w"},"foo":1}`); r.header.Get("Warning") != `299 - "unknown field \"foo\""` {
+		t.Errorf("warning: %q", r.header.Get("Warning"))
+	}
+}
+
+func TestDeletionTakesItsTime(t *testing.T) {
+	h := newHarness(t)
+	h.must(201, "POST", maps, `{"metadata":{"name":"f","finalizers":["x.io/keep"]}}`)
+	meta := func(r reply) map[string]any { return r.object(t)["metadata"].(map[string]any) }
+	if m := meta(h.must(200, "DELETE", maps+"/f", `{"propagationPolicy":"Foreground"}`)); m["deletionTimestamp"] == nil || fmt.Sprint(m["finalizers"]) != "[x.io/keep foregroundDeletion]" {
+		t.Errorf("held by a finalizer: %v", m)
+	}
+	h.must(422, "PATCH", maps+"/f", `{"metadata":{"finalizers":["x.io/keep","foregroundDeletion","x.io/more"]}}`, "Content-Type", "application/merge-patch+json")
+	h.must(200, "PATCH", maps+"/f", `{"metadata":{"finalizers":null}}`, "Content-Type", "application/merge-patch+json")
+	h.must(404, "GET", maps+"/f", "")
+
+	const pods = "/api/v1/namespaces/default/pods"
+	h.must(201, "POST", pods, `{"metadata":{"name":"p"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}`)
+	if m := meta(h.must(200, "DELETE", pods+"/p", "")); m["deletionGracePeriodSeconds"] != 30.0 || m["generation"] != 2.0 {
+		t.Errorf("graceful: %v", m)
+	}
+	if m := meta(h.must(200, "DELETE", pods+"/p", `{"gracePeriodSeconds":60}`)); m["deletionGracePeriodSeconds"] != 30.0 {
+		t.Errorf("longer: %v", m)
+	}
+	if m := meta(h.must(200, "DELETE", pods+"/p", `{"gracePeriodSeconds":5}`)); m["deletionGracePeriodSeconds"] != 5.0 {
+		t.Errorf("shorter: %v", m)
+	}
+	h.must(200, "DELETE", pods+"/p", `{"gracePeriodSeconds":0}`)
+	h.must(404, "GET", pods+"/p", "")
+}
+
+func FuzzToken(f *testing.F) {
+	f.Add(token{Rev: 7, Start: "default/a\x00"}.String())
+	f.Add("!")
+	f.Fuzz(func(t *testing.T, s string) {
+		if k, err := parseToken(s); err == nil {
+			if again, err := parseToken(k.String()); err != nil || again != k {
+				t.Errorf("%q reads as %v, and that as %v, %v", s, k, again, err)
+			}
+		}
+	})
+}
