@@ -10,7 +10,9 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/daemonset"
 	"github.com/keelson/keelson/controller-manager/controllers/deployment"
 	"github.com/keelson/keelson/controller-manager/controllers/disruption"
+	"github.com/keelson/keelson/controller-manager/controllers/endpoints"
 	"github.com/keelson/keelson/controller-manager/controllers/endpointslice"
+	"github.com/keelson/keelson/controller-manager/controllers/endpointslicemirroring"
 	"github.com/keelson/keelson/controller-manager/controllers/garbagecollector"
 	"github.com/keelson/keelson/controller-manager/controllers/job"
 	"github.com/keelson/keelson/controller-manager/controllers/namespace"
@@ -25,6 +27,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
 	"github.com/keelson/keelson/controller-manager/controllers/tainteviction"
 	"github.com/keelson/keelson/controller-manager/controllers/ttlafterfinished"
+	"github.com/keelson/keelson/controller-manager/controllers/volumeprotection"
 	"github.com/keelson/keelson/controller-manager/runtime"
 )
 
@@ -41,7 +44,9 @@ var Table = []runtime.Row{
 	job.Row,
 	statefulset.Row,
 	// Networking.
+	endpoints.Row,
 	endpointslice.Row,
+	endpointslicemirroring.Row,
 	// Cluster.
 	clusterroleaggregation.Row,
 	csrapproving.Row,
@@ -56,4 +61,6 @@ var Table = []runtime.Row{
 	serviceaccount.Row,
 	tainteviction.Row,
 	ttlafterfinished.Row,
+	volumeprotection.Claims,
+	volumeprotection.Volumes,
 }
