@@ -33,9 +33,9 @@ import (
 	"github.com/keelson/keelson/deploy/config"
 )
 
-// RouteProtocol marks the routes that kube-proxy makes to other nodes' pods
-// (rtm_protocol, rtnetlink(7): numbers above 4 are for user space to share out).
-const RouteProtocol = 112
+// RouteProtocol marks the routes that kube-proxy makes to other nodes' pods: its
+// network room's number (rtm_protocol, rtnetlink(7): user space shares out those above 4).
+const RouteProtocol = 0x4b
 
 // Found counts what was removed.
 type Found struct {

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -64,16 +65,18 @@ func options(daemon string, s Settings, p Paths, m Machine) []option {
 			{"proxy-client-key-file", p.Key("front-proxy-client")},
 		}
 	case Scheduler:
-		return append(clientOptions(daemon, p), []option{
+		return []option{
+			{"kubeconfig", p.Kubeconfig(daemon)},
 			{"bind-address", "127.0.0.1"},
 			{"secure-port", s.Ports.Scheduler},
 			{"client-ca-file", p.Cert("ca")},
 			{"tls-cert-file", p.Cert("scheduler-server")},
 			{"tls-private-key-file", p.Key("scheduler-server")},
 			{"leader-elect", true},
-		}...)
+		}
 	case ControllerManager:
-		return append(clientOptions(daemon, p), []option{
+		return []option{
+			{"kubeconfig", p.Kubeconfig(daemon)},
 			{"bind-address", "127.0.0.1"},
 			{"secure-port", s.Ports.ControllerManager},
 			{"client-ca-file", p.Cert("ca")},
@@ -82,13 +85,12 @@ func options(daemon string, s Settings, p Paths, m Machine) []option {
 			{"leader-elect", true},
 			{"use-service-account-credentials", true},
 			{"root-ca-file", p.Cert("ca")},
-			{"service-account-private-key-file", p.Key("sa")},
 			{"cluster-signing-cert-file", p.Cert("ca")},
 			{"cluster-signing-key-file", p.Key("ca")},
 			{"allocate-node-cidrs", true},
 			{"cluster-cidr", s.PodCIDR},
 			{"service-cluster-ip-range", s.ServiceCIDR},
-		}...)
+		}
 	case Kubelet:
 		driver := "cgroupfs"
 		if m.SystemdCgroups {
@@ -119,7 +121,7 @@ func options(daemon string, s Settings, p Paths, m Machine) []option {
 			o = append(o, option{"cgroup-root", s.CgroupRoot})
 		}
 		if p.PodLogs != At("").PodLogs {
-			o = append(o, option{"pod-logs-dir", p.PodLogs}, option{"container-logs-dir", p.ContainerLogs})
+			o = append(o, option{"pod-logs-dir", p.PodLogs})
 		}
 		return o
 	case KubeProxy:
@@ -135,23 +137,26 @@ func options(daemon string, s Settings, p Paths, m Machine) []option {
 	return nil
 }
 
-func clientOptions(daemon string, p Paths) []option {
-	return []option{
-		{"kubeconfig", p.Kubeconfig(daemon)},
-		{"authentication-kubeconfig", p.Kubeconfig(daemon)},
-		{"authorization-kubeconfig", p.Kubeconfig(daemon)},
-	}
-}
-
 // keelsonOptions are options that only our daemons know: what upstream leaves to
 // other programs (etcd, the pod network, cluster DNS).
 func keelsonOptions(daemon string, s Settings, p Paths) []option {
 	switch daemon {
 	case APIServer:
+		// Peers get the machine's address, so that further members can join; clients are
+		// on this machine only. Both show certificates of etcd's own CA.
+		etcd := func(name string) string { return filepath.Join(p.PKI, "etcd", name) }
 		return []option{
+			{"cluster-dns", s.DNSAddress},
+			{"etcd-name", s.Node},
 			{"etcd-data-dir", p.Etcd},
-			{"etcd-client-port", s.Ports.EtcdClient},
-			{"etcd-peer-port", s.Ports.EtcdPeer},
+			{"etcd-listen-client-urls", fmt.Sprintf("https://127.0.0.1:%d", s.Ports.EtcdClient)},
+			{"etcd-listen-peer-urls", "https://" + net.JoinHostPort(s.Address, strconv.Itoa(s.Ports.EtcdPeer))},
+			{"etcd-cert-file", etcd("server.crt")},
+			{"etcd-key-file", etcd("server.key")},
+			{"etcd-trusted-ca-file", etcd("ca.crt")},
+			{"etcd-peer-cert-file", etcd("peer.crt")},
+			{"etcd-peer-key-file", etcd("peer.key")},
+			{"etcd-peer-trusted-ca-file", etcd("ca.crt")},
 		}
 	case KubeProxy:
 		return []option{
