@@ -96,7 +96,11 @@ func run(in *Input, d *Decision) {
 	p := in.Pod
 	if !in.Memory.Volumes {
 		d.step(in, Step{Do: SetUp})
-		return
+		// The sandbox is made at the same time, unless volumes are a matter of waiting: a
+		// pod that cannot start should hold no address.
+		if _, failed := in.Memory.Failures["volumes"]; failed {
+			return
+		}
 	}
 	sb := in.Seen.Ready(p.Spec.HostNetwork)
 	if sb == nil {
@@ -104,6 +108,9 @@ func run(in *Input, d *Decision) {
 		return
 	}
 	prune(in, d, sb.ID)
+	if !in.Memory.Volumes {
+		return
+	}
 	// Containers that run in an older sandbox have lost their network.
 	for i := range in.Seen.Containers {
 		if c := &in.Seen.Containers[i]; c.State == Live && c.Sandbox != sb.ID {

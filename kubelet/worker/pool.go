@@ -40,6 +40,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
+	resourcehelper "k8s.io/component-helpers/resource"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/keelson/keelson/kubelet/cri"
@@ -135,9 +136,38 @@ func (p *Pool) Run(ctx context.Context) error {
 	}
 	p.pending = nil
 	p.mu.Unlock()
-	<-ctx.Done()
+	p.weigh(ctx)
 	p.wg.Wait()
 	return nil
+}
+
+// weigh keeps the weight of the burstable class at the sum of its pods' CPU requests, until
+// ctx ends. It matters only under contention, so it may lag.
+func (p *Pool) weigh(ctx context.Context) {
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for set := int64(-1); ; {
+		sum := int64(0)
+		for _, w := range p.all() {
+			o := w.object()
+			if v := w.view.Load(); w.admitted.Load() && v != nil && v.phase < pod.Released && pod.QOS(o) == corev1.PodQOSBurstable {
+				requests := resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{})
+				sum += requests.Cpu().MilliValue()
+			}
+		}
+		if sum != set {
+			if err := p.Cgroups.Burstable(sum); err != nil {
+				p.Log.Warn("setting the weight of burstable pods failed", "err", err)
+			} else {
+				set = sum
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // Update says that the pod is wanted, or has changed. The object is shared: read-only.

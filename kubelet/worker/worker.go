@@ -264,8 +264,10 @@ func (w *worker) pass() time.Time {
 	}
 	if retrying {
 		for t, f := range w.memory.Failures {
-			f.Until = time.Time{}
-			w.memory.Failures[t] = f
+			if !f.Image {
+				f.Until = time.Time{}
+				w.memory.Failures[t] = f
+			}
 		}
 	}
 	now := time.Now()
