@@ -163,11 +163,76 @@ func (f *Fields) merge(w Write, was, want *typed.TypedValue, known owners, id st
 	for k, m := range known {
 		sets[k] = fieldpath.NewVersionedSet(m.set, fieldpath.APIVersion(m.entry.APIVersion), m.entry.Operation == metav1.ManagedFieldsOperationApply)
 	}
+	if merged, sets, done, err := quickMerge(w, was, want, known, id, force); done || err != nil {
+		return merged, sets, err
+	}
 	u := merge.UpdaterBuilder{Converter: &versions{f: f, kind: w.Row.Kind, own: w.Row}, ReturnInputOnNoop: true}
 	if filter := w.filter(); filter != nil {
 		u.IgnoreFilter = map[fieldpath.APIVersion]fieldpath.Filter{version: filter}
 	}
 	return u.BuildUpdater().Apply(was, want, version, sets, id, force)
+}
+
+// quickMerge is the common case: the applier gives nothing up and everybody speaks the
+// same version, so that nothing has to be pruned or converted. done is false otherwise.
+func quickMerge(w Write, was, want *typed.TypedValue, known owners, id string, force bool) (_ *typed.TypedValue, _ fieldpath.ManagedFields, done bool, err error) {
+	version := w.Row.GVK().GroupVersion().String()
+	for _, m := range known {
+		if m.entry.APIVersion != version {
+			return nil, nil, false, nil
+		}
+	}
+	set, err := want.ToFieldSet()
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("failed to get field set: %w", err)
+	}
+	if filter := w.filter(); filter != nil {
+		set = filter.Filter(set)
+	}
+	if last := known[id]; last != nil && !last.set.Difference(set).Empty() {
+		return nil, nil, false, nil
+	}
+	merged, err := was.Merge(want)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("failed to merge config: %w", err)
+	}
+	c, err := was.Compare(merged)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("failed to compare objects: %w", err)
+	}
+	c = c.FilterFields(w.filter())
+	written := c.Modified.Union(c.Added)
+	sets := fieldpath.ManagedFields{}
+	var conflicts merge.Conflicts
+	for k, m := range known {
+		if k == id {
+			continue
+		}
+		lost := m.set.Intersection(written)
+		for path := range lost.All() {
+			conflicts = append(conflicts, merge.Conflict{Manager: k, Path: path.Copy()})
+		}
+		left := m.set
+		if !lost.Empty() || !c.Removed.Empty() {
+			left = m.set.Difference(lost).Difference(c.Removed)
+		}
+		if !left.Empty() {
+			sets[k] = fieldpath.NewVersionedSet(left, fieldpath.APIVersion(version), m.entry.Operation == metav1.ManagedFieldsOperationApply)
+		}
+	}
+	if len(conflicts) > 0 && !force {
+		sort.Slice(conflicts, func(i, j int) bool {
+			if conflicts[i].Manager != conflicts[j].Manager {
+				return conflicts[i].Manager < conflicts[j].Manager
+			}
+			return conflicts[i].Path.Compare(conflicts[j].Path) < 0
+		})
+		return nil, nil, false, conflicts
+	}
+	if !set.Empty() {
+		sets[id] = fieldpath.NewVersionedSet(set, fieldpath.APIVersion(version), true)
+	}
+	return merged, sets, true, nil
 }
 
 // object turns a merged value back into the row's Go type.

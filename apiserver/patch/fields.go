@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -262,6 +263,30 @@ func bare(row *resources.Row, obj resources.Object) resources.Object {
 	return out
 }
 
+// sameOut clears the fields that are equal in both bare copies, down to the fields of
+// spec and status: most writes change little, and comparing values is far cheaper than
+// walking them by schema. What is equal is nobody's change, so the comparison is the same.
+func sameOut(a, b resources.Object) {
+	if _, custom := a.(*unstructured.Unstructured); custom {
+		return
+	}
+	clearSame(reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem(), 2)
+}
+
+func clearSame(a, b reflect.Value, depth int) {
+	for i := range a.NumField() {
+		x, y := a.Field(i), b.Field(i)
+		switch {
+		case x.IsZero() && y.IsZero():
+		case equality.Semantic.DeepEqual(x.Interface(), y.Interface()):
+			x.SetZero()
+			y.SetZero()
+		case depth > 1 && x.Kind() == reflect.Struct && x.Type().PkgPath() == a.Type().PkgPath():
+			clearSame(x, y, depth-1)
+		}
+	}
+}
+
 // typedValue wraps an object without copying it. The object is not checked
 // against the schema: it is of its Go type, and lists may hold duplicates.
 func (f *Fields) typedValue(row *resources.Row, obj resources.Object) (*typed.TypedValue, error) {
@@ -351,7 +376,11 @@ func (f *Fields) book(w Write, live, obj resources.Object, known owners) error {
 		if now == nil {
 			return nil, nil
 		}
-		a, err := f.typedValue(row, bare(row, old))
+		old = bare(row, old)
+		if live != nil {
+			sameOut(old, now)
+		}
+		a, err := f.typedValue(row, old)
 		if err != nil {
 			return nil, err
 		}

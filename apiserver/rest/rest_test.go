@@ -28,12 +28,12 @@ import (
 
 // harness is a Server over the memory store, asked through HTTP.
 type harness struct {
-	t   *testing.T
+	t   testing.TB
 	reg *resources.Registry
 	srv *httptest.Server
 }
 
-func newHarness(t *testing.T) *harness {
+func newHarness(t testing.TB) *harness {
 	t.Helper()
 	reg, err := resources.NewRegistry(resources.Table())
 	if err != nil {
@@ -62,7 +62,7 @@ type reply struct {
 	header http.Header
 }
 
-func (r reply) object(t *testing.T) map[string]any {
+func (r reply) object(t testing.TB) map[string]any {
 	t.Helper()
 	m := map[string]any{}
 	if err := json.Unmarshal(r.body, &m); err != nil {
@@ -71,7 +71,7 @@ func (r reply) object(t *testing.T) map[string]any {
 	return m
 }
 
-func (r reply) status(t *testing.T) metav1.Status {
+func (r reply) status(t testing.TB) metav1.Status {
 	t.Helper()
 	var s metav1.Status
 	if err := json.Unmarshal(r.body, &s); err != nil || s.Kind != "Status" {
