@@ -194,6 +194,26 @@ func (h *Harness) Serve(ns string) {
 	}
 }
 
+// Step does what scheduler and kubelets would do next about the pods that are there
+// now: pending ones are bound (where says to which node) and serve, deleted ones end.
+// Pods that the controller makes meanwhile wait for the next step.
+func (h *Harness) Step(ns string, where func(*corev1.Pod) string) {
+	h.t.Helper()
+	none := int64(0)
+	for _, p := range h.Pods(ns) {
+		switch {
+		case p.DeletionTimestamp != nil:
+			if err := h.Client.CoreV1().Pods(ns).Delete(context.Background(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: &none}); err != nil {
+				h.t.Fatal(err)
+			}
+		case p.Status.Phase == corev1.PodPending:
+			h.Bind(p, where(p))
+			h.Phase(p, corev1.PodRunning)
+		}
+	}
+	h.Rest()
+}
+
 // Bind puts a pod on a node.
 func (h *Harness) Bind(p *corev1.Pod, node string) {
 	h.t.Helper()

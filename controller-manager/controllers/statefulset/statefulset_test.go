@@ -62,9 +62,7 @@ func images(h *ctrltest.Harness) string {
 
 // step lets pending pods serve and deleted pods end.
 func step(h *ctrltest.Harness) {
-	h.Kill("ns")
-	h.Serve("ns")
-	h.Rest()
+	h.Step("ns", func(*corev1.Pod) string { return "node" })
 }
 
 func expect(t *testing.T, h *ctrltest.Harness, want, why string) {
