@@ -272,10 +272,15 @@ func (w *worker) kill(ctx context.Context, o *corev1.Pod, s pod.Step, ip string,
 			return context.Cause(ctx)
 		}
 	}
+	leave, err := w.gate.enter(ctx, forStop)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	grace := int64(max(time.Until(deadline), 2*time.Second).Round(time.Second) / time.Second)
 	call, cancel := context.WithTimeout(ctx, time.Duration(grace)*time.Second+stopMargin)
 	defer cancel()
-	_, err := w.Runtime.StopContainer(call, &runtimeapi.StopContainerRequest{ContainerId: s.ID, Timeout: grace})
+	_, err = w.Runtime.StopContainer(call, &runtimeapi.StopContainerRequest{ContainerId: s.ID, Timeout: grace})
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -10,11 +10,9 @@ import (
 // those go first that bring a pod nearest to its goal. Thirty pods that start together then
 // become ready one after another, instead of all at the end.
 //
-// A call that takes long (a network plugin that hangs) gives its place to others after
-// patience, so that it holds up nothing but its own pod.
+// A call that takes long (a network plugin that hangs, a container that ignores SIGTERM)
+// gives its place to others after a while, so that it holds up nothing but its own pod.
 type gate struct {
-	patience time.Duration
-
 	mu      sync.Mutex
 	free    int                         // guarded by mu
 	waiting [priorities][]chan struct{} // first come, first served in each; guarded by mu
@@ -24,14 +22,19 @@ type gate struct {
 const (
 	forStart = iota
 	forStopSandbox
+	forStop
 	forSandbox
 	forRemoval
 	priorities
 )
 
-func newGate(places int, patience time.Duration) *gate {
-	return &gate{free: places, patience: patience}
+// patience is how long a call keeps its place.
+var patience = [priorities]time.Duration{
+	forStart: 3 * time.Second, forStopSandbox: 3 * time.Second, forStop: 300 * time.Millisecond,
+	forSandbox: 3 * time.Second, forRemoval: 3 * time.Second,
 }
+
+func newGate(places int) *gate { return &gate{free: places} }
 
 // enter waits for a place. The function returned gives it back; it may be called once.
 func (g *gate) enter(ctx context.Context, priority int) (leave func(), err error) {
@@ -39,14 +42,14 @@ func (g *gate) enter(ctx context.Context, priority int) (leave func(), err error
 	if g.free > 0 {
 		g.free--
 		g.mu.Unlock()
-		return g.hold(), nil
+		return g.hold(patience[priority]), nil
 	}
 	turn := make(chan struct{})
 	g.waiting[priority] = append(g.waiting[priority], turn)
 	g.mu.Unlock()
 	select {
 	case <-turn:
-		return g.hold(), nil
+		return g.hold(patience[priority]), nil
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
@@ -62,10 +65,10 @@ func (g *gate) enter(ctx context.Context, priority int) (leave func(), err error
 	return nil, context.Cause(ctx)
 }
 
-func (g *gate) hold() func() {
+func (g *gate) hold(limit time.Duration) func() {
 	var once sync.Once
 	give := func() { once.Do(g.give) }
-	t := time.AfterFunc(g.patience, give)
+	t := time.AfterFunc(limit, give)
 	return func() {
 		t.Stop()
 		give()

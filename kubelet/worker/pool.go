@@ -124,7 +124,7 @@ func New(o Options, r Rooms) *Pool {
 		o.Retry = time.Second
 	}
 	// Twice the cores: half of such a call is waiting.
-	return &Pool{Rooms: r, options: o, gate: newGate(2*runtime.NumCPU(), 3*time.Second), workers: map[types.UID]*worker{}}
+	return &Pool{Rooms: r, options: o, gate: newGate(2 * runtime.NumCPU()), workers: map[types.UID]*worker{}}
 }
 
 // Run runs the workers until ctx ends and all of them have.
