@@ -1,8 +1,11 @@
 package resources
 
 import (
+	"strconv"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -10,6 +13,8 @@ import (
 	"github.com/keelson/keelson/apiserver/resources/podrules"
 )
 
+// A DaemonSet counts the changes of its template in an annotation: what is left
+// of a field that older clients knew.
 var daemonSets = Resource[appsv1.DaemonSet]{
 	Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", Prefix: "daemonsets",
 	Short: []string{"ds"}, Categories: []string{"all"},
@@ -25,7 +30,25 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 		}
 		defPtr(&d.Spec.RevisionHistoryLimit, 10)
 	},
-	Main: mainPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetStatus { return &d.Status }, validateDaemonSet),
+	Main: Part[appsv1.DaemonSet]{
+		Prepare: func(_ *Request, obj, old *appsv1.DaemonSet) {
+			obj.Status = appsv1.DaemonSetStatus{}
+			generation := int64(1)
+			if old != nil {
+				obj.Status = old.Status
+				generation, _ = strconv.ParseInt(old.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+				if !equality.Semantic.DeepEqual(obj.Spec.Template, old.Spec.Template) {
+					generation++
+				}
+			}
+			if obj.Annotations == nil {
+				obj.Annotations = map[string]string{}
+			}
+			obj.Annotations[appsv1.DeprecatedTemplateGeneration] = strconv.FormatInt(generation, 10)
+		},
+		Validate: withoutRequest(validateDaemonSet),
+		Reset:    []string{"status"},
+	},
 	Status: statusPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetSpec { return &d.Spec }, func(d, old *appsv1.DaemonSet) field.ErrorList {
 		var f check.Faults
 		p, s := field.NewPath("status"), &d.Status

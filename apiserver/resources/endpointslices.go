@@ -90,11 +90,13 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 			switch {
 			case s.AddressType == discoveryv1.AddressTypeFQDN:
 				f.Add(validation.IsFullyQualifiedDomainName(at, a))
-			case s.AddressType == discoveryv1.AddressTypeIPv4 && (err != nil || !ip.Is4()):
+			case err != nil:
+				f.IP(at, a)
+			case s.AddressType == discoveryv1.AddressTypeIPv4 && !ip.Is4():
 				f.Invalid(at, a, "must be an IPv4 address")
-			case s.AddressType == discoveryv1.AddressTypeIPv6 && (err != nil || !ip.Is6()):
+			case s.AddressType == discoveryv1.AddressTypeIPv6 && !ip.Is6():
 				f.Invalid(at, a, "must be an IPv6 address")
-			case err == nil:
+			default:
 				f.EndpointIP(at, a)
 			}
 		}
@@ -140,9 +142,6 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 		}
 		if names.Again(valueOr(p.Name, "")) {
 			f.Duplicate(at.Child("name"), valueOr(p.Name, ""))
-		}
-		if p.Port != nil {
-			f.Port(at.Child("port"), *p.Port)
 		}
 		check.OneOf(&f, at.Child("protocol"), valueOr(p.Protocol, ""), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
 		if p.AppProtocol != nil {

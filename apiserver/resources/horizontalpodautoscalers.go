@@ -43,11 +43,13 @@ func cpuUtilization(percent int32) autoscalingv2.MetricSpec {
 	}
 }
 
+const defaultCPUPercent int32 = 80
+
 // defaultHPA aims at 80 % CPU, scales up by 4 pods or 100 % and down by 100 % in 15 s.
 func defaultHPA(h *hpa2) {
 	defPtr(&h.Spec.MinReplicas, 1)
 	if len(h.Spec.Metrics) == 0 {
-		h.Spec.Metrics = []autoscalingv2.MetricSpec{cpuUtilization(80)}
+		h.Spec.Metrics = []autoscalingv2.MetricSpec{cpuUtilization(defaultCPUPercent)}
 	}
 	b := h.Spec.Behavior
 	if b == nil {
@@ -66,7 +68,7 @@ func defaultHPA(h *hpa2) {
 	rules(&b.ScaleDown, percent)
 }
 
-func validateHPA(h, _ *hpa2) field.ErrorList {
+func validateHPA(h, old *hpa2) field.ErrorList {
 	var f check.Faults
 	s, p := &h.Spec, field.NewPath("spec")
 	if s.MinReplicas != nil && *s.MinReplicas < 1 {
@@ -82,8 +84,18 @@ func validateHPA(h, _ *hpa2) field.ErrorList {
 		f.Invalid(p.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`")
 	}
 	f.Add(validateScaleTarget(s.ScaleTargetRef, p.Child("scaleTargetRef")))
+	// Only a replication controller has no group; references stored under older rules stay.
+	if gv, err := schema.ParseGroupVersion(s.ScaleTargetRef.APIVersion); err == nil && gv.Group == "" &&
+		s.ScaleTargetRef.Kind != "ReplicationController" && (old == nil || old.Spec.ScaleTargetRef != s.ScaleTargetRef) {
+		f.Invalid(p.Child("scaleTargetRef", "apiVersion"), s.ScaleTargetRef.APIVersion, "apiVersion must specify API group")
+	}
+	scalable := false // to zero: something outside the pods says when to start again
 	for i, m := range s.Metrics {
+		scalable = scalable || m.Type == autoscalingv2.ObjectMetricSourceType || m.Type == autoscalingv2.ExternalMetricSourceType
 		f.Add(validateMetric(m, p.Child("metrics").Index(i)))
+	}
+	if s.MinReplicas != nil && *s.MinReplicas == 0 && !scalable {
+		f.Forbidden(p.Child("metrics"), "must specify at least one Object or External metric to support scaling to zero replicas")
 	}
 	if b := s.Behavior; b != nil {
 		f.Add(validateScalingRules(b.ScaleUp, p.Child("behavior", "scaleUp")))

@@ -37,8 +37,13 @@ func horizontalPodAutoscalersV1(v2 *Row) Resource[autoscalingv1.HorizontalPodAut
 	return Resource[hpa]{
 		Group: "autoscaling", Version: "v1", Kind: "HorizontalPodAutoscaler", Plural: "horizontalpodautoscalers",
 		Short: []string{"hpa"}, Categories: []string{"all"}, Prefix: v2.Prefix, NoGeneration: true,
-		List:    func() runtime.Object { return &autoscalingv1.HorizontalPodAutoscalerList{} },
-		Default: func(h *hpa) { defPtr(&h.Spec.MinReplicas, 1) },
+		List: func() runtime.Object { return &autoscalingv1.HorizontalPodAutoscalerList{} },
+		Default: func(h *hpa) {
+			defPtr(&h.Spec.MinReplicas, 1)
+			if _, others := h.Annotations[hpaMetricsAnnotation]; !others {
+				defPtr(&h.Spec.TargetCPUUtilizationPercentage, defaultCPUPercent)
+			}
+		},
 		Main: Part[hpa]{
 			Prepare: func(_ *Request, obj, old *hpa) {
 				for _, a := range []string{hpaCurrentAnnotation, hpaConditionsAnnotation} {

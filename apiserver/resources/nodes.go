@@ -171,7 +171,7 @@ func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
 		if msgs := validation.IsValidLabelValue(t.Value); len(msgs) > 0 {
 			f.Invalid(at.Child("value"), t.Value, strings.Join(msgs, ";"))
 		}
-		check.OneOf(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+		check.Listed(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
 		if seen.Again(t.Key + ":" + string(t.Effect)) {
 			e := field.Duplicate(at, t)
 			e.Detail = "taints must be unique by key and effect pair"

@@ -120,7 +120,8 @@ func preparePod(rq *Request, obj, old *corev1.Pod) {
 	if len(obj.Spec.SchedulingGates) > 0 {
 		obj.Status.Conditions = []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
-			Message: "Scheduling is blocked due to non-empty scheduling gates",
+			Message:            "Scheduling is blocked due to non-empty scheduling gates",
+			LastTransitionTime: metav1.NewTime(rq.Now),
 		}}
 	}
 	mergeLabelKeys(obj)

@@ -58,7 +58,7 @@ var roleBindings = Resource[rbacv1.RoleBinding]{
 		if old != nil {
 			was = &old.RoleRef
 		}
-		return validateRoleBinding(b.RoleRef, was, b.Subjects, true, "ClusterRole", "Role")
+		return validateRoleBinding(b.RoleRef, was, b.Subjects, true, "Role", "ClusterRole")
 	}),
 	Columns: bindingColumns(func(b *rbacv1.RoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 }
@@ -119,7 +119,7 @@ func validateRoleBinding(ref rbacv1.RoleRef, was *rbacv1.RoleRef, subjects []rba
 	var f check.Faults
 	p := field.NewPath("roleRef")
 	check.Among(&f, p.Child("apiGroup"), ref.APIGroup, rbacv1.GroupName)
-	check.Among(&f, p.Child("kind"), ref.Kind, kinds...)
+	check.Listed(&f, p.Child("kind"), ref.Kind, kinds...)
 	f.Segment(p.Child("name"), ref.Name)
 	for i, s := range subjects {
 		at := field.NewPath("subjects").Index(i)
@@ -136,7 +136,7 @@ func validateRoleBinding(ref rbacv1.RoleRef, was *rbacv1.RoleRef, subjects []rba
 		case rbacv1.UserKind, rbacv1.GroupKind:
 			check.Among(&f, at.Child("apiGroup"), s.APIGroup, rbacv1.GroupName)
 		default:
-			check.Among(&f, at.Child("kind"), s.Kind, rbacv1.ServiceAccountKind, rbacv1.UserKind, rbacv1.GroupKind)
+			check.Listed(&f, at.Child("kind"), s.Kind, rbacv1.ServiceAccountKind, rbacv1.UserKind, rbacv1.GroupKind)
 		}
 	}
 	if was != nil && *was != ref {

@@ -126,6 +126,13 @@ func Among[S ~string](f *Faults, p *field.Path, v S, known ...S) {
 	f.list = append(f.list, field.NotSupported(p, v, sorted))
 }
 
+// Listed is Among with the values in the given order, which some messages have always had.
+func Listed[S ~string](f *Faults, p *field.Path, v S, known ...S) {
+	if !slices.Contains(known, v) {
+		f.list = append(f.list, field.NotSupported(p, v, known))
+	}
+}
+
 // AmongOrEmpty is Among for a value that may be missing.
 func AmongOrEmpty[S ~string](f *Faults, p *field.Path, v S, known ...S) {
 	if v != "" {

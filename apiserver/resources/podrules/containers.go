@@ -608,6 +608,9 @@ func ValidateContainerResourceName(n corev1.ResourceName, p *field.Path) field.E
 	switch {
 	case n == corev1.ResourceCPU, n == corev1.ResourceMemory, n == corev1.ResourceEphemeralStorage, isHugePage(n):
 	case !strings.Contains(string(n), "/"):
+		if n != corev1.ResourceStorage && n != corev1.ResourcePods {
+			f.Invalid(p, n, "must be a standard resource type or fully qualified")
+		}
 		f.Invalid(p, n, "must be a standard resource for containers")
 	case !isNative(n) && (strings.HasPrefix(string(n), "requests.") || len(validation.IsQualifiedName("requests."+string(n))) > 0):
 		f.Invalid(p, n, "doesn't follow extended resource name standard")
@@ -677,9 +680,11 @@ func ValidateTolerations(list []corev1.Toleration, p *field.Path) field.ErrorLis
 				f.Invalid(at.Child("value"), t.Value, err.Error())
 			}
 		default:
-			check.Among(&f, at.Child("operator"), t.Operator, corev1.TolerationOpEqual, corev1.TolerationOpExists)
+			check.Listed(&f, at.Child("operator"), t.Operator, corev1.TolerationOpEqual, corev1.TolerationOpExists)
 		}
-		check.AmongOrEmpty(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+		if t.Effect != "" {
+			check.Listed(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+		}
 	}
 	return f.List()
 }

@@ -74,7 +74,6 @@ func (r *specRules) validateAffinityTerm(t *corev1.PodAffinityTerm, p *field.Pat
 	}
 	if t.TopologyKey == "" {
 		r.Required(p.Child("topologyKey"), "can not be empty")
-		return
 	}
 	r.LabelName(p.Child("topologyKey"), t.TopologyKey)
 }
