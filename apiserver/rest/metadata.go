@@ -63,6 +63,9 @@ func (p partial) Message() []byte {
 		raw, _ := (&metav1.PartialObjectMetadata{ObjectMeta: head.Metadata}).Marshal()
 		return raw
 	}
+	if num, typ, n := protowire.ConsumeField(p.Item.Raw); num == 1 && typ == protowire.BytesType && n > 0 {
+		return p.Item.Raw[:n:n] // metadata stands first in what this server writes
+	}
 	meta, err := rawMetadata(p.Item.Raw)
 	if err != nil {
 		return nil
@@ -98,11 +101,7 @@ func metadataJSON(it *watchcache.Item, custom bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var meta metav1.ObjectMeta
-	if err := meta.Unmarshal(raw); err != nil {
-		return nil, err
-	}
-	return json.Marshal(&meta)
+	return codec.AppendMetadata(nil, raw)
 }
 
 func (c *Call) writeMetadataList(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta) error {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -306,7 +307,15 @@ func (c *Call) openStream() sink {
 	return s
 }
 
-func (s *chunks) buffer() []byte { return s.buf }
+// buffers are shared by all watches: one that is idle keeps none.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
+
+func (s *chunks) buffer() []byte {
+	if s.buf == nil {
+		s.buf = (*buffers.Get().(*[]byte))[:0]
+	}
+	return s.buf
+}
 
 func (s *chunks) frame(b []byte) error {
 	s.buf = b
@@ -331,11 +340,19 @@ func (s *chunks) flush() error {
 	if err := s.write(); err != nil {
 		return err
 	}
-	s.buf = nil // an idle watch keeps no buffer
+	s.release()
 	return s.rc.Flush()
 }
 
-func (s *chunks) close() {}
+func (s *chunks) release() {
+	if s.buf != nil {
+		b := s.buf[:0]
+		s.buf = nil
+		buffers.Put(&b)
+	}
+}
+
+func (s *chunks) close() { s.release() }
 
 // socket is the sink of a WebSocket: one message a frame, text for JSON.
 type socket struct {

@@ -103,11 +103,7 @@ func (it *Item) JSON() ([]byte, error) {
 	if it.Row.Custom != nil {
 		return it.Raw, nil
 	}
-	obj, err := it.decoded()
-	if err != nil {
-		return nil, err
-	}
-	text, err := codec.Fragment(it.Row, obj)
+	text, err := codec.FromMessage(it.Row, it.Raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s at revision %d: %w", it.Key, it.Rev, err)
 	}
