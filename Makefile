@@ -29,7 +29,7 @@ build: ## compile all daemons and the keelson command into bin/
 	@echo "building $(DAEMONS) keelson (the first time takes some minutes)"
 	@n=0; for d in $(DAEMONS) keelson pause; do n=$$((n+1)); m=$$d; case $$d in keelson|pause) m=deploy;; esac; \
 	  printf '  [%d/7] %-20s' $$n $$d; s=$$(date +%s); \
-	  $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$d ./$$m/cmd/$$d || exit 1; \
+	  $(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/$$d ./$$m/cmd/$$d || exit 1; \
 	  printf '%ds\n' $$(( $$(date +%s) - s )); done
 
 up: build ## start a cluster on this machine (sudo)

@@ -30,7 +30,7 @@ var applets = strings.Fields(`sh ls cat echo sleep true false tar cp mv rm mkdir
 // Archive writes one archive with all images into dir and returns its path.
 func Archive(ctx context.Context, dir string) (string, error) {
 	program := filepath.Join(dir, "testprogram")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "github.com/keelson/keelson/e2e/images/testprogram")
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program, "github.com/keelson/keelson/e2e/images/testprogram")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the test program: %w: %s", err, out)
