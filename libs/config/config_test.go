@@ -132,16 +132,17 @@ func TestFaultsNameFileLineFieldAndFlag(t *testing.T) {
 }
 
 func TestAliasesCannotGrowWithoutBound(t *testing.T) {
-	var b strings.Builder
-	b.WriteString("x0: &x0 [1,1,1,1,1,1,1,1,1]\n")
-	for i := 1; i < 12; i++ {
-		b.WriteString("x" + string(rune('a'+i)) + ": &x" + string(rune('a'+i)) + " [*x0,*x0,*x0]\n")
-	}
+	ten := func(s string) string { return "[" + strings.Repeat(s+",", 10) + "]" }
+	content := "a: &a " + ten("1") + "\nb: &b " + ten("*a") + "\nc: &c " + ten("*b") + "\nd: &d " + ten("*c") + "\ne: " + ten("*d") + "\n"
 	var into struct {
-		Deep [][][]string `yaml:"deep"`
+		A []int         `yaml:"a"`
+		B [][]int       `yaml:"b"`
+		C [][][]int     `yaml:"c"`
+		D [][][][]int   `yaml:"d"`
+		E [][][][][]int `yaml:"e"`
 	}
-	if err := Load(file(t, b.String()), &into); err == nil {
-		t.Error("unknown fields were accepted")
+	if err := Load(file(t, content), &into); err == nil || !strings.Contains(err.Error(), "aliases may repeat too much") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -160,6 +161,7 @@ func TestExitCodes(t *testing.T) {
 		{name: "usage", args: []string{"--nope"}, code: 2, err: "d: unknown flag: --nope"},
 		{name: "missing file", args: []string{"--config=/does/not/exist"}, code: 2, err: "d: configuration file: stat /does/not/exist: no such file"},
 		{name: "failure", run: func(context.Context, sample, *slog.Logger) error { return errors.New("port 1 is in use") }, code: 1, err: "d: port 1 is in use\n"},
+		{name: "failure of the configuration, found late", run: func(context.Context, sample, *slog.Logger) error { return Usage(errors.New("no such file")) }, code: 2, err: "d: no such file\n"},
 		{name: "panic", run: func(context.Context, sample, *slog.Logger) error { panic("oh") }, code: 1, err: "d: panic: oh"},
 		{name: "bad level", args: []string{"-v=loud"}, code: 2, err: `d: log level "loud"`},
 	} {

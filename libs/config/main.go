@@ -61,7 +61,7 @@ func Exec[C any](ctx context.Context, name, short string, defaults C, runDaemon 
 		if errors.As(err, new(usageError)) {
 			code = 2
 		}
-		for line := range strings.SplitSeq(strings.TrimRight(err.Error(), "\n"), "\n") {
+		for line := range strings.SplitSeq(strings.TrimRight(strings.TrimPrefix(err.Error(), name+": "), "\n"), "\n") {
 			fmt.Fprintf(stderr, "%s: %s\n", name, line)
 		}
 		return code
@@ -106,7 +106,6 @@ func Exec[C any](ctx context.Context, name, short string, defaults C, runDaemon 
 	logger.Info("starting", "daemon", name, "version", Version, "go", runtime.Version())
 	err = run.Safely(name, func() error { return runDaemon(ctx, cfg, logger) })
 	if err != nil && !(ctx.Err() != nil && errors.Is(err, context.Canceled)) {
-		err = errors.New(strings.TrimPrefix(err.Error(), name+": "))
 		return complain(err)
 	}
 	logger.Info("ended", "daemon", name)
