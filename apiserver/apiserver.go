@@ -517,7 +517,10 @@ func (s *server) bootstrap(ctx context.Context) error {
 		return nil
 	}
 	m := &bootstrap.Masters{Store: s.st, API: s.api, Address: s.advertised(), Port: int32(s.cfg.Port), Log: s.log.With("room", "bootstrap")}
-	return m.Run(ctx)
+	if err := m.Run(ctx); err != nil { // its key will end by itself
+		s.log.Warn("this server could not be taken out of the endpoints of default/kubernetes", "err", err)
+	}
+	return nil
 }
 
 // frontProxy is the content of kube-system/extension-apiserver-authentication.

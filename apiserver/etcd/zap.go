@@ -38,6 +38,7 @@ func (c core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedE
 }
 
 // expected are warnings about how etcd is used here on purpose.
+// The last two come at every stop; a failure to serve while running ends the member, which is told.
 var expected = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	"simple token is not cryptographically signed":                                         true,

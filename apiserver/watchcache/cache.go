@@ -445,13 +445,14 @@ func (c *Cache) runTidy(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if c.away.Load() != nil { // a watch that was opened again may have nothing to tell
-			ask, cancel := context.WithTimeout(ctx, tidyEvery)
-			if _, err := c.st.Rev(ask); err == nil {
-				c.away.Store(nil)
-			}
-			cancel()
+		// A watch whose store is away may just say nothing.
+		ask, cancel := context.WithTimeout(ctx, tidyEvery)
+		if _, err := c.st.Rev(ask); err == nil {
+			c.away.Store(nil)
+		} else if now := c.opts.Now(); ctx.Err() == nil {
+			c.away.CompareAndSwap(nil, &now)
 		}
+		cancel()
 		c.budget.texts.age(c.opts.FormAge)
 		c.budget.objects.age(c.opts.FormAge)
 		now := c.opts.Now()

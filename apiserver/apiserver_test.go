@@ -1,0 +1,294 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keelson/keelson/libs/config"
+)
+
+// pki makes an authority, a serving certificate and client certificates in dir.
+type pki struct {
+	dir string
+	ca  *x509.Certificate
+	key *ecdsa.PrivateKey
+}
+
+func newPKI(t *testing.T) *pki {
+	t.Helper()
+	p := &pki{dir: t.TempDir()}
+	p.ca, p.key = p.make(t, "ca", &x509.Certificate{
+		Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	})
+	return p
+}
+
+func (p *pki) file(name string) string { return filepath.Join(p.dir, name) }
+
+func (p *pki) make(t *testing.T, name string, c *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.SerialNumber = big.NewInt(time.Now().UnixNano())
+	c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, signer := c, key
+	if p.ca != nil {
+		parent, signer = p.ca, p.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kb, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, block := range map[string]*pem.Block{name + ".crt": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "EC PRIVATE KEY", Bytes: kb}} {
+		if err := os.WriteFile(p.file(file), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out, key
+}
+
+func (p *pki) client(t *testing.T, user string, groups ...string) *http.Client {
+	t.Helper()
+	pool := x509.NewCertPool()
+	pool.AddCert(p.ca)
+	c := &tls.Config{RootCAs: pool}
+	if user != "" {
+		p.make(t, "user-"+user, &x509.Certificate{
+			Subject: pkix.Name{CommonName: user, Organization: groups}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		})
+		pair, err := tls.LoadX509KeyPair(p.file("user-"+user+".crt"), p.file("user-"+user+".key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: c, ForceAttemptHTTP2: true}, Timeout: 20 * time.Second}
+}
+
+func call(t *testing.T, c *http.Client, method, url, body string, headers ...string) (int, map[string]any) {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]any{}
+	if json.Unmarshal(b, &out) != nil {
+		out["text"] = string(b)
+	}
+	return resp.StatusCode, out
+}
+
+// The whole server over TLS: who may what, a write that outlives a restart, an end in order.
+func TestServer(t *testing.T) {
+	p := newPKI(t)
+	p.make(t, "server", &x509.Certificate{Subject: pkix.Name{CommonName: "server"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	cfg := Default()
+	cfg.BindAddress, cfg.Port = "127.0.0.1", 25050
+	cfg.TLSCertFile, cfg.TLSPrivateKeyFile, cfg.ClientCAFile = p.file("server.crt"), p.file("server.key"), p.file("ca.crt")
+	cfg.ServiceAccountSigningKey = p.file("server.key")
+	cfg.EndpointReconcile = "none" // a loopback address is no endpoint
+	cfg.Etcd.DataDir = t.TempDir()
+	if errs := cfg.Validate(); len(errs) > 0 {
+		t.Fatal(errs.ToAggregate())
+	}
+	url := fmt.Sprintf("https://127.0.0.1:%d", cfg.Port)
+	admin, bob, nobody := p.client(t, "admin", "system:masters"), p.client(t, "bob"), p.client(t, "")
+	start := func() (stop func()) {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- Run(ctx, cfg, slog.New(slog.DiscardHandler)) }()
+		for end := time.Now().Add(20 * time.Second); ; {
+			resp, err := nobody.Get(url + "/readyz")
+			if err == nil {
+				resp.Body.Close()
+				if resp.StatusCode == 200 {
+					break
+				}
+			}
+			select {
+			case err := <-done:
+				t.Fatalf("server ended: %v", err)
+			case <-time.After(20 * time.Millisecond):
+			}
+			if time.Now().After(end) {
+				t.Fatalf("not ready: %v", err)
+			}
+		}
+		return func() {
+			cancel()
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Fatalf("server ended with %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("server does not end")
+			}
+			for _, c := range []*http.Client{admin, bob, nobody} {
+				c.CloseIdleConnections()
+			}
+		}
+	}
+	stop := start()
+	for _, row := range []struct {
+		who          string
+		client       *http.Client
+		method, path string
+		headers      []string
+		want         int
+		message      string
+	}{
+		{"anybody reads health", nobody, "GET", "/livez", nil, 200, ""},
+		{"anybody reads the version", nobody, "GET", "/version", nil, 200, ""},
+		{"nobody reads nothing else", nobody, "GET", "/api/v1/pods", nil, 403, `pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group "" at the cluster scope`},
+		{"a bad token is refused", nobody, "GET", "/version", []string{"Authorization", "Bearer nonsense"}, 401, "Unauthorized"},
+		{"bob may not read metrics", bob, "GET", "/metrics", nil, 403, `forbidden: User "bob" cannot get path "/metrics"`},
+		{"bob may not list pods", bob, "GET", "/api/v1/namespaces/default/pods", nil, 403, `pods is forbidden: User "bob" cannot list resource "pods" in API group "" in the namespace "default"`},
+		{"bob discovers", bob, "GET", "/apis", nil, 200, ""},
+		{"admin reads metrics", admin, "GET", "/metrics", nil, 200, ""},
+		{"admin reads the rooms", admin, "GET", "/debug/watchcache", nil, 200, ""},
+		{"admin acts as bob", admin, "GET", "/api/v1/nodes", []string{"Impersonate-User", "bob"}, 403, `nodes is forbidden: User "bob" cannot list resource "nodes" in API group "" at the cluster scope`},
+		{"bob may not act as admin", bob, "GET", "/api/v1/nodes", []string{"Impersonate-User", "admin"}, 403, `users "admin" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope`},
+		{"admin lists the paths", admin, "GET", "/", nil, 200, ""},
+		{"no such path", admin, "GET", "/nothing", nil, 404, ""},
+	} {
+		code, got := call(t, row.client, row.method, url+row.path, "", row.headers...)
+		if code != row.want || (row.message != "" && got["message"] != row.message) {
+			t.Errorf("%s: got %d %v, want %d %q", row.who, code, got, row.want, row.message)
+		}
+	}
+	code, got := call(t, admin, "POST", url+"/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"kept"},"data":{"a":"b"}}`)
+	if code != 201 {
+		t.Fatalf("create: %d %v", code, got)
+	}
+	rev := got["metadata"].(map[string]any)["resourceVersion"]
+	// A watch is open while the server ends.
+	watch, err := admin.Get(url + "/api/v1/configmaps?watch=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if _, err := io.Copy(io.Discard, watch.Body); err != nil && !errors.Is(err, io.EOF) {
+		t.Logf("the watch ended with %v", err)
+	}
+	watch.Body.Close()
+
+	stop = start()
+	defer stop()
+	code, got = call(t, admin, "GET", url+"/api/v1/namespaces/default/configmaps/kept", "")
+	if code != 200 || got["metadata"].(map[string]any)["resourceVersion"] != rev {
+		t.Fatalf("after the restart: %d %v, want revision %v", code, got, rev)
+	}
+}
+
+func TestValidateNamesEveryFault(t *testing.T) {
+	cfg := Default()
+	cfg.Port, cfg.ServiceClusterIPRange, cfg.ServiceNodePortRange = -1, "10.96.0.1/16", "9-x"
+	cfg.AuthorizationMode, cfg.EnableAdmissionPlugins = []string{"Magic"}, []string{"NoSuchPlugin"}
+	cfg.EtcdServers, cfg.RequestTimeout.Duration = []string{"nowhere"}, 0
+	text := cfg.Validate().ToAggregate().Error()
+	for _, want := range []string{"securePort", "serviceClusterIPRange", "serviceNodePortRange", "authorizationMode[0]", "enableAdmissionPlugins[0]", "etcdServers[0]", "requestTimeout"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no word about %s in: %s", want, text)
+		}
+	}
+	if errs := Default().Validate(); len(errs) > 0 {
+		t.Errorf("the default configuration is at fault: %v", errs)
+	}
+	if _, _, err := config.Parse("apiserver", "", Default(), nil, []string{"--secure-port=7000", "--etcd-servers=http://a:1,http://b:2"}, io.Discard); err != nil {
+		t.Errorf("flags: %v", err)
+	}
+}
+
+// A place that becomes free goes to the users in turn.
+func TestInflightIsFair(t *testing.T) {
+	f := newInflight(1)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := f.enter(ctx, "first"); err != nil {
+		t.Fatal(err)
+	}
+	order := make(chan string, 10)
+	wait := func(user string) {
+		_, before := f.now()
+		go func() {
+			if f.enter(ctx, user) == nil {
+				order <- user
+			}
+		}()
+		for waiting := before; waiting == before; _, waiting = f.now() {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	for range 3 {
+		wait("greedy")
+	}
+	wait("modest")
+	var got []string
+	for range 4 {
+		f.leave()
+		got = append(got, <-order)
+	}
+	if s := strings.Join(got, " "); s != "greedy modest greedy greedy" {
+		t.Errorf("served %s", s)
+	}
+	f.leave()
+	if busy, waiting := f.now(); busy != 0 || waiting != 0 {
+		t.Errorf("%d busy, %d waiting at the end", busy, waiting)
+	}
+	// Who gives up leaves no trace.
+	if err := f.enter(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	gone, end := context.WithCancel(ctx)
+	end()
+	if err := f.enter(gone, "b"); err == nil {
+		t.Error("entered with an ended context")
+	}
+	f.leave()
+	if busy, waiting := f.now(); busy != 0 || waiting != 0 {
+		t.Errorf("%d busy, %d waiting after one gave up", busy, waiting)
+	}
+}
