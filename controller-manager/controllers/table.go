@@ -13,19 +13,23 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/endpoints"
 	"github.com/keelson/keelson/controller-manager/controllers/endpointslice"
 	"github.com/keelson/keelson/controller-manager/controllers/endpointslicemirroring"
+	"github.com/keelson/keelson/controller-manager/controllers/ephemeralvolume"
 	"github.com/keelson/keelson/controller-manager/controllers/garbagecollector"
 	"github.com/keelson/keelson/controller-manager/controllers/job"
 	"github.com/keelson/keelson/controller-manager/controllers/namespace"
 	"github.com/keelson/keelson/controller-manager/controllers/nodeipam"
 	"github.com/keelson/keelson/controller-manager/controllers/nodelifecycle"
+	"github.com/keelson/keelson/controller-manager/controllers/persistentvolume"
 	"github.com/keelson/keelson/controller-manager/controllers/podgc"
 	"github.com/keelson/keelson/controller-manager/controllers/replicaset"
 	"github.com/keelson/keelson/controller-manager/controllers/replicationcontroller"
 	"github.com/keelson/keelson/controller-manager/controllers/resourcequota"
 	"github.com/keelson/keelson/controller-manager/controllers/rootca"
 	"github.com/keelson/keelson/controller-manager/controllers/serviceaccount"
+	"github.com/keelson/keelson/controller-manager/controllers/serviceaccounttoken"
 	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
 	"github.com/keelson/keelson/controller-manager/controllers/tainteviction"
+	"github.com/keelson/keelson/controller-manager/controllers/tokencleaner"
 	"github.com/keelson/keelson/controller-manager/controllers/ttlafterfinished"
 	"github.com/keelson/keelson/controller-manager/controllers/volumeprotection"
 	"github.com/keelson/keelson/controller-manager/runtime"
@@ -50,6 +54,7 @@ var Table = []runtime.Row{
 	// Cluster.
 	clusterroleaggregation.Row,
 	csrapproving.Row,
+	csrsigning.Cleaner,
 	csrsigning.Row,
 	garbagecollector.Row,
 	namespace.Row,
@@ -59,8 +64,13 @@ var Table = []runtime.Row{
 	resourcequota.Row,
 	rootca.Row,
 	serviceaccount.Row,
+	serviceaccounttoken.Row,
 	tainteviction.Row,
+	tokencleaner.Row,
 	ttlafterfinished.Row,
+	// Storage.
+	ephemeralvolume.Row,
+	persistentvolume.Row,
 	volumeprotection.Claims,
 	volumeprotection.Volumes,
 }

@@ -9,7 +9,7 @@
 // all kinds, conflicts on stale writes, UID preconditions, generation, status apart
 // from spec, finalizers, graceful deletion of bound pods, collection of objects
 // whose owners are gone, merge and strategic patches, lists, watches with
-// bookmarks. It validates and defaults nothing: objects in tests are complete.
+// bookmarks, discovery of the kinds that it has seen. It validates and defaults nothing: objects in tests are complete.
 //
 // It keeps no goroutine of its own except one for each open watch, which ends with
 // the request.
@@ -51,6 +51,8 @@ type API struct {
 	wake    chan struct{} // closed and replaced with every change
 	writes  []string
 	refuse  func(verb, resource string) error
+	answers map[string]func(*object) // by resource: creations that are answered and not kept
+	spaced  map[string]bool          // by prefix: the kind is namespaced
 	lag     time.Duration
 }
 
@@ -62,7 +64,7 @@ type change struct {
 }
 
 func newAPI() *API {
-	return &API{objects: map[string]map[types.NamespacedName]*object{}, wake: make(chan struct{})}
+	return &API{objects: map[string]map[types.NamespacedName]*object{}, wake: make(chan struct{}), answers: map[string]func(*object){}, spaced: map[string]bool{}}
 }
 
 // request is a path taken apart.
@@ -98,6 +100,9 @@ func parse(path string) request {
 
 // RoundTrip answers a request.
 func (a *API) RoundTrip(req *http.Request) (*http.Response, error) {
+	if out := a.discover(strings.Trim(req.URL.Path, "/")); out != nil {
+		return answer(req, http.StatusOK, out), nil
+	}
 	r := parse(req.URL.Path)
 	q := req.URL.Query()
 	var body []byte
@@ -142,7 +147,19 @@ func (a *API) serve(req *http.Request, r request, body []byte) (any, *metav1.Sta
 		if err := o.UnmarshalJSON(body); err != nil {
 			return nil, fail(http.StatusBadRequest, metav1.StatusReasonBadRequest, "%v", err)
 		}
+		if f := a.answers[r.resource()]; f != nil {
+			f(o)
+			return o, nil
+		}
 		return a.create(r, o)
+	}
+	if req.Method == http.MethodDelete && r.key.Name == "" {
+		for _, k := range sortedKeys(a.objects[r.prefix]) {
+			if o := a.objects[r.prefix][k]; o != nil && k.Namespace == r.key.Namespace {
+				_, _ = a.remove(request{prefix: r.prefix, key: k}, o, metav1.DeleteOptions{})
+			}
+		}
+		return a.list(r, ""), nil
 	}
 	if req.Method == http.MethodGet && r.key.Name == "" {
 		return a.list(r, req.URL.Query().Get("labelSelector")), nil
@@ -196,6 +213,7 @@ func (a *API) put(r request, kind string, o *object) {
 		a.objects[r.prefix] = map[types.NamespacedName]*object{}
 	}
 	k := types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}
+	a.spaced[r.prefix] = k.Namespace != ""
 	if kind == "DELETED" {
 		delete(a.objects[r.prefix], k)
 	} else {
@@ -243,7 +261,7 @@ func (a *API) update(verb string, r request, had, o *object) (*object, *metav1.S
 		return nil, fail(http.StatusConflict, metav1.StatusReasonConflict, "the UID in the precondition (%s) does not match the UID in record (%s)", u, had.GetUID())
 	}
 	o = o.DeepCopy()
-	if r.sub == "status" {
+	if r.sub == "status" || r.sub == "approval" {
 		fresh := had.DeepCopy()
 		fresh.Object["status"] = o.Object["status"]
 		fresh.SetAnnotations(o.GetAnnotations())
@@ -266,7 +284,7 @@ func (a *API) update(verb string, r request, had, o *object) (*object, *metav1.S
 		o.SetGeneration(had.GetGeneration() + 1)
 	}
 	a.note(verb, r, o)
-	if o.GetDeletionTimestamp() != nil && len(o.GetFinalizers()) == 0 && r.resource() != "pods" {
+	if o.GetDeletionTimestamp() != nil && !held(o) && r.resource() != "pods" {
 		a.drop(r, o)
 		return o, nil
 	}
@@ -278,6 +296,16 @@ func (a *API) update(verb string, r request, had, o *object) (*object, *metav1.S
 	return o, nil
 }
 
+// held: finalizers keep it, a namespace also those of its spec.
+func held(o *object) bool {
+	if o.GetKind() == "Namespace" {
+		if f, _, _ := unstructured.NestedSlice(o.Object, "spec", "finalizers"); len(f) > 0 {
+			return true
+		}
+	}
+	return len(o.GetFinalizers()) > 0
+}
+
 func grace(o *object) int64 {
 	n, _, _ := unstructured.NestedInt64(o.Object, "metadata", "deletionGracePeriodSeconds")
 	return n
@@ -286,6 +314,9 @@ func grace(o *object) int64 {
 func (a *API) remove(r request, had *object, opts metav1.DeleteOptions) (any, *metav1.Status) {
 	if p := opts.Preconditions; p != nil && p.UID != nil && *p.UID != had.GetUID() {
 		return nil, fail(http.StatusConflict, metav1.StatusReasonConflict, "the UID in the precondition does not match")
+	}
+	if p := opts.Preconditions; p != nil && p.ResourceVersion != nil && *p.ResourceVersion != had.GetResourceVersion() {
+		return nil, fail(http.StatusConflict, metav1.StatusReasonConflict, "the resourceVersion in the precondition does not match")
 	}
 	a.note("delete", r, had)
 	seconds := int64(0)
@@ -299,7 +330,7 @@ func (a *API) remove(r request, had *object, opts metav1.DeleteOptions) (any, *m
 			seconds = *g
 		}
 	}
-	if seconds == 0 && len(had.GetFinalizers()) == 0 {
+	if seconds == 0 && !held(had) {
 		o := had.DeepCopy()
 		a.drop(r, o)
 		return o, nil

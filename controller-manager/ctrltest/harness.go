@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -31,6 +32,12 @@ type Harness struct {
 // Test runs f in a bubble of fake time with the rows at work on objects.
 func Test(t *testing.T, rows []runtime.Row, objects []kruntime.Object, f func(t *testing.T, h *Harness)) {
 	t.Helper()
+	TestWith(t, runtime.DefaultSettings(), rows, objects, f)
+}
+
+// TestWith is Test with settings other than the default ones.
+func TestWith(t *testing.T, settings runtime.Settings, rows []runtime.Row, objects []kruntime.Object, f func(t *testing.T, h *Harness)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		api := newAPI()
 		rc, client := connect(api)
@@ -39,7 +46,7 @@ func Test(t *testing.T, rows []runtime.Row, objects []kruntime.Object, f func(t 
 			h.Add(o)
 		}
 		api.Writes()
-		m, err := runtime.New(rows, runtime.Options{Client: client, REST: rc, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Settings: runtime.DefaultSettings()})
+		m, err := runtime.New(rows, runtime.Options{Client: client, REST: rc, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Settings: settings})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,6 +153,29 @@ func (a *API) Refuse(f func(verb, resource string) error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.refuse = f
+}
+
+// Answer makes creations of a resource (reviews, tokens) be answered by f, which
+// fills in the object; nothing is kept of them.
+func (a *API) Answer(resource string, f func(o *unstructured.Unstructured)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answers[resource] = f
+}
+
+// Events are the events of a namespace as "Reason: message", sorted, each once.
+func (h *Harness) Events(ns string) []string {
+	h.t.Helper()
+	l, err := h.Client.CoreV1().Events(ns).List(context.Background(), metav1.ListOptions{})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var out []string
+	for i := range l.Items {
+		out = append(out, l.Items[i].Reason+": "+l.Items[i].Message)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // Lag makes every watch show changes this much later than they were made.

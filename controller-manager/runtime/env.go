@@ -2,8 +2,10 @@ package runtime
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -108,6 +110,29 @@ func (e *Env) REST() *rest.Config { return e.manager.rest }
 
 // Settings is the part of the daemon's configuration that controllers read.
 func (e *Env) Settings() Settings { return e.manager.settings }
+
+// RootCA is the bundle that clients of this cluster trust: --root-ca-file, or, as in
+// upstream, the one of the kubeconfig. Empty when there is neither.
+func (e *Env) RootCA() (string, error) {
+	file := e.Settings().RootCAFile
+	if rc := e.REST(); file == "" && rc != nil {
+		if len(rc.CAData) > 0 {
+			return string(rc.CAData), nil
+		}
+		file = rc.CAFile
+	}
+	if file == "" {
+		return "", nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("--root-ca-file: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(data) {
+		return "", fmt.Errorf("--root-ca-file %s: no PEM certificate found", file)
+	}
+	return string(data), nil
+}
 
 // Log is the controller's logger.
 func (e *Env) Log() *slog.Logger { return e.log }

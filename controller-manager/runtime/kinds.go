@@ -21,12 +21,15 @@ import (
 )
 
 // Names of the indexes that caches carry. Every namespaced kind has ByNamespace;
-// kinds that are owned by others have ByController and Orphans; pods have ByNode.
+// kinds that are owned by others have ByController and Orphans; pods have ByNode
+// and ByClaim, volumes ByClaim, claims ByVolume.
 const (
 	ByNamespace  = "namespace"  // metadata.namespace
 	ByController = "controller" // UID of the controlling owner reference
 	Orphans      = "orphans"    // namespace, of objects without a controlling owner
 	ByNode       = "node"       // spec.nodeName, of pods that have one
+	ByClaim      = "claim"      // "namespace/name" of claims: those that a pod uses, the one that a volume is for
+	ByVolume     = "volume"     // spec.volumeName of claims; "" holds those that have none
 )
 
 // Kind is one kind that the runtime can cache and write. Name is the resource as
@@ -56,7 +59,7 @@ var kinds = []Kind{
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*corev1.PodList](c.CoreV1().Pods(""))
 		},
-		map[string]func(*corev1.Pod) []string{ByNode: podNode}),
+		map[string]func(*corev1.Pod) []string{ByNode: podNode, ByClaim: podClaims}),
 	kind[*corev1.Node]("nodes", corev1.SchemeGroupVersion.WithKind("Node"), cluster,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*corev1.NodeList](c.CoreV1().Nodes())
@@ -88,11 +91,20 @@ var kinds = []Kind{
 	kind[*corev1.PersistentVolumeClaim]("persistentvolumeclaims", corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"), spaced,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*corev1.PersistentVolumeClaimList](c.CoreV1().PersistentVolumeClaims(""))
-		}, nil),
+		},
+		map[string]func(*corev1.PersistentVolumeClaim) []string{ByVolume: func(c *corev1.PersistentVolumeClaim) []string {
+			return []string{c.Spec.VolumeName}
+		}}),
 	kind[*corev1.PersistentVolume]("persistentvolumes", corev1.SchemeGroupVersion.WithKind("PersistentVolume"), cluster,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*corev1.PersistentVolumeList](c.CoreV1().PersistentVolumes())
-		}, nil),
+		},
+		map[string]func(*corev1.PersistentVolume) []string{ByClaim: func(v *corev1.PersistentVolume) []string {
+			if r := v.Spec.ClaimRef; r != nil {
+				return []string{r.Namespace + "/" + r.Name}
+			}
+			return nil
+		}}),
 	kind[*corev1.ResourceQuota]("resourcequotas", corev1.SchemeGroupVersion.WithKind("ResourceQuota"), spaced,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*corev1.ResourceQuotaList](c.CoreV1().ResourceQuotas(""))
@@ -263,4 +275,27 @@ func podNode(p *corev1.Pod) []string {
 		return nil
 	}
 	return []string{p.Spec.NodeName}
+}
+
+// PodClaims are the names of the claims that a pod uses, those of its generic
+// ephemeral volumes among them.
+func PodClaims(p *corev1.Pod) []string {
+	var out []string
+	for i := range p.Spec.Volumes {
+		switch v := &p.Spec.Volumes[i]; {
+		case v.PersistentVolumeClaim != nil:
+			out = append(out, v.PersistentVolumeClaim.ClaimName)
+		case v.Ephemeral != nil:
+			out = append(out, p.Name+"-"+v.Name)
+		}
+	}
+	return out
+}
+
+func podClaims(p *corev1.Pod) []string {
+	names := PodClaims(p)
+	for i := range names {
+		names[i] = p.Namespace + "/" + names[i]
+	}
+	return names
 }

@@ -23,6 +23,8 @@ type Settings struct {
 	SigningCertFile string   `yaml:"clusterSigningCertFile" flag:"cluster-signing-cert-file" help:"CA certificate that signs kubelet and client certificates"`
 	SigningKeyFile  string   `yaml:"clusterSigningKeyFile" flag:"cluster-signing-key-file" help:"key of the signing certificate"`
 
+	ServiceAccountKeyFile string `yaml:"serviceAccountPrivateKeyFile" flag:"service-account-private-key-file" help:"private key that signs the tokens kept in Secrets; without it there are none"`
+
 	SigningDuration  metav1.Duration `yaml:"clusterSigningDuration" flag:"cluster-signing-duration" help:"longest life of certificates that are signed"`
 	NodeGrace        metav1.Duration `yaml:"nodeMonitorGracePeriod" flag:"node-monitor-grace-period" help:"a node that was silent for this long is marked unknown"`
 	NodePeriod       metav1.Duration `yaml:"nodeMonitorPeriod" flag:"node-monitor-period" help:"how often node health is looked at"`

@@ -129,6 +129,23 @@ func UpdateStatus[T informer.Object](ctx context.Context, p *Pass, c interface {
 	return got, nil
 }
 
+// UpdateSub replaces o through a subresource other than status.
+func UpdateSub[T informer.Object](ctx context.Context, p *Pass, sub string, c interface {
+	Update(context.Context, T, metav1.UpdateOptions) (T, error)
+}, o T) (T, error) {
+	var none T
+	s, err := write[T](p, sub)
+	if err != nil {
+		return none, err
+	}
+	got, err := c.Update(ctx, o, metav1.UpdateOptions{})
+	if err != nil {
+		return none, err
+	}
+	p.debts.owe(s, got.GetResourceVersion())
+	return got, nil
+}
+
 // Patch sends a JSON merge patch made of body, which should carry preconditions
 // (metadata.uid, metadata.resourceVersion) where the decision depends on them.
 func Patch[T informer.Object](ctx context.Context, p *Pass, c patcher[T], name string, body any, sub ...string) (T, error) {

@@ -9,9 +9,9 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -29,7 +29,7 @@ import (
 var Row = runtime.Row{
 	Name:   "certificatesigningrequest-approving-controller",
 	Reads:  []string{"certificatesigningrequests.certificates.k8s.io"},
-	Writes: []string{"certificatesigningrequests.certificates.k8s.io", "certificatesigningrequests.certificates.k8s.io/approval"},
+	Writes: []string{"certificatesigningrequests.certificates.k8s.io/approval"},
 	Extra: []rbacv1.PolicyRule{
 		{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"signers"}, ResourceNames: []string{certificatesv1.KubeAPIServerClientKubeletSignerName}, Verbs: []string{"approve"}},
@@ -44,8 +44,9 @@ type Kind struct {
 	Message    string
 }
 
-// Recognize returns how to decide on a request; nil when it is not a kubelet's.
-func Recognize(csr *certificatesv1.CertificateSigningRequest) *Kind {
+// Recognize returns the permissions of which one suffices, in the order in which they
+// are asked about; nil when the request is not a kubelet's.
+func Recognize(csr *certificatesv1.CertificateSigningRequest) []Kind {
 	if csr.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName {
 		return nil
 	}
@@ -57,10 +58,11 @@ func Recognize(csr *certificatesv1.CertificateSigningRequest) *Kind {
 	if err != nil || !kubeletClient(req, csr.Spec.Usages) {
 		return nil
 	}
+	kinds := []Kind{{"nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview."}}
 	if csr.Spec.Username == req.Subject.CommonName {
-		return &Kind{"selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview."}
+		kinds = slices.Insert(kinds, 0, Kind{"selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview."})
 	}
-	return &Kind{"nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview."}
+	return kinds
 }
 
 // kubeletClient: the identity of a node and nothing else, for client authentication only.
@@ -69,18 +71,16 @@ func kubeletClient(req *x509.CertificateRequest, usages []certificatesv1.KeyUsag
 		len(req.DNSNames)+len(req.IPAddresses)+len(req.EmailAddresses)+len(req.URIs) > 0 {
 		return false
 	}
-	client := false
 	for _, u := range usages {
-		switch u {
-		case certificatesv1.UsageClientAuth:
-			client = true
-		case certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment:
-		default:
+		if u != certificatesv1.UsageClientAuth && u != certificatesv1.UsageDigitalSignature && u != certificatesv1.UsageKeyEncipherment {
 			return false
 		}
 	}
-	return client
+	return slices.Contains(usages, certificatesv1.UsageClientAuth) && slices.Contains(usages, certificatesv1.UsageDigitalSignature)
 }
+
+// refusedAgain is when a request is looked at again whose requester had no permission.
+const refusedAgain = 30 * time.Second
 
 type controller struct {
 	requests *informer.Cache[*certificatesv1.CertificateSigningRequest]
@@ -99,16 +99,24 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	if !ok || len(csr.Status.Certificate) > 0 || len(csr.Status.Conditions) > 0 {
 		return runtime.Result{}, nil
 	}
-	kind := Recognize(csr)
-	if kind == nil {
+	kinds := Recognize(csr)
+	if kinds == nil {
 		return runtime.Result{}, nil
 	}
-	allowed, err := c.allowed(ctx, csr, kind.Permission)
-	if err != nil {
-		return runtime.Result{}, err
+	var kind Kind
+	for _, k := range kinds {
+		allowed, err := c.allowed(ctx, csr, k.Permission)
+		if err != nil {
+			return runtime.Result{}, err
+		}
+		if allowed {
+			kind = k
+			break
+		}
 	}
-	if !allowed {
-		return runtime.Result{}, fmt.Errorf("recognized csr %q as %s but subject access review was not approved", csr.Name, kind.Permission)
+	if kind.Permission == "" { // permission may come later, without an event here
+		p.Note("%s is recognized, but its requester may not have it approved", csr.Name)
+		return runtime.Result{Again: p.Now.Add(refusedAgain)}, nil
 	}
 	p.Note("approve as %s", kind.Permission)
 	csr = csr.DeepCopy()
@@ -116,7 +124,7 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "AutoApproved", Message: kind.Message,
 		LastUpdateTime: metav1.NewTime(p.Now), LastTransitionTime: metav1.NewTime(p.Now),
 	})
-	_, err = runtime.Update[*certificatesv1.CertificateSigningRequest](ctx, p, approval{c.client, csr.Name}, csr)
+	_, err := runtime.UpdateSub[*certificatesv1.CertificateSigningRequest](ctx, p, "approval", approval{c.client, csr.Name}, csr)
 	if apierrors.IsNotFound(err) {
 		err = nil
 	}

@@ -1,7 +1,8 @@
 // Package csrsigning signs approved certificate requests of the signers that the
-// cluster itself stands for, and forgets old requests.
+// cluster itself stands for, and, as a controller of its own, forgets old requests.
 //
-// [Template] decides what a certificate says and is pure.
+// [Template] decides what a certificate says, [Expires] how long a request stays;
+// both are pure.
 // Source: Kubernetes documentation, "Certificate Signing Requests", Kubernetes signers.
 package csrsigning
 
@@ -35,21 +36,33 @@ var signers = []string{
 	certificatesv1.KubeletServingSignerName, "kubernetes.io/legacy-unknown",
 }
 
-// Row is this controller's line of the table.
-var Row = runtime.Row{
-	Name:   "certificatesigningrequest-signing-controller",
-	Reads:  []string{"certificatesigningrequests.certificates.k8s.io"},
-	Writes: []string{"certificatesigningrequests.certificates.k8s.io", "certificatesigningrequests.certificates.k8s.io/status"},
-	Extra:  []rbacv1.PolicyRule{{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"signers"}, ResourceNames: signers, Verbs: []string{"sign"}}},
-	New:    build,
-}
+// Row and Cleaner are the table's lines.
+var (
+	Row = runtime.Row{
+		Name:   "certificatesigningrequest-signing-controller",
+		Reads:  []string{"certificatesigningrequests.certificates.k8s.io"},
+		Writes: []string{"certificatesigningrequests.certificates.k8s.io/status"},
+		Extra:  []rbacv1.PolicyRule{{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"signers"}, ResourceNames: signers, Verbs: []string{"sign"}}},
+		New:    build,
+	}
+	Cleaner = runtime.Row{
+		Name:   "certificatesigningrequest-cleaner-controller",
+		Reads:  []string{"certificatesigningrequests.certificates.k8s.io"},
+		Writes: []string{"certificatesigningrequests.certificates.k8s.io"},
+		New:    buildCleaner,
+	}
+)
 
 const (
 	backdate = 5 * time.Minute // clocks of other machines may be behind
 	minLife  = 10 * time.Minute
-	// How long requests stay: issued or refused ones, and those that nobody has answered.
+	short    = 8 * time.Hour // lives below this are not shortened by the backdating
+	// How long requests stay: issued or refused ones, and those that wait for an answer or a signer.
 	keepDone, keepPending = time.Hour, 24 * time.Hour
 )
+
+// errExpired: the fault is the cluster's, not the request's.
+var errExpired = errors.New("the signing certificate has expired")
 
 // Template returns the certificate to sign, or why the request does not fit its
 // signer. life is the longest that the cluster gives.
@@ -76,8 +89,14 @@ func Template(csr *certificatesv1.CertificateSigningRequest, life time.Duration,
 		PublicKey: req.PublicKey, PublicKeyAlgorithm: req.PublicKeyAlgorithm, BasicConstraintsValid: true,
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(life - backdate),
 	}
+	if life < short {
+		t.NotAfter = now.Add(life)
+	}
 	if t.NotAfter.After(ca.NotAfter) {
 		t.NotAfter = ca.NotAfter
+	}
+	if !now.Before(ca.NotAfter) {
+		return nil, errExpired
 	}
 	for _, u := range csr.Spec.Usages {
 		if k, ok := keyUsages[u]; ok {
@@ -104,6 +123,12 @@ func fits(signer string, req *x509.CertificateRequest, usages []certificatesv1.K
 		}
 		return nil
 	}
+	signature := func() error {
+		if !slices.Contains(usages, certificatesv1.UsageDigitalSignature) {
+			return errors.New("usages did not contain digital signature")
+		}
+		return nil
+	}
 	node := func() error {
 		if !slices.Equal(req.Subject.Organization, []string{"system:nodes"}) {
 			return errors.New("subject organization is not system:nodes")
@@ -115,17 +140,12 @@ func fits(signer string, req *x509.CertificateRequest, usages []certificatesv1.K
 	}
 	switch signer {
 	case certificatesv1.KubeAPIServerClientSignerName:
-		if !slices.Contains(usages, certificatesv1.UsageClientAuth) {
-			return errors.New("usages did not contain client auth")
-		}
-		if slices.Contains(usages, certificatesv1.UsageServerAuth) {
-			return errors.New("usage server auth is not permitted for a client certificate")
-		}
+		return only(certificatesv1.UsageClientAuth)
 	case certificatesv1.KubeAPIServerClientKubeletSignerName:
 		if len(req.DNSNames)+len(req.IPAddresses)+len(req.EmailAddresses)+len(req.URIs) > 0 {
 			return errors.New("subject alternative names are not permitted")
 		}
-		return errors.Join(node(), only(certificatesv1.UsageClientAuth))
+		return errors.Join(node(), signature(), only(certificatesv1.UsageClientAuth))
 	case certificatesv1.KubeletServingSignerName:
 		if len(req.DNSNames)+len(req.IPAddresses) == 0 {
 			return errors.New("at least one DNS or IP subjectAltName is required")
@@ -133,7 +153,7 @@ func fits(signer string, req *x509.CertificateRequest, usages []certificatesv1.K
 		if len(req.EmailAddresses)+len(req.URIs) > 0 {
 			return errors.New("email and URI subjectAltNames are not permitted")
 		}
-		return errors.Join(node(), only(certificatesv1.UsageServerAuth))
+		return errors.Join(node(), signature(), only(certificatesv1.UsageServerAuth))
 	}
 	return nil
 }
@@ -198,19 +218,75 @@ func condition(csr *certificatesv1.CertificateSigningRequest, kind certificatesv
 	})
 }
 
-// Expires is when a request may be forgotten.
-func Expires(csr *certificatesv1.CertificateSigningRequest) time.Time {
-	done := len(csr.Status.Certificate) > 0 || condition(csr, certificatesv1.CertificateDenied) || condition(csr, certificatesv1.CertificateFailed)
-	if !done {
-		return csr.CreationTimestamp.Add(keepPending)
+// Expires is when a request may be forgotten; false when it has no such time yet.
+func Expires(csr *certificatesv1.CertificateSigningRequest) (time.Time, bool) {
+	if len(csr.Status.Conditions) == 0 {
+		return csr.CreationTimestamp.Add(keepPending), true
 	}
-	last := csr.CreationTimestamp.Time
-	for _, c := range csr.Status.Conditions {
-		if c.LastUpdateTime.After(last) {
-			last = c.LastUpdateTime.Time
+	issued := len(csr.Status.Certificate) > 0
+	var at time.Time
+	sooner := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
 		}
 	}
-	return last.Add(keepDone)
+	for _, c := range csr.Status.Conditions {
+		switch {
+		case c.Type == certificatesv1.CertificateApproved && issued:
+			if end, ok := end(csr.Status.Certificate); ok {
+				sooner(end)
+			}
+			fallthrough
+		case c.Type == certificatesv1.CertificateDenied, c.Type == certificatesv1.CertificateFailed:
+			if !c.LastUpdateTime.IsZero() {
+				sooner(c.LastUpdateTime.Add(keepDone))
+			}
+		case c.Type == certificatesv1.CertificateApproved && !c.LastUpdateTime.IsZero():
+			sooner(c.LastUpdateTime.Add(keepPending))
+		}
+	}
+	return at, !at.IsZero()
+}
+
+// end is the last moment of the first of some certificates.
+func end(data []byte) (time.Time, bool) {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return time.Time{}, false
+	}
+	certs, err := x509.ParseCertificates(block.Bytes)
+	if err != nil || len(certs) == 0 {
+		return time.Time{}, false
+	}
+	return certs[0].NotAfter, true
+}
+
+type cleaner struct {
+	requests *informer.Cache[*certificatesv1.CertificateSigningRequest]
+	client   kubernetes.Interface
+}
+
+func buildCleaner(e *runtime.Env) error {
+	c := &cleaner{requests: runtime.Read[*certificatesv1.CertificateSigningRequest](e), client: e.Client()}
+	q := e.Keyed("", 1, c.pass)
+	runtime.On(q, c.requests, runtime.Self[*certificatesv1.CertificateSigningRequest])
+	return nil
+}
+
+func (c *cleaner) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, error) {
+	csr, ok := c.requests.Get(p.Key)
+	if !ok || csr.DeletionTimestamp != nil {
+		return runtime.Result{}, nil
+	}
+	at, ok := Expires(csr)
+	if !ok {
+		return runtime.Result{}, nil
+	}
+	if p.Now.After(at) {
+		p.Note("forget an old request")
+		return runtime.Result{}, runtime.Delete(ctx, p, c.client.CertificatesV1().CertificateSigningRequests(), csr)
+	}
+	return runtime.Result{Again: at.Add(time.Millisecond)}, nil
 }
 
 func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, error) {
@@ -219,21 +295,19 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 		return runtime.Result{}, nil
 	}
 	api := c.client.CertificatesV1().CertificateSigningRequests()
-	if at := Expires(csr); p.Now.After(at) {
-		p.Note("forget an old request")
-		return runtime.Result{}, runtime.Delete(ctx, p, api, csr)
-	}
-	again := runtime.Result{Again: Expires(csr)}
 	if c.certFile == "" || len(csr.Status.Certificate) > 0 || !condition(csr, certificatesv1.CertificateApproved) ||
 		condition(csr, certificatesv1.CertificateDenied) || condition(csr, certificatesv1.CertificateFailed) || !slices.Contains(signers, csr.Spec.SignerName) {
-		return again, nil
+		return runtime.Result{}, nil
 	}
 	ca, key, err := c.authority()
 	if err != nil {
-		return again, err
+		return runtime.Result{}, err
 	}
 	out := csr.DeepCopy()
 	t, err := Template(csr, c.life, p.Now, ca)
+	if errors.Is(err, errExpired) {
+		return runtime.Result{}, fmt.Errorf("--cluster-signing-cert-file %s: %w", c.certFile, err)
+	}
 	if err != nil {
 		p.Note("refuse: %v", err)
 		out.Status.Conditions = append(out.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
@@ -243,11 +317,11 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	} else {
 		p.Note("sign for %s", t.Subject)
 		if t.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
-			return again, err
+			return runtime.Result{}, err
 		}
 		der, err := x509.CreateCertificate(rand.Reader, t, ca, t.PublicKey, key)
 		if err != nil {
-			return again, fmt.Errorf("sign: %w", err)
+			return runtime.Result{}, fmt.Errorf("sign: %w", err)
 		}
 		out.Status.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	}
@@ -255,5 +329,5 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	if apierrors.IsNotFound(err) {
 		err = nil
 	}
-	return again, err
+	return runtime.Result{}, err
 }

@@ -53,13 +53,26 @@ func build(e *runtime.Env) error {
 	q := e.Keyed("", 4, c.pass)
 	runtime.On(q, c.services, runtime.Self[*corev1.Service])
 	runtime.On(q, c.endpoints, func(ev informer.Event[*corev1.Endpoints]) []types.NamespacedName {
+		key := runtime.KeyOf(ev.Last())
+		if ev.Kind == informer.Added && ours(ev.New) { // left over from before we ran?
+			if _, ok := c.services.Get(key); !ok {
+				return []types.NamespacedName{key}
+			}
+		}
 		if ev.Kind == informer.Deleted {
-			return runtime.Self(ev)
+			return []types.NamespacedName{key}
 		}
 		return nil
 	})
 	runtime.On(q, c.pods, c.servicesOf)
 	return nil
+}
+
+func ours(e *corev1.Endpoints) bool { return e.Labels[Managed] == me }
+
+func isElection(e *corev1.Endpoints) bool {
+	_, ok := e.Annotations["control-plane.alpha.kubernetes.io/leader"]
+	return ok
 }
 
 func (c *controller) servicesOf(ev informer.Event[*corev1.Pod]) []types.NamespacedName {
@@ -86,7 +99,9 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	have, found := c.endpoints.Get(p.Key)
 	api := c.client.CoreV1().Endpoints(p.Key.Namespace)
 	if !ok {
-		if found && have.DeletionTimestamp == nil && have.Labels["endpointslice.kubernetes.io/skip-mirror"] != "true" && have.Labels[Managed] == me {
+		// Whoever wrote it, it goes with its service; only records of old elections never had one.
+		if found && have.DeletionTimestamp == nil && !isElection(have) {
+			p.Note("delete: its service is gone")
 			return runtime.Result{}, runtime.Delete(ctx, p, api, have)
 		}
 		return runtime.Result{}, nil

@@ -47,7 +47,13 @@ type controller struct {
 	meta       metadata.Interface
 	resources  *catalogue
 	mu         sync.Mutex
-	tries      map[string]int // passes since the deletion began, by namespace; guarded by mu
+	ending     map[string]*ending // namespaces that are being deleted; guarded by mu
+}
+
+// ending is what is remembered of a namespace while it is being deleted.
+type ending struct {
+	since time.Time // when this process first saw it
+	tries int
 }
 
 func build(e *runtime.Env) error {
@@ -57,7 +63,7 @@ func build(e *runtime.Env) error {
 	}
 	c := &controller{
 		namespaces: runtime.Read[*corev1.Namespace](e), client: e.Client(), meta: m,
-		resources: &catalogue{from: e.Client().Discovery()}, tries: map[string]int{},
+		resources: &catalogue{from: e.Client().Discovery()}, ending: map[string]*ending{},
 	}
 	q := e.Keyed("", workers, c.pass)
 	runtime.On(q, c.namespaces, runtime.Self[*corev1.Namespace])
@@ -82,21 +88,22 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 		}
 		ns = got
 	}
-	found := c.empty(ctx, ns.Name)
+	e := c.begin(ns.Name, p.Now)
+	found := c.empty(ctx, ns.Name, e.since)
 	if !found.Left() {
 		p.Note("nothing is left; finalize")
 		c.forget(ns.Name)
 		return runtime.Result{}, gone(c.finalize(ctx, ns.Name))
 	}
 	p.Note("left: %v %v %v", found.Remaining, found.Content, found.Discovery)
-	if want := Conditions(ns.Status.Conditions, found, metav1.NewTime(p.Now)); c.attempt(ns.Name) > 2 && !equality.Semantic.DeepEqual(want, ns.Status.Conditions) {
+	if want := Conditions(ns.Status.Conditions, found, metav1.NewTime(p.Now)); e.tries > 2 && !equality.Semantic.DeepEqual(want, ns.Status.Conditions) {
 		t := ns.DeepCopy()
 		t.Status.Conditions = want
 		if _, err := runtime.UpdateStatus(ctx, p, c.client.CoreV1().Namespaces(), t); err != nil {
 			return runtime.Result{}, gone(err)
 		}
 	}
-	return runtime.Result{Again: p.Now.Add(c.wait(ns.Name))}, nil
+	return runtime.Result{Again: p.Now.Add(wait(e.tries))}, nil
 }
 
 // gone: a namespace that is not there any more is what was wanted.
@@ -110,22 +117,24 @@ func gone(err error) error {
 func (c *controller) forget(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.tries, name)
+	delete(c.ending, name)
 }
 
-func (c *controller) attempt(name string) int {
+// begin counts a pass.
+func (c *controller) begin(name string, now time.Time) ending {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tries[name]++
-	return c.tries[name]
+	e := c.ending[name]
+	if e == nil {
+		e = &ending{since: now}
+		c.ending[name] = e
+	}
+	e.tries++
+	return *e
 }
 
 // wait grows with the number of passes: most namespaces are empty at once, some wait for long.
-func (c *controller) wait(name string) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return min(soon<<min(c.tries[name], 10), latest)
-}
+func wait(tries int) time.Duration { return min(soon<<min(tries, 10), latest) }
 
 // finalize removes our finalizer, again if somebody else changed the namespace meanwhile.
 func (c *controller) finalize(ctx context.Context, name string) error {
@@ -142,10 +151,12 @@ func (c *controller) finalize(ctx context.Context, name string) error {
 	return errors.New("the namespace changes too often to be finalized")
 }
 
-// empty deletes what is there, and reports what is left.
-func (c *controller) empty(ctx context.Context, namespace string) *Findings {
+// empty deletes what is there, and reports what is left. The list of resources is no
+// older than since: from then on nothing new can come into the namespace, so no kind
+// of object that is in it can be missing from the list.
+func (c *controller) empty(ctx context.Context, namespace string, since time.Time) *Findings {
 	f := &Findings{Remaining: map[string]int{}, Finalizers: map[string]int{}}
-	all, faults := c.resources.list()
+	all, faults := c.resources.list(since)
 	f.Discovery = faults
 	var mu sync.Mutex
 	each := func(list []resource) {
@@ -181,7 +192,7 @@ func (c *controller) empty(ctx context.Context, namespace string) *Findings {
 		}
 	}
 	each(pods)
-	if len(f.Remaining) == 0 {
+	if len(f.Remaining)+len(f.Content) == 0 {
 		each(rest)
 	}
 	slices.Sort(f.Content)
@@ -251,12 +262,13 @@ type catalogue struct {
 // fresh is how long discovery's answer is used: one deletion takes several passes.
 const fresh = 2 * time.Second
 
-func (k *catalogue) list() ([]resource, []string) {
+func (k *catalogue) list(since time.Time) ([]resource, []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.all != nil && time.Since(k.old) < fresh {
+	if k.all != nil && time.Since(k.old) < fresh && !k.old.Before(since) {
 		return k.all, nil
 	}
+	asked := time.Now()
 	lists, err := discovery.ServerPreferredNamespacedResources(k.from)
 	var faults []string
 	if err != nil {
@@ -279,7 +291,7 @@ func (k *catalogue) list() ([]resource, []string) {
 		}
 	}
 	if len(faults) == 0 {
-		k.all, k.old = all, time.Now()
+		k.all, k.old = all, asked
 	}
 	return all, faults
 }

@@ -41,7 +41,7 @@ const (
 type Removal struct {
 	Pod    *corev1.Pod
 	Reason string
-	Orphan bool // its node is gone: it is marked failed first
+	Orphan bool // its node is gone, which its status will say
 }
 
 func (r Removal) String() string {
@@ -71,7 +71,7 @@ func Decide(pods []*corev1.Pod, node func(string) *corev1.Node, missing map[stri
 			continue
 		}
 		if p.DeletionTimestamp != nil && outOfService(n) {
-			out = append(out, Removal{Pod: p, Reason: "its node is out of service", Orphan: true})
+			out = append(out, Removal{Pod: p, Reason: "its node is out of service"})
 		}
 	}
 	if over := len(ended) - threshold; threshold > 0 && over > 0 {
@@ -182,13 +182,16 @@ func (c *controller) quarantined(ctx context.Context, pods []*corev1.Pod, now ti
 
 func (c *controller) remove(ctx context.Context, p *runtime.Pass, r Removal) error {
 	api := c.client.CoreV1().Pods(r.Pod.Namespace)
-	if r.Orphan && !terminated(r.Pod) {
+	// No kubelet will say how it ended: those who wait for its end (jobs) have to hear it here.
+	if !terminated(r.Pod) {
 		pod := r.Pod.DeepCopy()
 		pod.Status.Phase = corev1.PodFailed
-		setCondition(pod, corev1.PodCondition{
-			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
-			Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(p.Now), ObservedGeneration: pod.Generation,
-		})
+		if r.Orphan {
+			setCondition(pod, corev1.PodCondition{
+				Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC",
+				Message: "PodGC: node no longer exists", LastTransitionTime: metav1.NewTime(p.Now), ObservedGeneration: pod.Generation,
+			})
+		}
 		if _, err := runtime.UpdateStatus(ctx, p, api, pod); err != nil {
 			if apierrors.IsNotFound(err) {
 				return nil

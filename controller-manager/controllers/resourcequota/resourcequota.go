@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -48,6 +49,8 @@ const (
 	// poll is how often kinds without a cache are counted, while a quota limits them.
 	poll = 5 * time.Second
 	page = 500
+	// relearnAfter is how long a kind that is not served stays unknown.
+	relearnAfter = 30 * time.Second
 )
 
 type controller struct {
@@ -56,6 +59,9 @@ type controller struct {
 	cached map[schema.GroupResource]func(namespace string) []any
 	meta   metadata.Interface
 	mapper meta.ResettableRESTMapper
+
+	mu     sync.Mutex
+	learnt time.Time // when discovery was asked last; guarded by mu
 }
 
 func build(e *runtime.Env) error {
@@ -200,11 +206,23 @@ func (c *controller) use(ctx context.Context, rq *corev1.ResourceQuota) (used co
 	return used, uncached, nil
 }
 
+// relearn forgets what discovery has said, at most once in a while: a quota may name
+// a kind that will never be.
+func (c *controller) relearn() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Since(c.learnt) < relearnAfter {
+		return false
+	}
+	c.learnt = time.Now()
+	c.mapper.Reset()
+	return true
+}
+
 // ask counts objects of a kind without a cache; a kind that is not served has none.
 func (c *controller) ask(ctx context.Context, gr schema.GroupResource, namespace string) (int, error) {
 	gvr, err := c.mapper.ResourceFor(gr.WithVersion(""))
-	if meta.IsNoMatchError(err) {
-		c.mapper.Reset()
+	if meta.IsNoMatchError(err) && c.relearn() {
 		gvr, err = c.mapper.ResourceFor(gr.WithVersion(""))
 	}
 	if meta.IsNoMatchError(err) {
@@ -217,7 +235,7 @@ func (c *controller) ask(ctx context.Context, gr schema.GroupResource, namespace
 	for {
 		list, err := c.meta.Resource(gvr).Namespace(namespace).List(ctx, opts)
 		if apierrors.IsNotFound(err) {
-			c.mapper.Reset()
+			c.relearn()
 			return 0, nil
 		}
 		if err != nil {

@@ -4,9 +4,6 @@ package rootca
 
 import (
 	"context"
-	"crypto/x509"
-	"fmt"
-	"os"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -42,20 +39,13 @@ type controller struct {
 
 func build(e *runtime.Env) error {
 	c := &controller{namespaces: runtime.Read[*corev1.Namespace](e), maps: runtime.Read[*corev1.ConfigMap](e), client: e.Client()}
-	file := e.Settings().RootCAFile
-	if file == "" { // as in upstream: without a bundle of our own the one of the kubeconfig is the cluster's
-		c.ca = string(e.REST().CAData)
-		file = e.REST().CAFile
+	ca, err := e.RootCA()
+	if err != nil {
+		return err
 	}
-	if c.ca == "" && file != "" {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return fmt.Errorf("--root-ca-file: %w", err)
-		}
-		if !x509.NewCertPool().AppendCertsFromPEM(data) {
-			return fmt.Errorf("--root-ca-file %s: no PEM certificate found", file)
-		}
-		c.ca = string(data)
+	if c.ca = ca; ca == "" {
+		// Published all the same: pods mount the config map, whatever is in it.
+		e.Log().Warn("the published CA bundle is empty: neither --root-ca-file nor the kubeconfig names one")
 	}
 	q := e.Keyed("", 2, c.pass)
 	runtime.On(q, c.namespaces, runtime.Self[*corev1.Namespace])

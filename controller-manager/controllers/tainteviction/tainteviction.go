@@ -7,6 +7,7 @@ package tainteviction
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,9 +29,9 @@ var Row = runtime.Row{
 	New:    build,
 }
 
-// Decide says when a pod has to leave; the zero time means never. since is when the
-// taints without a time of their own were first seen.
-func Decide(pod *corev1.Pod, taints []corev1.Taint, since time.Time) time.Time {
+// Decide says when a pod has to leave; the zero time means never. since is when a
+// taint without a time of its own was first seen.
+func Decide(pod *corev1.Pod, taints []corev1.Taint, since func(*corev1.Taint) time.Time) time.Time {
 	var due time.Time
 	sooner := func(t time.Time) {
 		if due.IsZero() || t.Before(due) {
@@ -42,9 +43,11 @@ func Decide(pod *corev1.Pod, taints []corev1.Taint, since time.Time) time.Time {
 		if t.Effect != corev1.TaintEffectNoExecute {
 			continue
 		}
-		at := since
+		var at time.Time
 		if t.TimeAdded != nil {
 			at = t.TimeAdded.Time
+		} else {
+			at = since(t)
 		}
 		tolerated, limited := false, false
 		var shortest time.Duration
@@ -76,10 +79,34 @@ type controller struct {
 	nodes  *informer.Cache[*corev1.Node]
 	pods   *informer.Cache[*corev1.Pod]
 	client kubernetes.Interface
+
+	mu   sync.Mutex
+	seen map[string]map[string]time.Time // node, taint: when a taint that bears no time was first seen; guarded by mu
+}
+
+// note keeps c.seen for a node as its taints now are.
+func (c *controller) note(node string, taints []corev1.Taint, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.seen[node]
+	delete(c.seen, node)
+	for i := range taints {
+		if taints[i].TimeAdded != nil {
+			continue
+		}
+		if c.seen[node] == nil {
+			c.seen[node] = map[string]time.Time{}
+		}
+		k := taints[i].ToString()
+		c.seen[node][k] = now
+		if at, ok := was[k]; ok {
+			c.seen[node][k] = at
+		}
+	}
 }
 
 func build(e *runtime.Env) error {
-	c := &controller{nodes: runtime.Read[*corev1.Node](e), pods: runtime.Read[*corev1.Pod](e), client: e.Client()}
+	c := &controller{nodes: runtime.Read[*corev1.Node](e), pods: runtime.Read[*corev1.Pod](e), client: e.Client(), seen: map[string]map[string]time.Time{}}
 	q := e.Keyed("", 8, c.pass)
 	runtime.On(q, c.pods, func(ev informer.Event[*corev1.Pod]) []types.NamespacedName {
 		if ev.Kind == informer.Deleted || ev.New.Spec.NodeName == "" {
@@ -95,6 +122,11 @@ func build(e *runtime.Env) error {
 	})
 	runtime.On(q, c.nodes, func(ev informer.Event[*corev1.Node]) []types.NamespacedName {
 		n := ev.Last()
+		if ev.Kind == informer.Deleted {
+			c.note(n.Name, nil, time.Time{})
+		} else {
+			c.note(n.Name, noExecute(n.Spec.Taints), e.Now())
+		}
 		if ev.Kind == informer.Deleted || ev.Kind == informer.Updated && same(noExecute(ev.Old.Spec.Taints), noExecute(ev.New.Spec.Taints)) {
 			return nil
 		}
@@ -145,7 +177,14 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	if !ok || pod.DeletionTimestamp != nil || pod.Spec.NodeName == "" {
 		return runtime.Result{}, nil
 	}
-	due := Decide(pod, c.taints(pod.Spec.NodeName), p.Now)
+	due := Decide(pod, c.taints(pod.Spec.NodeName), func(t *corev1.Taint) time.Time {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if at, ok := c.seen[pod.Spec.NodeName][t.ToString()]; ok {
+			return at
+		}
+		return p.Now // the event of the taint is on its way, and wakes the pod again
+	})
 	if due.IsZero() {
 		return runtime.Result{}, nil
 	}

@@ -1,6 +1,10 @@
 // Package volumeprotection lets claims and volumes go when nobody uses them any
 // more: it takes the finalizers kubernetes.io/pvc-protection and
-// kubernetes.io/pv-protection off what is being deleted.
+// kubernetes.io/pv-protection off what is being deleted. Admission has put them
+// there; what came without them gets them here.
+//
+// A claim is in use while a pod that has a node names it, even when the pod has
+// ended: its volume may still be mounted. [InUse] decides and is pure.
 //
 // Source: Kubernetes documentation, "Storage Object in Use Protection".
 package volumeprotection
@@ -10,6 +14,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -47,11 +52,11 @@ func buildClaims(e *runtime.Env) error {
 	runtime.On(q, c.claims, runtime.Self[*corev1.PersistentVolumeClaim])
 	runtime.On(q, c.pods, func(ev informer.Event[*corev1.Pod]) []types.NamespacedName {
 		p := ev.Last()
-		if ev.Kind != informer.Deleted && !ended(p) {
+		if ev.Kind != informer.Deleted && !shutDown(p) {
 			return nil
 		}
 		var keys []types.NamespacedName
-		for _, name := range Used(p) {
+		for _, name := range runtime.PodClaims(p) {
 			keys = append(keys, types.NamespacedName{Namespace: p.Namespace, Name: name})
 		}
 		return keys
@@ -59,33 +64,49 @@ func buildClaims(e *runtime.Env) error {
 	return nil
 }
 
-func ended(p *corev1.Pod) bool {
-	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+// shutDown: the kubelet has let go of everything that the pod had.
+func shutDown(p *corev1.Pod) bool {
+	return p.DeletionTimestamp != nil && p.DeletionGracePeriodSeconds != nil && *p.DeletionGracePeriodSeconds == 0
 }
 
-// Used are the names of the claims that a pod uses.
-func Used(p *corev1.Pod) []string {
-	var out []string
-	for i := range p.Spec.Volumes {
-		switch v := &p.Spec.Volumes[i]; {
+// InUse reports whether the pod holds the claim.
+func InUse(pvc *corev1.PersistentVolumeClaim, pod *corev1.Pod) bool {
+	if pod.Spec.NodeName == "" {
+		return false // a kubelet will look at the claim before it mounts it
+	}
+	for i := range pod.Spec.Volumes {
+		switch v := &pod.Spec.Volumes[i]; {
 		case v.PersistentVolumeClaim != nil:
-			out = append(out, v.PersistentVolumeClaim.ClaimName)
+			if v.PersistentVolumeClaim.ClaimName == pvc.Name {
+				return true
+			}
 		case v.Ephemeral != nil:
-			out = append(out, p.Name+"-"+v.Name)
+			if pod.Name+"-"+v.Name == pvc.Name && metav1.IsControlledBy(pvc, pod) && !shutDown(pod) {
+				return true
+			}
 		}
 	}
-	return out
+	return false
 }
 
 func (c *claims) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, error) {
 	pvc, ok := c.claims.Get(p.Key)
-	if !ok || pvc.DeletionTimestamp == nil || !slices.Contains(pvc.Finalizers, claimFinalizer) {
+	if !ok {
 		return runtime.Result{}, nil
 	}
-	uses := func(pod *corev1.Pod) bool {
-		return pod.Spec.NodeName != "" && !ended(pod) && slices.Contains(Used(pod), pvc.Name)
+	api := c.client.CoreV1().PersistentVolumeClaims(pvc.Namespace)
+	has := slices.Contains(pvc.Finalizers, claimFinalizer)
+	if pvc.DeletionTimestamp == nil && !has {
+		p.Note("protect")
+		pvc = pvc.DeepCopy()
+		pvc.Finalizers = append(pvc.Finalizers, claimFinalizer)
+		_, err := runtime.Update(ctx, p, api, pvc)
+		return runtime.Result{}, gone(err)
 	}
-	if slices.ContainsFunc(c.pods.By(runtime.ByNamespace, pvc.Namespace), uses) {
+	if pvc.DeletionTimestamp == nil || !has {
+		return runtime.Result{}, nil
+	}
+	if slices.ContainsFunc(c.pods.By(runtime.ByClaim, p.Key.String()), func(pod *corev1.Pod) bool { return InUse(pvc, pod) }) {
 		return runtime.Result{}, nil
 	}
 	// What cannot be undone is decided on what the server says, not on a cache that may be behind.
@@ -94,12 +115,12 @@ func (c *claims) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, err
 		return runtime.Result{}, err
 	}
 	for i := range live.Items {
-		if uses(&live.Items[i]) {
+		if InUse(pvc, &live.Items[i]) {
 			return runtime.Result{}, nil
 		}
 	}
 	p.Note("nobody uses it")
-	return runtime.Result{}, runtime.DropFinalizer(ctx, p, c.client.CoreV1().PersistentVolumeClaims(pvc.Namespace), pvc, claimFinalizer)
+	return runtime.Result{}, runtime.DropFinalizer(ctx, p, api, pvc, claimFinalizer)
 }
 
 type volumes struct {
@@ -116,9 +137,29 @@ func buildVolumes(e *runtime.Env) error {
 
 func (c *volumes) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, error) {
 	pv, ok := c.volumes.Get(p.Key)
-	if !ok || pv.DeletionTimestamp == nil || !slices.Contains(pv.Finalizers, volumeFinalizer) || pv.Status.Phase == corev1.VolumeBound {
+	if !ok {
+		return runtime.Result{}, nil
+	}
+	api := c.client.CoreV1().PersistentVolumes()
+	has := slices.Contains(pv.Finalizers, volumeFinalizer)
+	if pv.DeletionTimestamp == nil && !has {
+		p.Note("protect")
+		pv = pv.DeepCopy()
+		pv.Finalizers = append(pv.Finalizers, volumeFinalizer)
+		_, err := runtime.Update(ctx, p, api, pv)
+		return runtime.Result{}, gone(err)
+	}
+	if pv.DeletionTimestamp == nil || !has || pv.Status.Phase == corev1.VolumeBound {
 		return runtime.Result{}, nil
 	}
 	p.Note("it is not bound")
-	return runtime.Result{}, runtime.DropFinalizer(ctx, p, c.client.CoreV1().PersistentVolumes(), pv, volumeFinalizer)
+	return runtime.Result{}, runtime.DropFinalizer(ctx, p, api, pv, volumeFinalizer)
+}
+
+// gone: what is not there any more needs no protection.
+func gone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
