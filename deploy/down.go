@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/keelson/keelson/deploy/clean"
@@ -111,7 +113,7 @@ func (m *Machine) Reset(ctx context.Context) error {
 	}
 	var errs []error
 	for _, dir := range []string{m.Paths.Lib, m.Paths.Etc, m.Paths.Log, m.Paths.Kubelet, m.Paths.PodLogs, m.Paths.ContainerLogs} {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := removeAll(dir); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -125,6 +127,23 @@ func (m *Machine) Reset(ctx context.Context) error {
 	}
 	m.Progress.Done("forgotten", "data, images, certificates and logs are gone")
 	return nil
+}
+
+// removeAll removes a directory with all that is in it. The directory itself may be a
+// mount point, a disk of its own for containers or etcd: then it stays, empty.
+func removeAll(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, syscall.EBUSY) {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // StopService and StartService control one service, for repairs and tests.

@@ -187,7 +187,8 @@ func (m *Machine) checkPorts(ctx context.Context, r runner, s config.Settings) e
 	var errs []error
 	for _, p := range s.UsedPorts() {
 		daemon, _, _ := strings.Cut(p.Daemon, " ")
-		if running[daemon] {
+		// Also one whose supervisor has died: the next one will find it.
+		if _, _, ours := supervisor.ReadPID(m.Paths.Supervisor, daemon); ours || running[daemon] {
 			continue
 		}
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", p.Number()))
@@ -350,6 +351,7 @@ func (m *Machine) wait(ctx context.Context, r runner, s config.Settings, service
 	defer cancel()
 	g := run.New(ctx)
 	runtimeReady, apiReady := make(chan struct{}), make(chan struct{})
+	kubelet := make(chan int, 1) // its pid, once it is ready
 	if !s.ControlPlane {
 		close(apiReady)
 	}
@@ -371,6 +373,9 @@ func (m *Machine) wait(ctx context.Context, r runner, s config.Settings, service
 						}
 						if st.Name == config.APIServer {
 							close(apiReady)
+						}
+						if st.Name == config.Kubelet {
+							kubelet <- st.PID
 						}
 						m.Progress.Done(st.Name, "%s", text)
 					}
@@ -405,7 +410,16 @@ func (m *Machine) wait(ctx context.Context, r runner, s config.Settings, service
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		return m.waitCluster(ctx, s)
+		since := time.Now()
+		if s.Worker {
+			select {
+			case pid := <-kubelet:
+				since = supervisor.BeganAt(pid)
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		return m.waitCluster(ctx, s, since)
 	})
 	return g.Wait()
 }
@@ -416,7 +430,8 @@ func failed(st supervisor.Status) bool {
 	return st.Phase == supervisor.Backing && (st.Restarts >= 6 || strings.HasSuffix(st.Last, "exit status 2"))
 }
 
-func (m *Machine) waitCluster(ctx context.Context, s config.Settings) error {
+// waitCluster waits for the node as its kubelet, which runs since then, reports it.
+func (m *Machine) waitCluster(ctx context.Context, s config.Settings, since time.Time) error {
 	file := m.Paths.AdminKubeconfig()
 	if !s.ControlPlane {
 		file = m.Paths.Kubeconfig(config.Kubelet)
@@ -428,7 +443,7 @@ func (m *Machine) waitCluster(ctx context.Context, s config.Settings) error {
 	if !s.Worker {
 		return nil
 	}
-	node, err := waitNode(ctx, c, s.Node, func(why string) { m.Progress.Wait("waiting for node %s: %s", s.Node, why) })
+	node, err := waitNode(ctx, c, s.Node, since, func(why string) { m.Progress.Wait("waiting for node %s: %s", s.Node, why) })
 	if err != nil {
 		return fmt.Errorf("node %s: %w\nLook at %s and %s", s.Node, err, m.Paths.LogFile(config.Kubelet), m.Paths.LogFile(config.KubeProxy))
 	}
@@ -455,16 +470,20 @@ func client(kubeconfig string) (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(cfg)
 }
 
-// waitNode returns the node once it is Ready. say gets what is still missing.
-func waitNode(ctx context.Context, c kubernetes.Interface, name string, say func(string)) (*corev1.Node, error) {
+// waitNode returns the node once it is Ready. A report from before since is of an earlier
+// life and does not count. say gets what is still missing.
+func waitNode(ctx context.Context, c kubernetes.Interface, name string, since time.Time, say func(string)) (*corev1.Node, error) {
 	last := "it has not registered"
 	only := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("metadata.name", name).String()}
 	ready := func(n *corev1.Node) bool {
 		for _, cond := range n.Status.Conditions {
 			if cond.Type == corev1.NodeReady {
+				if cond.LastHeartbeatTime.Time.Before(since.Add(-time.Second)) { // it is in whole seconds
+					last = "its kubelet has not reported yet"
+					return false
+				}
 				last = cond.Message
-				// A condition of an earlier life says nothing about this one.
-				return cond.Status == corev1.ConditionTrue && time.Since(cond.LastHeartbeatTime.Time) < time.Minute
+				return cond.Status == corev1.ConditionTrue
 			}
 		}
 		last = "it has registered, but reported nothing"

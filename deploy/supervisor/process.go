@@ -148,6 +148,17 @@ func StartTime(pid int) (ticks uint64, ok bool) {
 	return ticks, err == nil
 }
 
+// BeganAt is when a process began, by the wall clock; the zero time when it is gone.
+func BeganAt(pid int) time.Time {
+	ticks, ok := StartTime(pid)
+	var up unix.Timespec
+	if !ok || unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) != nil {
+		return time.Time{}
+	}
+	// A tick is 1/100 s (time(7), USER_HZ).
+	return time.Now().Add(-time.Duration(up.Nano()) + time.Duration(ticks)*10*time.Millisecond)
+}
+
 // LogLimitBytes bounds a log file; it and its predecessor take twice that.
 const LogLimitBytes = 16 << 20
 

@@ -199,6 +199,15 @@ func TestBackoff(t *testing.T) {
 	}
 }
 
+func TestBeganAt(t *testing.T) {
+	if d := time.Since(BeganAt(os.Getpid())); d < 0 || d > time.Hour {
+		t.Errorf("this process began %s ago", d)
+	}
+	if at := BeganAt(1 << 30); !at.IsZero() {
+		t.Errorf("a process that is not there began at %s", at)
+	}
+}
+
 func TestStopOrder(t *testing.T) {
 	list := []config.Service{{Name: "containerd"}, {Name: "api"}, {Name: "sched", After: []string{"api"}}, {Name: "kubelet", After: []string{"containerd", "api"}}}
 	got := StopOrder(list, []string{"containerd", "api", "sched", "kubelet"})
