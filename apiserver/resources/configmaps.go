@@ -19,7 +19,7 @@ var configMaps = Resource[corev1.ConfigMap]{
 	List: listOf[corev1.ConfigMapList],
 	Main: plainPart(validateConfigMap),
 	Columns: []Column[corev1.ConfigMap]{
-		number("Data", func(c *corev1.ConfigMap) int { return len(c.Data) + len(c.BinaryData) }),
+		counted("Data", func(c *corev1.ConfigMap) int { return len(c.Data) + len(c.BinaryData) }),
 		ageColumn[corev1.ConfigMap](),
 	},
 }

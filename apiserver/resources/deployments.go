@@ -46,8 +46,8 @@ var deployments = Resource[appsv1.Deployment]{
 		text("Ready", func(d *appsv1.Deployment) string {
 			return fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, replicasOf(d.Spec.Replicas))
 		}),
-		number("Up-to-date", func(d *appsv1.Deployment) int32 { return d.Status.UpdatedReplicas }),
-		number("Available", func(d *appsv1.Deployment) int32 { return d.Status.AvailableReplicas }),
+		counted("Up-to-date", func(d *appsv1.Deployment) int32 { return d.Status.UpdatedReplicas }),
+		counted("Available", func(d *appsv1.Deployment) int32 { return d.Status.AvailableReplicas }),
 		ageColumn[appsv1.Deployment](),
 	}, workloadColumns(func(d *appsv1.Deployment) *corev1.PodSpec { return &d.Spec.Template.Spec },
 		func(d *appsv1.Deployment) string { return selectorText(d.Spec.Selector) })...),

@@ -211,6 +211,6 @@ var eventColumns = []Column[corev1.Event]{
 		first, _, _ := eventTimes(e)
 		return since(first, now)
 	}},
-	wide(number("Count", func(e *corev1.Event) int64 { _, _, n := eventTimes(e); return n })),
+	wide(counted("Count", func(e *corev1.Event) int64 { _, _, n := eventTimes(e); return n })),
 	{Name: "Name", Type: "string", Format: "name", Priority: 1, Cell: func(e *corev1.Event, _ time.Time) any { return e.Name }},
 }

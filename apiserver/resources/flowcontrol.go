@@ -26,7 +26,7 @@ var flowSchemas = Resource[flowcontrolv1.FlowSchema]{
 	}),
 	Columns: []Column[flowcontrolv1.FlowSchema]{
 		text("PriorityLevel", func(s *flowcontrolv1.FlowSchema) string { return s.Spec.PriorityLevelConfiguration.Name }),
-		number("MatchingPrecedence", func(s *flowcontrolv1.FlowSchema) int32 { return s.Spec.MatchingPrecedence }),
+		counted("MatchingPrecedence", func(s *flowcontrolv1.FlowSchema) int32 { return s.Spec.MatchingPrecedence }),
 		text("DistinguisherMethod", func(s *flowcontrolv1.FlowSchema) string {
 			if s.Spec.DistinguisherMethod == nil {
 				return "<none>"

@@ -281,7 +281,7 @@ var hpaColumns = []Column[hpa2]{
 		}
 		return strconv.Itoa(int(*h.Spec.MinReplicas))
 	}),
-	number("MaxPods", func(h *hpa2) int32 { return h.Spec.MaxReplicas }),
+	counted("MaxPods", func(h *hpa2) int32 { return h.Spec.MaxReplicas }),
 	number("Replicas", func(h *hpa2) int32 { return h.Status.CurrentReplicas }),
 	ageColumn[hpa2](),
 }

@@ -15,7 +15,7 @@ import (
 )
 
 var ipAddresses = Resource[networkingv1.IPAddress]{
-	Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", Singular: "ipaddress", Prefix: "ipaddresses",
+	Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", Singular: "ipaddress", Prefix: "ipaddresses", NoGeneration: true,
 	Short: []string{"ip"}, Scope: Cluster, List: listOf[networkingv1.IPAddressList],
 	// The name is the address in canonical form.
 	Name: func(name string, prefix bool) []string {
@@ -68,7 +68,7 @@ var ipAddresses = Resource[networkingv1.IPAddress]{
 }
 
 var serviceCIDRs = Resource[networkingv1.ServiceCIDR]{
-	Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR", Plural: "servicecidrs", Prefix: "servicecidrs", Scope: Cluster,
+	Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR", Plural: "servicecidrs", Prefix: "servicecidrs", Scope: Cluster, NoGeneration: true,
 	List: listOf[networkingv1.ServiceCIDRList],
 	Main: mainPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRStatus { return &c.Status }, validateServiceCIDR),
 	Status: statusPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRSpec { return &c.Spec }, func(c, _ *networkingv1.ServiceCIDR) field.ErrorList {

@@ -19,7 +19,7 @@ import (
 
 // Nodes are stored below "minions", their name of old.
 var nodes = Resource[corev1.Node]{
-	Group: "", Version: "v1", Kind: "Node", Plural: "nodes", Short: []string{"no"}, Scope: Cluster, Prefix: "minions",
+	Group: "", Version: "v1", Kind: "Node", Plural: "nodes", Short: []string{"no"}, Scope: Cluster, Prefix: "minions", NoGeneration: true,
 	List: listOf[corev1.NodeList],
 	Default: func(n *corev1.Node) {
 		if n.Status.Allocatable == nil && n.Status.Capacity != nil {

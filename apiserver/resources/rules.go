@@ -125,6 +125,13 @@ func number[T any, N ~int | ~int32 | ~int64](name string, cell func(*T) N) Colum
 	return Column[T]{Name: name, Type: "integer", Cell: func(o *T, _ time.Time) any { return int64(cell(o)) }}
 }
 
+// counted makes a column of integers that upstream declares as a string.
+func counted[T any, N ~int | ~int32 | ~int64](name string, cell func(*T) N) Column[T] {
+	c := number(name, cell)
+	c.Type = "string"
+	return c
+}
+
 // wide moves a column to kubectl's -o wide.
 func wide[T any](c Column[T]) Column[T] {
 	c.Priority = 1

@@ -39,7 +39,7 @@ var secrets = Resource[corev1.Secret]{
 	FieldNames: []string{"type"},
 	Columns: []Column[corev1.Secret]{
 		text("Type", func(s *corev1.Secret) string { return string(s.Type) }),
-		number("Data", func(s *corev1.Secret) int { return len(s.Data) }),
+		counted("Data", func(s *corev1.Secret) int { return len(s.Data) }),
 		ageColumn[corev1.Secret](),
 	},
 }

@@ -22,7 +22,7 @@ type service = corev1.Service
 func services(cfg Config) Resource[service] {
 	a := &allocator{cfg: cfg}
 	return Resource[service]{
-		Group: "", Version: "v1", Kind: "Service", Plural: "services", Prefix: "services/specs",
+		Group: "", Version: "v1", Kind: "Service", Plural: "services", Prefix: "services/specs", NoGeneration: true,
 		Short: []string{"svc"}, Categories: []string{"all"}, Name: DNSLabel, CreateOnUpdate: true,
 		List:    listOf[corev1.ServiceList],
 		Default: defaultService,

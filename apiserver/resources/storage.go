@@ -193,7 +193,7 @@ var csiNodes = Resource[storagev1.CSINode]{
 }
 
 var csiDrivers = Resource[storagev1.CSIDriver]{
-	Group: "storage.k8s.io", Version: "v1", Kind: "CSIDriver", Plural: "csidrivers", Prefix: "csidrivers", Scope: Cluster,
+	Group: "storage.k8s.io", Version: "v1", Kind: "CSIDriver", Plural: "csidrivers", Prefix: "csidrivers", Scope: Cluster, NoGeneration: true,
 	NeedsVersion: true, List: listOf[storagev1.CSIDriverList],
 	Name: func(name string, prefix bool) []string {
 		if len(name) > 63 {

@@ -155,7 +155,7 @@ var controllerRevisions = Resource[appsv1.ControllerRevision]{
 			}
 			return lower(schema.GroupKind{Group: gv.Group, Kind: c.Kind}.String()) + "/" + c.Name
 		}),
-		number("Revision", func(r *appsv1.ControllerRevision) int64 { return r.Revision }),
+		counted("Revision", func(r *appsv1.ControllerRevision) int64 { return r.Revision }),
 		ageColumn[appsv1.ControllerRevision](),
 	},
 }
