@@ -151,7 +151,7 @@ spec: {restartPolicy: Never, containers: [{name: c, image: $TEST, args: [oom], r
 apiVersion: v1
 kind: Pod
 metadata: {name: slow}
-spec: {restartPolicy: Never, containers: [{name: c, image: $BUSYBOX, command: [sh, -c, "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; cat /sys/fs/cgroup/cpu.stat /sys/fs/cgroup/cpu/cpu.stat 2>/dev/null"], resources: {limits: {cpu: 100m}}}]}
+spec: {restartPolicy: Never, containers: [{name: c, image: $BUSYBOX, command: [sh, -c, "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; cat /sys/fs/cgroup/cpu.stat /sys/fs/cgroup/cpu/cpu.stat 2>/dev/null; true"], resources: {limits: {cpu: 100m}}}]}
 `)
 		s.eventually(60*time.Second, "the pod was killed for its memory", func() (bool, string) {
 			p := s.pod("hungry")

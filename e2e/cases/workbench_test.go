@@ -230,7 +230,13 @@ spec:
 		}
 		defer tty.Close()
 		screen := follow(tty)
-		s.eventually(40*time.Second, "a prompt", func() (bool, string) { return strings.Contains(screen.String(), "#"), screen.String() })
+		// The first prompt may have been printed before kubectl was attached: press enter.
+		s.eventually(40*time.Second, "a prompt", func() (bool, string) {
+			if strings.Contains(screen.String(), "press enter") {
+				io.WriteString(tty, "\n")
+			}
+			return strings.Contains(screen.String(), "#"), screen.String()
+		})
 		io.WriteString(tty, "echo I am $(hostname)\nexit\n")
 		s.eventually(20*time.Second, "the shell answers", func() (bool, string) { return strings.Contains(screen.String(), "I am visitor"), screen.String() })
 		if err := cmd.Wait(); err != nil {

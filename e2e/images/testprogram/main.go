@@ -107,7 +107,9 @@ func oom([]string) int {
 
 func stay([]string) int {
 	signal.Ignore(syscall.SIGTERM)
-	select {}
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 func env(args []string) int {
