@@ -84,7 +84,7 @@ func parse(path string) request {
 	}
 	root, rest := p[:n], p[n:]
 	var r request
-	if len(rest) > 2 && rest[0] == "namespaces" {
+	if len(rest) > 2 && rest[0] == "namespaces" && rest[2] != "status" && rest[2] != "finalize" {
 		r.key.Namespace = rest[1]
 		rest = rest[2:]
 	}

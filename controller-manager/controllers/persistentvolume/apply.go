@@ -3,7 +3,9 @@ package persistentvolume
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,12 +44,23 @@ type controller struct {
 	client  kubernetes.Interface
 
 	claimQueue *runtime.Queue
+
+	mu   sync.Mutex
+	held map[string]hold // by volume; guarded by mu
+}
+
+// hold says that a volume was chosen for a claim, which the cache does not show yet.
+// Without it all claims that wait would choose the same volume, again and again.
+type hold struct {
+	claim types.NamespacedName
+	rev   uint64 // of the write that took the volume; 0 while it is under way
 }
 
 func build(e *runtime.Env) error {
 	c := &controller{
 		volumes: runtime.Read[*corev1.PersistentVolume](e), claims: runtime.Read[*corev1.PersistentVolumeClaim](e),
 		classes: runtime.Read[*storagev1.StorageClass](e), pods: runtime.Read[*corev1.Pod](e), client: e.Client(),
+		held: map[string]hold{},
 	}
 	volumes := e.Keyed("volumes", workers, c.volumePass)
 	runtime.On(volumes, c.volumes, runtime.Self[*corev1.PersistentVolume])
@@ -56,6 +69,13 @@ func build(e *runtime.Env) error {
 	c.claimQueue = e.Keyed("claims", workers, c.claimPass)
 	runtime.On(c.claimQueue, c.claims, runtime.Self[*corev1.PersistentVolumeClaim])
 	runtime.On(c.claimQueue, c.volumes, c.claimsOf)
+	c.volumes.OnEvent(func(ev informer.Event[*corev1.PersistentVolume]) {
+		rev := informer.Rev(ev.Last())
+		if ev.Kind == informer.Deleted {
+			rev = math.MaxUint64
+		}
+		c.settled(ev.Last().Name, rev)
+	})
 	runtime.On(c.claimQueue, c.classes, func(informer.Event[*storagev1.StorageClass]) []types.NamespacedName {
 		return c.unbound(func(*corev1.PersistentVolumeClaim) bool { return true })
 	})
@@ -133,7 +153,7 @@ func (c *controller) claimPass(ctx context.Context, p *runtime.Pass) (runtime.Re
 		return runtime.Result{}, nil
 	}
 	view := View{
-		Volumes: c.volumes.List, Classes: c.classes.List,
+		Volumes: func() []*corev1.PersistentVolume { return c.free(p.Key) }, Classes: c.classes.List,
 		Volume: func(name string) *corev1.PersistentVolume {
 			v, _ := c.volumes.Get(types.NamespacedName{Name: name})
 			return v
@@ -149,11 +169,63 @@ func (c *controller) claimPass(ctx context.Context, p *runtime.Pass) (runtime.Re
 		}
 	}
 	slices.Sort(view.Waiting)
+	c.mu.Lock()
 	steps, err := Claim(pvc, view)
+	for _, s := range steps {
+		if s.Do == Bind && s.Volume.Spec.ClaimRef == nil {
+			c.held[s.Volume.Name] = hold{claim: p.Key}
+			defer c.letGo(s.Volume.Name)
+		}
+	}
+	c.mu.Unlock()
 	if err != nil {
 		return runtime.Result{}, runtime.Permanent(err)
 	}
 	return runtime.Result{}, c.apply(ctx, p, steps)
+}
+
+// free are the volumes that no other claim is just taking. The caller holds mu.
+func (c *controller) free(key types.NamespacedName) []*corev1.PersistentVolume {
+	all := c.volumes.List()
+	if len(c.held) == 0 {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(v *corev1.PersistentVolume) bool {
+		h, ok := c.held[v.Name]
+		return ok && h.claim != key && (h.rev == 0 || informer.Rev(v) < h.rev)
+	})
+}
+
+// took records that the volume was written for its claim.
+func (c *controller) took(v *corev1.PersistentVolume) {
+	rev := informer.Rev(v)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h, ok := c.held[v.Name]; ok {
+		h.rev = rev
+		c.held[v.Name] = h
+	}
+	if seen, ok := c.volumes.Get(runtime.KeyOf(v)); !ok || informer.Rev(seen) >= rev {
+		delete(c.held, v.Name)
+	}
+}
+
+// letGo ends a hold that has led to no write.
+func (c *controller) letGo(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h, ok := c.held[name]; ok && h.rev == 0 {
+		delete(c.held, name)
+	}
+}
+
+// settled ends a hold that the cache shows.
+func (c *controller) settled(name string, rev uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h, ok := c.held[name]; ok && h.rev != 0 && rev >= h.rev {
+		delete(c.held, name)
+	}
 }
 
 func ended(p *corev1.Pod) bool {
@@ -277,6 +349,7 @@ func (c *controller) bind(ctx context.Context, p *runtime.Pass, pv *corev1.Persi
 		if pv, err = runtime.Update(ctx, p, volumes, v); err != nil {
 			return false, err
 		}
+		c.took(pv)
 		wrote = true
 	}
 	if pv.Status.Phase != corev1.VolumeBound {
