@@ -16,6 +16,7 @@ import (
 )
 
 // Device is the interface that has the DNS addresses, so that the node itself answers on them.
+// It is a bridge without ports: every kernel that runs pods has bridges, not every one has dummy devices.
 const Device = "keelson-dns"
 
 // Config is the part of the daemon's configuration that is about DNS.
@@ -92,7 +93,7 @@ func (s *Server) device() error {
 	dev, err := netlink.LinkByName(Device)
 	var missing netlink.LinkNotFoundError
 	if errors.As(err, &missing) {
-		if err = netlink.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: Device}}); err == nil {
+		if err = netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: Device}}); err == nil {
 			dev, err = netlink.LinkByName(Device)
 		}
 	}
