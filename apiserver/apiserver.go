@@ -223,6 +223,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	// What they want.
 	plugins, unknown := admission.Pick(admission.Table(admission.Config{
 		Read: read, Authorizer: authorizer, RBAC: rbac, Now: time.Now, UpdateQuota: s.updateQuota,
+		Dynamic: s.dynamic(authorizer),
 	}), cfg.DisableAdmissionPlugins)
 	if len(unknown) > 0 {
 		log.Debug("admission plugins to disable are not in use anyway", "plugins", unknown)

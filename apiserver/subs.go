@@ -36,7 +36,7 @@ func subresources(act *actions.Actions, proxy *streams.Proxy, chain admission.Ch
 	stream := func(f func(http.ResponseWriter, *http.Request, streams.Target)) rest.SubHandler {
 		return func(w http.ResponseWriter, r *http.Request, c *rest.Call) {
 			if c.Info.Subresource != "log" {
-				if err := admit(r.Context(), chain, c, admission.Connect, nil); err != nil {
+				if err := admit(r.Context(), chain, c, admission.Connect, connectOptions(r, c)); err != nil {
 					c.Fail(err)
 					return
 				}

@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/resources"
@@ -35,7 +36,34 @@ type Attributes struct {
 	Object  runtime.Object
 	Old     runtime.Object // nil for Create and Connect
 	Options runtime.Object // metav1.CreateOptions, UpdateOptions, DeleteOptions
+
+	// Round is 0, and 1 while the mutating halves run a second time.
+	Round int
+	// Memo is where a plugin keeps what it must know in the second round, by its name.
+	Memo  map[string]any
+	again bool
 }
+
+// Kind is the kind of Object: the row's own, or that of a subresource with a kind of its own.
+func (a *Attributes) Kind() schema.GroupVersionKind {
+	return KindIn(a.Row, a.Subresource)
+}
+
+// KindIn is the kind that a request on a row, or on a subresource of it, carries.
+func KindIn(row *resources.Row, subresource string) schema.GroupVersionKind {
+	if subresource != "" {
+		for i := range row.Subs {
+			if s := &row.Subs[i]; s.Name == subresource && !s.Kind.Empty() {
+				return s.Kind
+			}
+		}
+	}
+	return row.GVK()
+}
+
+// Again asks for a second round of the mutating halves: what came from outside has
+// changed Object, and the plugins before it have not seen that. There is no third round.
+func (a *Attributes) Again() { a.again = true }
 
 // Plugin is one row of the chain. Either function may be nil. An error that is an
 // apierrors.APIStatus is sent as it is; any other becomes 403 Forbidden with the
@@ -49,16 +77,22 @@ type Plugin struct {
 // Chain runs its plugins in order.
 type Chain []Plugin
 
-// Mutate runs the mutating halves. It stops at the first error.
+// Mutate runs the mutating halves, and once more when one of them has asked for
+// it with [Attributes.Again]. It stops at the first error.
 func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
-	for _, p := range c {
-		if p.Mutate != nil {
-			if err := p.Mutate(ctx, a); err != nil {
-				return err
+	a.again = false
+	for a.Round = 0; ; a.Round++ {
+		for _, p := range c {
+			if p.Mutate != nil {
+				if err := p.Mutate(ctx, a); err != nil {
+					return err
+				}
 			}
 		}
+		if !a.again || a.Round > 0 {
+			return nil
+		}
 	}
-	return nil
 }
 
 // Validate runs the validating halves. On success undo takes back what plugins

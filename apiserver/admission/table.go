@@ -21,12 +21,14 @@ type Config struct {
 	Now        func() time.Time
 	// Rev returns the newest revision that Read shows: quota waits for it after a conflict.
 	UpdateQuota func(namespace, name string, change func(*corev1.ResourceQuota) error) error
+	// Dynamic are the webhooks and policies that the cluster's users have configured.
+	Dynamic []Plugin
 }
 
 // Table is the chain in the order in which it runs. Names are upstream's, for
 // --enable-admission-plugins and --disable-admission-plugins.
 func Table(cfg Config) Chain {
-	return Chain{
+	chain := Chain{
 		namespaceLifecycle(cfg),
 		priority(cfg),
 		serviceAccount(cfg),
@@ -44,9 +46,10 @@ func Table(cfg Config) Chain {
 		certificateSubjectRestriction(),
 		rbacEscalation(cfg),
 		podSecurity(cfg),
-		resourceQuota(cfg), // last: it reserves, and must do so only for what everybody else lets through
-
 	}
+	chain = append(chain, cfg.Dynamic...)
+	// Last: it reserves, and must do so only for what everybody else lets through.
+	return append(chain, resourceQuota(cfg))
 }
 
 // Pick returns the chain without the plugins in off, and without those of

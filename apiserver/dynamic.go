@@ -1,0 +1,78 @@
+package apiserver
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/admission/webhook"
+	"github.com/keelson/keelson/apiserver/authz"
+	"github.com/keelson/keelson/apiserver/rest"
+)
+
+// dynamic are the admission plugins that the cluster's users configure.
+func (s *server) dynamic(authorizer authz.Authorizer) []admission.Plugin {
+	read := s.cache.Reader()
+	changed := func(prefix string) func() int64 { return s.cache.Changed(prefix) }
+	mutating, validating := webhook.New(webhook.Config{
+		Read: read, Rows: s.reg.All, Changed: changed, Authorizer: authorizer,
+		Reach: func(namespace, name, port string) (string, error) { return s.proxy.Reach(namespace, name, port) },
+		Log:   s.log.With("room", "webhooks"),
+	})
+	return []admission.Plugin{mutating, validating}
+}
+
+// connectOptions is the object that admission sees of a stream: what the client has asked for.
+func connectOptions(r *http.Request, c *rest.Call) runtime.Object {
+	q := r.URL.Query()
+	// A parameter without a value means yes.
+	yes := func(name string) bool {
+		if !q.Has(name) {
+			return false
+		}
+		b, err := strconv.ParseBool(q.Get(name))
+		return q.Get(name) == "" || err == nil && b
+	}
+	path := c.Info.Rest
+	if path != "" {
+		path = "/" + path
+	}
+	kind := admission.KindIn(c.Row, c.Info.Subresource)
+	var o runtime.Object
+	switch kind.Kind {
+	case "PodExecOptions":
+		o = &corev1.PodExecOptions{
+			Stdin: yes("stdin"), Stdout: yes("stdout"), Stderr: yes("stderr"), TTY: yes("tty"), Container: q.Get("container"), Command: q["command"],
+		}
+	case "PodAttachOptions":
+		o = &corev1.PodAttachOptions{
+			Stdin: yes("stdin"), Stdout: yes("stdout"), Stderr: yes("stderr"), TTY: yes("tty"), Container: q.Get("container"),
+		}
+	case "PodPortForwardOptions":
+		o = &corev1.PodPortForwardOptions{Ports: ports(q)}
+	case "PodProxyOptions":
+		o = &corev1.PodProxyOptions{Path: path}
+	case "ServiceProxyOptions":
+		o = &corev1.ServiceProxyOptions{Path: path}
+	case "NodeProxyOptions":
+		o = &corev1.NodeProxyOptions{Path: path}
+	default:
+		return nil
+	}
+	o.GetObjectKind().SetGroupVersionKind(kind)
+	return o
+}
+
+func ports(q url.Values) []int32 {
+	var out []int32
+	for _, p := range q["ports"] {
+		if n, err := strconv.ParseInt(p, 10, 32); err == nil {
+			out = append(out, int32(n))
+		}
+	}
+	return out
+}
