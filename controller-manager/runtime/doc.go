@@ -30,7 +30,8 @@
 // To add one: a folder under controllers/ with decide.go (pure) and apply.go
 // (the Row, the pass), one row in controllers/table.go, and, if it reads a kind
 // that nothing has read before, one row in kinds.go. Reads and Writes use the
-// names of kinds.go ("pods", "replicasets.apps", "replicasets.apps/status").
+// names of kinds.go ("pods", "replicasets.apps", "replicasets.apps/status"); a write
+// may be narrowed to some verbs ("update,patch nodes").
 //
 // # What the runtime promises
 //

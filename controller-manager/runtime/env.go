@@ -153,13 +153,15 @@ func (e *Env) Go(name string, f func(context.Context) error) {
 func (e *Env) Debug(f func() any) { e.debug = f }
 
 // mayWrite returns an error when the row does not declare the write.
-func (e *Env) mayWrite(k *Kind, sub string) error {
-	name := k.Name
+func (e *Env) mayWrite(verb string, k *Kind, sub string) error {
+	for _, w := range e.row.Writes {
+		if verbs, n, s := writeOf(w); n == k.Name && s == sub && slices.Contains(verbs, verb) {
+			return nil
+		}
+	}
+	name := verb + " " + k.Name
 	if sub != "" {
 		name += "/" + sub
-	}
-	if slices.Contains(e.row.Writes, name) {
-		return nil
 	}
 	return fmt.Errorf("controller %s writes %s without declaring it (declared: %s)", e.row.Name, name, strings.Join(e.row.Writes, ", "))
 }

@@ -13,7 +13,7 @@ import (
 type Row struct {
 	Name   string   // as --controllers and users know it: "replicaset-controller"
 	Reads  []string // kinds it has caches of, by their names in kinds.go
-	Writes []string // kinds and subresources it writes: "pods", "replicasets.apps/status"
+	Writes []string // kinds and subresources it writes: "pods", "replicasets.apps/status", "update,patch nodes"
 
 	// Extra are RBAC rules that do not follow from Reads and Writes.
 	Extra []rbacv1.PolicyRule
@@ -30,6 +30,23 @@ type Row struct {
 	OffByDefault bool
 }
 
+// writeOf takes a line of Writes apart. Without verbs of its own a kind may be
+// created, updated, patched and deleted, a subresource updated and patched.
+func writeOf(line string) (verbs []string, name, sub string) {
+	v, target, ok := strings.Cut(line, " ")
+	if !ok {
+		v, target = "", line
+	}
+	name, sub, _ = strings.Cut(target, "/")
+	switch {
+	case v != "":
+		return strings.Split(v, ","), name, sub
+	case sub != "":
+		return []string{"update", "patch"}, name, sub
+	}
+	return []string{"create", "update", "patch", "delete"}, name, sub
+}
+
 // Rules are the RBAC rules that this controller needs, in a stable order.
 func (r Row) Rules() []rbacv1.PolicyRule {
 	verbs := map[string][]string{}
@@ -37,11 +54,11 @@ func (r Row) Rules() []rbacv1.PolicyRule {
 		verbs[k] = append(verbs[k], "get", "list", "watch")
 	}
 	for _, w := range r.Writes {
-		if name, sub, ok := strings.Cut(w, "/"); ok {
-			verbs[name+"/"+sub] = append(verbs[name+"/"+sub], "update", "patch")
-			continue
+		may, name, sub := writeOf(w)
+		if sub != "" {
+			name += "/" + sub
 		}
-		verbs[w] = append(verbs[w], "create", "update", "patch", "delete")
+		verbs[name] = append(verbs[name], may...)
 	}
 	names := make([]string, 0, len(verbs))
 	for n := range verbs {
@@ -71,7 +88,7 @@ func Check(table []Row) error {
 		}
 		seen[r.Name] = true
 		for _, n := range slices.Concat(r.Reads, r.Writes) {
-			name, _, _ := strings.Cut(n, "/")
+			_, name, _ := writeOf(n)
 			if KindNamed(name) == nil {
 				faults = append(faults, fmt.Sprintf("%s: kind %q is not in the table of kinds", r.Name, name))
 			}
@@ -130,7 +147,7 @@ func Graph(table []Row) string {
 			fmt.Fprintf(&b, "\t%q -> %q;\n", k, r.Name)
 		}
 		for _, w := range r.Writes {
-			name, sub, _ := strings.Cut(w, "/")
+			_, name, sub := writeOf(w)
 			touched[name] = true
 			label := "write"
 			if sub != "" {

@@ -67,12 +67,12 @@ func (d *debts) settle(ctx context.Context) error {
 
 // write checks the declaration and returns the cache that will show the write;
 // it is nil when nobody caches the kind.
-func write[T informer.Object](p *Pass, sub string) (*shared, error) {
+func write[T informer.Object](p *Pass, verb, sub string) (*shared, error) {
 	k := kindFor(reflect.TypeFor[T]())
 	if k == nil {
 		return nil, fmt.Errorf("kind of %s is not in the table of kinds", reflect.TypeFor[T]())
 	}
-	if err := p.queue.env.mayWrite(k, sub); err != nil {
+	if err := p.queue.env.mayWrite(verb, k, sub); err != nil {
 		return nil, err
 	}
 	return p.queue.env.manager.shared(k), nil
@@ -83,7 +83,7 @@ func Create[T informer.Object](ctx context.Context, p *Pass, c interface {
 	Create(context.Context, T, metav1.CreateOptions) (T, error)
 }, o T) (T, error) {
 	var none T
-	s, err := write[T](p, "")
+	s, err := write[T](p, "create", "")
 	if err != nil {
 		return none, err
 	}
@@ -100,7 +100,7 @@ func Update[T informer.Object](ctx context.Context, p *Pass, c interface {
 	Update(context.Context, T, metav1.UpdateOptions) (T, error)
 }, o T) (T, error) {
 	var none T
-	s, err := write[T](p, "")
+	s, err := write[T](p, "update", "")
 	if err != nil {
 		return none, err
 	}
@@ -117,7 +117,7 @@ func UpdateStatus[T informer.Object](ctx context.Context, p *Pass, c interface {
 	UpdateStatus(context.Context, T, metav1.UpdateOptions) (T, error)
 }, o T) (T, error) {
 	var none T
-	s, err := write[T](p, "status")
+	s, err := write[T](p, "update", "status")
 	if err != nil {
 		return none, err
 	}
@@ -134,7 +134,7 @@ func UpdateSub[T informer.Object](ctx context.Context, p *Pass, sub string, c in
 	Update(context.Context, T, metav1.UpdateOptions) (T, error)
 }, o T) (T, error) {
 	var none T
-	s, err := write[T](p, sub)
+	s, err := write[T](p, "update", sub)
 	if err != nil {
 		return none, err
 	}
@@ -150,7 +150,7 @@ func UpdateSub[T informer.Object](ctx context.Context, p *Pass, sub string, c in
 // (metadata.uid, metadata.resourceVersion) where the decision depends on them.
 func Patch[T informer.Object](ctx context.Context, p *Pass, c patcher[T], name string, body any, sub ...string) (T, error) {
 	var none T
-	s, err := write[T](p, strings.Join(sub, "/"))
+	s, err := write[T](p, "patch", strings.Join(sub, "/"))
 	if err != nil {
 		return none, err
 	}
@@ -178,7 +178,7 @@ func patch[T informer.Object](ctx context.Context, p *Pass, s *shared, c patcher
 // DropFinalizer removes one finalizer from exactly o and leaves others, which
 // somebody may be adding at this moment, alone. That o is gone is not an error.
 func DropFinalizer[T informer.Object](ctx context.Context, p *Pass, c patcher[T], o T, finalizer string) error {
-	s, err := write[T](p, "")
+	s, err := write[T](p, "patch", "")
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func DropFinalizer[T informer.Object](ctx context.Context, p *Pass, c patcher[T]
 func Delete[T informer.Object](ctx context.Context, p *Pass, c interface {
 	Delete(context.Context, string, metav1.DeleteOptions) error
 }, o T, change ...func(*metav1.DeleteOptions)) error {
-	s, err := write[T](p, "")
+	s, err := write[T](p, "delete", "")
 	if err != nil {
 		return err
 	}

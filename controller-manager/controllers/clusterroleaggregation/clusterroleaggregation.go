@@ -22,7 +22,7 @@ import (
 var Row = runtime.Row{
 	Name:   "clusterrole-aggregation-controller",
 	Reads:  []string{"clusterroles.rbac.authorization.k8s.io"},
-	Writes: []string{"clusterroles.rbac.authorization.k8s.io"},
+	Writes: []string{"update clusterroles.rbac.authorization.k8s.io"},
 	Extra: []rbacv1.PolicyRule{{
 		APIGroups: []string{rbacv1.GroupName}, Resources: []string{"clusterroles"}, Verbs: []string{"escalate"},
 	}},

@@ -29,7 +29,7 @@ import (
 var Row = runtime.Row{
 	Name:   "certificatesigningrequest-approving-controller",
 	Reads:  []string{"certificatesigningrequests.certificates.k8s.io"},
-	Writes: []string{"certificatesigningrequests.certificates.k8s.io/approval"},
+	Writes: []string{"update certificatesigningrequests.certificates.k8s.io/approval"},
 	Extra: []rbacv1.PolicyRule{
 		{APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"subjectaccessreviews"}, Verbs: []string{"create"}},
 		{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"signers"}, ResourceNames: []string{certificatesv1.KubeAPIServerClientKubeletSignerName}, Verbs: []string{"approve"}},

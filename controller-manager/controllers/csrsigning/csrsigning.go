@@ -48,7 +48,7 @@ var (
 	Cleaner = runtime.Row{
 		Name:   "certificatesigningrequest-cleaner-controller",
 		Reads:  []string{"certificatesigningrequests.certificates.k8s.io"},
-		Writes: []string{"certificatesigningrequests.certificates.k8s.io"},
+		Writes: []string{"delete certificatesigningrequests.certificates.k8s.io"},
 		New:    buildCleaner,
 	}
 )

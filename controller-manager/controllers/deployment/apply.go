@@ -23,7 +23,7 @@ import (
 var Row = runtime.Row{
 	Name:   "deployment-controller",
 	Reads:  []string{"deployments.apps", "replicasets.apps", "pods"},
-	Writes: []string{"deployments.apps", "deployments.apps/status", "replicasets.apps"},
+	Writes: []string{"patch deployments.apps", "deployments.apps/status", "replicasets.apps"},
 	New:    build,
 	Plan:   plan,
 }

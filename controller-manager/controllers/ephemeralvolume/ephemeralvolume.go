@@ -28,7 +28,7 @@ import (
 var Row = runtime.Row{
 	Name:   "ephemeral-volume-controller",
 	Reads:  []string{"pods", "persistentvolumeclaims"},
-	Writes: []string{"persistentvolumeclaims"},
+	Writes: []string{"create persistentvolumeclaims"},
 	// The claims block their pods' deletion.
 	Extra: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"pods/finalizers"}, Verbs: []string{"update"}}},
 	New:   build,

@@ -26,7 +26,7 @@ import (
 var Row = runtime.Row{
 	Name:   "namespace-controller",
 	Reads:  []string{"namespaces"},
-	Writes: []string{"namespaces", "namespaces/status", "namespaces/finalize"},
+	Writes: []string{"namespaces/status", "update namespaces/finalize"},
 	Extra: []rbacv1.PolicyRule{{
 		APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"delete", "deletecollection", "get", "list"},
 	}},

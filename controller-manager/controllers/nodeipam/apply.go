@@ -20,7 +20,7 @@ import (
 var Row = runtime.Row{
 	Name:   "node-ipam-controller",
 	Reads:  []string{"nodes"},
-	Writes: []string{"nodes"},
+	Writes: []string{"patch nodes"},
 	New:    build,
 }
 

@@ -20,7 +20,7 @@ import (
 var Row = runtime.Row{
 	Name:   "node-lifecycle-controller",
 	Reads:  []string{"nodes", "pods", "leases.coordination.k8s.io"},
-	Writes: []string{"nodes", "nodes/status", "pods/status"},
+	Writes: []string{"update nodes", "nodes/status", "pods/status"},
 	New:    build,
 }
 

@@ -25,7 +25,7 @@ var Row = runtime.Row{
 	Name:  "persistentvolume-binder-controller",
 	Reads: []string{"persistentvolumes", "persistentvolumeclaims", "storageclasses.storage.k8s.io", "pods"},
 	Writes: []string{
-		"persistentvolumes", "persistentvolumes/status", "persistentvolumeclaims", "persistentvolumeclaims/status",
+		"update persistentvolumes", "update persistentvolumes/status", "update persistentvolumeclaims", "update persistentvolumeclaims/status",
 	},
 	New: build,
 }

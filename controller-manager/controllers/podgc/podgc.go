@@ -27,7 +27,7 @@ import (
 var Row = runtime.Row{
 	Name:   "pod-garbage-collector-controller",
 	Reads:  []string{"pods", "nodes"},
-	Writes: []string{"pods", "pods/status"},
+	Writes: []string{"delete pods", "pods/status"},
 	New:    build,
 }
 

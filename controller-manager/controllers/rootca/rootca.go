@@ -19,7 +19,7 @@ import (
 var Row = runtime.Row{
 	Name:   "root-ca-certificate-publisher-controller",
 	Reads:  []string{"namespaces", "configmaps"},
-	Writes: []string{"configmaps"},
+	Writes: []string{"create,update configmaps"},
 	New:    build,
 }
 

@@ -1,4 +1,6 @@
-// Package serviceaccount gives every namespace its service account "default".
+// Package serviceaccount gives every namespace its service account "default", and gives
+// it back when somebody deletes it. What belongs to the account, its tokens, is
+// looked after elsewhere.
 package serviceaccount
 
 import (
@@ -18,7 +20,7 @@ import (
 var Row = runtime.Row{
 	Name:   "serviceaccount-controller",
 	Reads:  []string{"namespaces", "serviceaccounts"},
-	Writes: []string{"serviceaccounts"},
+	Writes: []string{"create serviceaccounts"},
 	New:    build,
 }
 

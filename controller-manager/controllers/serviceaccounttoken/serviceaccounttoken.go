@@ -33,7 +33,7 @@ import (
 var Row = runtime.Row{
 	Name:   "serviceaccount-token-controller",
 	Reads:  []string{"serviceaccounts", "secrets"},
-	Writes: []string{"secrets", "serviceaccounts"},
+	Writes: []string{"update,delete secrets", "update serviceaccounts"},
 	New:    build,
 }
 

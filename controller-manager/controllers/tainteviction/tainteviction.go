@@ -25,7 +25,7 @@ import (
 var Row = runtime.Row{
 	Name:   "taint-eviction-controller",
 	Reads:  []string{"nodes", "pods"},
-	Writes: []string{"pods", "pods/status"},
+	Writes: []string{"delete pods", "pods/status"},
 	New:    build,
 }
 

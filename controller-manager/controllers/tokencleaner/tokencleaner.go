@@ -25,7 +25,7 @@ import (
 var Row = runtime.Row{
 	Name:         "token-cleaner-controller",
 	Reads:        []string{"secrets"},
-	Writes:       []string{"secrets"},
+	Writes:       []string{"delete secrets"},
 	New:          build,
 	OffByDefault: true,
 }

@@ -20,7 +20,7 @@ import (
 var Row = runtime.Row{
 	Name:   "ttl-after-finished-controller",
 	Reads:  []string{"jobs.batch"},
-	Writes: []string{"jobs.batch"},
+	Writes: []string{"delete jobs.batch"},
 	New:    build,
 }
 

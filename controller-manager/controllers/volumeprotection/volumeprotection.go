@@ -32,11 +32,11 @@ const (
 var (
 	Claims = runtime.Row{
 		Name: "persistentvolumeclaim-protection-controller", Reads: []string{"persistentvolumeclaims", "pods"},
-		Writes: []string{"persistentvolumeclaims"}, New: buildClaims,
+		Writes: []string{"update,patch persistentvolumeclaims"}, New: buildClaims,
 	}
 	Volumes = runtime.Row{
 		Name: "persistentvolume-protection-controller", Reads: []string{"persistentvolumes"},
-		Writes: []string{"persistentvolumes"}, New: buildVolumes,
+		Writes: []string{"update,patch persistentvolumes"}, New: buildVolumes,
 	}
 )
 
