@@ -146,7 +146,6 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Period: cfg.ContainerLogMonitor.Duration}, runtime, log)
 
 	g := run.New(ctx)
-	g.Go("memory", settle)
 	g.Go("server", front.Run)
 	g.Go("node", self.Run)
 	g.Go("volumes", mounts.Run)

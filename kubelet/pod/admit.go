@@ -6,11 +6,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	resourcehelper "k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
-	"k8s.io/klog/v2"
 )
 
 // Admit decides whether the node takes a pod that was bound to it. others are the pods that
@@ -41,7 +41,7 @@ func Admit(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *End {
 	}
 	if !IsStatic(p) {
 		noExecute := func(t *corev1.Taint) bool { return t.Effect == corev1.TaintEffectNoExecute }
-		if _, bad := corev1helpers.FindMatchingUntoleratedTaint(klog.Background(), node.Spec.Taints, p.Spec.Tolerations, noExecute, false); bad {
+		if _, bad := corev1helpers.FindMatchingUntoleratedTaint(logr.Discard(), node.Spec.Taints, p.Spec.Tolerations, noExecute, false); bad {
 			return reject("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate")
 		}
 	}

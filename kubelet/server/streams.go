@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -195,11 +196,11 @@ func (s *Server) bridge(w http.ResponseWriter, r *http.Request, address string, 
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return err
 	}
-	conn, err := upgrade(w, r, "v5.channel.k8s.io", "v4.channel.k8s.io")
+	conn, err := upgrade(w, r, commandProtocols...)
 	if err != nil {
 		return err
 	}
-	ws := &socket{conn: conn}
+	ws := newSocket(conn)
 	defer conn.Close()
 	// The context of a hijacked request ends only with its handler.
 	ctx, cancel := context.WithCancelCause(r.Context())
@@ -237,19 +238,25 @@ func (s *Server) bridge(w http.ResponseWriter, r *http.Request, address string, 
 		err = executor.StreamWithContext(ctx, streams)
 	}
 	_ = stdinR.Close() // whoever still sends learns that nobody reads
-	data, marshalErr := json.Marshal(exitStatus(err))
-	if marshalErr != nil {
-		return marshalErr
-	}
-	if err := ws.send(channelStatus, data); err != nil {
+	if err := ws.status(err); err != nil {
 		return err
 	}
 	return ws.bye()
 }
 
+// commandProtocols are the remote command protocols, best first. Those with "base64" use text
+// messages: a digit for the channel, then base64. The ones without a version tell only failures on
+// the status channel, as text; they are also what a client gets that offers nothing.
+var commandProtocols = []string{
+	"v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io", "",
+}
+
 // upgrade accepts a WebSocket that offers one of the protocols. Otherwise it has answered.
 func upgrade(w http.ResponseWriter, r *http.Request, protocols ...string) (*websocket.Conn, error) {
 	offered := websocket.Subprotocols(r)
+	if len(offered) == 0 {
+		offered = []string{""}
+	}
 	if !slices.ContainsFunc(offered, func(p string) bool { return slices.Contains(protocols, p) }) {
 		err := fmt.Errorf("WebSocket protocols %q are not known here: want one of %q", offered, protocols)
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -277,13 +284,38 @@ func exitStatus(err error) *metav1.Status {
 
 // socket is a WebSocket that several goroutines write to.
 type socket struct {
-	conn *websocket.Conn
-	mu   sync.Mutex // held while writing
+	conn   *websocket.Conn
+	text   bool       // base64 in text messages
+	legacy bool       // the protocol has no structured status
+	mu     sync.Mutex // held while writing
+}
+
+func newSocket(conn *websocket.Conn) *socket {
+	p := conn.Subprotocol()
+	return &socket{conn: conn, text: strings.Contains(p, "base64"), legacy: p == "" || p == "channel.k8s.io" || p == "base64.channel.k8s.io"}
+}
+
+// status tells how the command ended.
+func (s *socket) status(end error) error {
+	if s.legacy {
+		if end == nil {
+			return nil
+		}
+		return s.send(channelStatus, []byte(end.Error()))
+	}
+	data, err := json.Marshal(exitStatus(end))
+	if err != nil {
+		return err
+	}
+	return s.send(channelStatus, data)
 }
 
 func (s *socket) send(channel byte, data []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.text {
+		return s.conn.WriteMessage(websocket.TextMessage, append([]byte{'0' + channel}, base64.StdEncoding.EncodeToString(data)...))
+	}
 	w, err := s.conn.NextWriter(websocket.BinaryMessage)
 	if err != nil {
 		return err
@@ -331,8 +363,14 @@ func (s *socket) receive(stdin *io.PipeWriter, sizes sizeQueue) error {
 		if len(message) == 0 {
 			continue
 		}
-		data := message[1:]
-		switch message[0] {
+		number, data := message[0], message[1:]
+		if s.text {
+			if data, err = base64.StdEncoding.AppendDecode(nil, data); err != nil {
+				return fmt.Errorf("channel %c: %w", number, err)
+			}
+			number -= '0'
+		}
+		switch number {
 		case channelStdin:
 			if len(data) > 0 {
 				_, _ = stdin.Write(data) // a command that no longer reads is not the end

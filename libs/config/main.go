@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/keelson/keelson/libs/log"
+	"github.com/keelson/keelson/libs/resident"
 	"github.com/keelson/keelson/libs/run"
 	"github.com/keelson/keelson/libs/trace"
 )
@@ -104,7 +105,12 @@ func Exec[C any](ctx context.Context, name, short string, defaults C, runDaemon 
 		}
 	}()
 	logger.Info("starting", "daemon", name, "version", Version, "go", runtime.Version())
+	settled := make(chan struct{})
+	settling, settle := context.WithCancel(ctx)
+	go func() { defer close(settled); _ = resident.Settle(settling) }()
 	err = run.Safely(name, func() error { return runDaemon(ctx, cfg, logger) })
+	settle()
+	<-settled
 	if err != nil && !(ctx.Err() != nil && errors.Is(err, context.Canceled)) {
 		return complain(err)
 	}

@@ -1,4 +1,5 @@
-// Command kubelet runs the pods of a node.
+// Command kubelet runs the pods of a node on any CRI runtime. "kubelet plan FILE" shows what
+// it would do with a pod, without doing it; --help lists the flags.
 package main
 
 import (
