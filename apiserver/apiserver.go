@@ -35,6 +35,7 @@ import (
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/bootstrap"
+	"github.com/keelson/keelson/apiserver/crd"
 	"github.com/keelson/keelson/apiserver/etcd"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
@@ -77,6 +78,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return nil
 	})
 	lower.Go("memory", tendMemory)
+	upper.Go("custom resources", s.custom.Run)
 	upper.Go("serve", s.serve)
 	upper.Go("bootstrap", s.bootstrap)
 	err = upper.Wait()
@@ -159,6 +161,7 @@ type server struct {
 	rest    *rest.Server
 	web     *serve.Server
 	api     *api
+	custom  *crd.Keeper
 	proxy   *streams.Proxy
 	booted  atomic.Bool
 	ending  context.Context // ends when watches and streams shall end
@@ -252,6 +255,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		Version: config.Version, Log: log.With("room", "rest"),
 	})
 	s.api.objects = s.rest.Objects()
+	s.custom = crd.New(crd.Config{Registry: reg, Cache: s.cache, Writer: definitions{s.api}, Log: log.With("room", "crd")})
 
 	// The port.
 	reads, writes := newInflight(cfg.MaxRequestsInFlight), newInflight(cfg.MaxMutatingRequestsInFlight)
@@ -381,6 +385,7 @@ func (c Config) audiences() []string {
 func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 	s.web.Configz("apiserver", s.cfg)
 	s.web.Debug("watchcache", func() any { return s.cache.Stats() })
+	s.web.Debug("crd", func() any { return s.custom.States() })
 	s.web.Check("informer-sync", func() error {
 		select {
 		case <-s.cache.Ready():

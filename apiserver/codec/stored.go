@@ -153,12 +153,23 @@ func Decode(row *resources.Row, value []byte, rev int64) (resources.Object, erro
 	return obj, nil
 }
 
+// Reviver is what Row.Custom may implement: custom objects are stored under the schema
+// of their day, and are served under the one of now. Revive changes u.
+type Reviver interface {
+	Revive(u *unstructured.Unstructured) error
+}
+
 // DecodeMessage returns the object of a message. A typed object's TypeMeta is empty.
 func DecodeMessage(row *resources.Row, raw []byte) (resources.Object, error) {
 	if row.Custom != nil {
 		u := &unstructured.Unstructured{}
 		if err := u.UnmarshalJSON(raw); err != nil {
 			return nil, fmt.Errorf("decode %s: %w", row.Kind, err)
+		}
+		if r, ok := row.Custom.(Reviver); ok {
+			if err := r.Revive(u); err != nil {
+				return nil, fmt.Errorf("decode %s: %w", row.Kind, err)
+			}
 		}
 		return u, nil
 	}

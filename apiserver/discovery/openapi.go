@@ -77,17 +77,21 @@ func (s *Server) sum(rows []*resources.Row) string {
 		h.Write([]byte(row.GVK().String()))
 		h.Write(raw)
 		if c, ok := row.Custom.(Described); ok {
-			text, _ := c.OpenAPI()
-			h.Write([]byte(text))
+			h.Write([]byte(c.OpenAPISum()))
 		}
 	}
 	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
 }
 
-// Described is what Row.Custom may implement to publish its schema: an OpenAPI v3
-// object, and the model name to publish it under.
+// Described is what Row.Custom may implement to publish its schema.
 type Described interface {
-	OpenAPI() (schema, model string)
+	OpenAPI() string
+	// Model is the name that it is published under.
+	Model() string
+	// OpenAPIv2 is the schema in the terms of OpenAPI v2, references as in v3.
+	OpenAPIv2() string
+	// OpenAPISum changes when the schema does.
+	OpenAPISum() string
 }
 
 func (s *Server) openapiV3(w http.ResponseWriter, r *http.Request, path string) {
@@ -215,13 +219,13 @@ type names struct {
 	models map[schema.GroupVersionKind]string
 	kinds  map[string][]schema.GroupVersionKind
 	lists  map[schema.GroupVersionKind]string // list models by item kind
-	custom map[string]string                  // schemas of custom kinds by model, OpenAPI v3
+	custom map[string]func(v2 bool) string    // schemas of custom kinds by model, made when asked for
 }
 
 func (s *Server) names() *names {
 	n := &names{
 		models: map[schema.GroupVersionKind]string{}, kinds: map[string][]schema.GroupVersionKind{},
-		lists: map[schema.GroupVersionKind]string{}, custom: map[string]string{},
+		lists: map[schema.GroupVersionKind]string{}, custom: map[string]func(bool) string{},
 	}
 	add := func(gvk schema.GroupVersionKind, m string) {
 		if m == "" || n.models[gvk] != "" {
@@ -240,13 +244,18 @@ func (s *Server) names() *names {
 			add(gv.WithKind("WatchEvent"), modelWatchEvent)
 			for _, row := range g.rows[v] {
 				if d, ok := row.Custom.(Described); ok {
-					text, m := d.OpenAPI()
+					m := d.Model()
 					add(row.GVK(), m)
-					n.custom[m] = text
+					n.custom[m] = func(v2 bool) string {
+						if v2 {
+							return d.OpenAPIv2()
+						}
+						return d.OpenAPI()
+					}
 					list := m + "List"
 					add(gv.WithKind(row.ListKind), list)
 					n.lists[row.GVK()] = list
-					n.custom[list] = customList(m, row)
+					n.custom[list] = func(bool) string { return customList(m, row) }
 					continue
 				}
 				add(row.GVK(), model(row.New()))
@@ -311,11 +320,12 @@ func (n *names) schemas(b *bytes.Buffer, roots []string, v2 bool) {
 		b.WriteString(withKinds(text, n.kinds[name]))
 	}
 	for _, r := range roots {
-		text, ok := n.custom[r]
+		custom, ok := n.custom[r]
 		if !ok {
 			builtin = append(builtin, r)
 			continue
 		}
+		text := custom(v2)
 		builtin = append(builtin, openapi.References(text)...)
 		if v2 {
 			text = strings.ReplaceAll(text, "#/components/schemas/", "#/definitions/")

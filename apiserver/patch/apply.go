@@ -242,7 +242,8 @@ func object(row *resources.Row, v *typed.TypedValue) (resources.Object, error) {
 		return nil, fmt.Errorf("merged %s is not an object", row.Kind)
 	}
 	if row.Custom != nil {
-		return &unstructured.Unstructured{Object: content}, nil
+		// Parts of content are the live object's, which is shared.
+		return &unstructured.Unstructured{Object: runtime.DeepCopyJSON(content)}, nil
 	}
 	obj := row.New()
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, obj); err != nil {

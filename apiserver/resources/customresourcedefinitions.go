@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
@@ -45,6 +46,16 @@ var customResourceDefinitions = Resource[crd]{
 			})
 		},
 		Reset: []string{"spec"},
+	},
+	// Instances go first: whoever serves them takes the finalizer off.
+	Deleting: func(rq *Request, obj *crd) {
+		if !slices.Contains(obj.Finalizers, crdv1.CustomResourceCleanupFinalizer) {
+			obj.Finalizers = append(obj.Finalizers, crdv1.CustomResourceCleanupFinalizer)
+		}
+		apihelpers.SetCRDCondition(obj, crdv1.CustomResourceDefinitionCondition{
+			Type: crdv1.Terminating, Status: crdv1.ConditionTrue, Reason: "InstanceDeletionPending",
+			Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+		})
 	},
 	Columns: []Column[crd]{{Name: "Created At", Type: "date", Cell: createdAt[crd]}},
 }

@@ -38,17 +38,22 @@ func (r *Registry) Replace(rows []*Row) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := &registryState{
-		rows: rows, byGVR: map[schema.GroupVersionResource]*Row{}, byGVK: map[schema.GroupVersionKind]*Row{},
+		rows: make([]*Row, 0, len(rows)), byGVR: map[schema.GroupVersionResource]*Row{}, byGVK: map[schema.GroupVersionKind]*Row{},
 		stored: map[schema.GroupResource]*Row{}, prefix: map[string]*Row{},
 	}
 	if old := r.state.Load(); old != nil {
 		s.version = old.version + 1
 	}
 	for _, row := range rows {
+		if !row.Hidden {
+			s.rows = append(s.rows, row)
+		}
 		if s.byGVR[row.GVR()] != nil {
 			return fmt.Errorf("resource %s is in the table twice", row.GVR())
 		}
-		s.byGVR[row.GVR()] = row
+		if !row.Hidden {
+			s.byGVR[row.GVR()] = row
+		}
 		s.byGVK[row.GVK()] = row
 		if row.Stored == nil && row.Can("get") {
 			if other := s.prefix[row.Prefix]; other != nil {

@@ -142,6 +142,8 @@ type Resource[T any] struct {
 	Fields func(obj *T) fields.Set
 	// FieldNames lists the labels that Fields may return, so that an unknown selector is refused.
 	FieldNames []string
+	// FieldAlias maps selectable fields of a view to those of the row that stores its objects.
+	FieldAlias map[string]string
 	// Name validates metadata.name; default: DNS-1123 subdomain. prefix is true for a generateName.
 	Name func(name string, prefix bool) []string
 	// Grace returns the seconds to wait before removal; 0 removes at once. nil: no graceful deletion.
@@ -162,6 +164,8 @@ type Resource[T any] struct {
 	Stored     *Row
 	ToStored   func(obj *T) Object
 	FromStored func(obj Object) *T
+	// Deleting changes an object whose deletion begins, before its finalizers are looked at.
+	Deleting func(rq *Request, obj *T)
 	// Compare, if set, decides whether spec-like content changed and generation must grow;
 	// default: any change outside metadata and status. NoGeneration: kind has no generation (configmaps).
 	NoGeneration bool
@@ -184,6 +188,7 @@ type Row struct {
 	Columns                                []ErasedColumn          // complete: with Name, and Age where the kind prints it
 	Fields                                 func(Object) fields.Set // never nil
 	FieldNames                             []string
+	FieldAlias                             map[string]string
 	Name                                   func(name string, prefix bool) []string
 	Grace                                  func(rq *Request, obj Object, opts *metav1.DeleteOptions) int64 // nil: none
 	OrphanByDefault, CreateOnUpdate        bool
@@ -196,6 +201,12 @@ type Row struct {
 	// Custom is set for rows made from a CustomResourceDefinition: stored as
 	// JSON, Go type *unstructured.Unstructured.
 	Custom any
+	// Hidden rows are only the storage of others: nobody is served this version.
+	Hidden bool
+	// Warning is sent with every answer: the version is deprecated.
+	Warning string
+	// Deleting changes an object whose deletion is asked for, before its finalizers are looked at.
+	Deleting func(rq *Request, obj Object) // nil: nothing
 }
 
 // ErasedPart is a Part over Object. Its functions are never nil.
@@ -301,7 +312,7 @@ func (r Resource[T]) Row() *Row {
 		NewList: r.List,
 		Default: func(Object) {},
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
-		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, Name: r.Name,
+		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldAlias: r.FieldAlias, Name: r.Name,
 		OrphanByDefault: r.OrphanByDefault, CreateOnUpdate: r.CreateOnUpdate,
 		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, Stored: r.Stored,
 	}
@@ -343,6 +354,9 @@ func (r Resource[T]) Row() *Row {
 			}
 			return r.Allocate(rq, as(obj), o)
 		}
+	}
+	if r.Deleting != nil {
+		row.Deleting = func(rq *Request, o Object) { r.Deleting(rq, as(o)) }
 	}
 	if r.TTL != nil {
 		row.TTL = func(o Object) time.Duration { return r.TTL(as(o)) }

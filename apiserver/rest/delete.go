@@ -138,6 +138,9 @@ func planRemoval(rq *resources.Request, row *resources.Row, old resources.Object
 		opts.GracePeriodSeconds = &one
 	}
 	obj = old.DeepCopyObject().(resources.Object)
+	if row.Deleting != nil && obj.GetDeletionTimestamp() == nil {
+		row.Deleting(rq, obj)
+	}
 	graceful, kept := false, false
 	if row.Grace != nil {
 		graceful, kept = grace(rq, row, obj, opts)

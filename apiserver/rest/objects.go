@@ -219,8 +219,8 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	dedupOwners(rq, obj)
 	if opts.Manager != "" && !opts.Booked {
 		w := patch.Write{Row: row, Manager: opts.Manager, Reset: row.Main.Reset, Now: rq.Now}
-		if err := o.fields.Update(w, nil, obj); err != nil {
-			return nil, fmt.Errorf("managed fields: %w", err)
+		if err := o.book(w, nil, obj); err != nil {
+			return nil, err
 		}
 	}
 	attrs := o.attributes(ctx, admission.Create, row, rq, obj.GetNamespace(), obj.GetName())
@@ -278,6 +278,16 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		undo.add(u)
 	}
 	return o.put(ctx, rq, row, obj, key, nil)
+}
+
+// book keeps managedFields. A custom object that does not fit its schema cannot be booked;
+// validation says why.
+func (o *Objects) book(w patch.Write, old, obj resources.Object) error {
+	err := o.fields.Update(w, old, obj)
+	if err != nil && w.Row.Custom == nil {
+		return fmt.Errorf("managed fields: %w", err)
+	}
+	return nil
 }
 
 func (o *Objects) allocateError(row *resources.Row, obj resources.Object, err error) error {
@@ -451,7 +461,12 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	if part != "" {
 		hooks, known = row.Parts[part]
 	}
-	if !known {
+	switch {
+	case known:
+	case row.Custom != nil: // scale: the object's own rules hold
+		hooks = row.Main
+		hooks.Reset = nil
+	default:
 		hooks = resources.ErasedPart{
 			Prepare: func(*resources.Request, resources.Object, resources.Object) {},
 			Validate: func(*resources.Request, resources.Object, resources.Object) field.ErrorList {
@@ -463,8 +478,8 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	dedupOwners(rq, obj)
 	if opts.Manager != "" && !opts.Booked {
 		w := patch.Write{Row: row, Subresource: part, Manager: opts.Manager, Reset: hooks.Reset, Now: rq.Now}
-		if err := o.fields.Update(w, old, obj); err != nil {
-			return nil, fmt.Errorf("managed fields: %w", err)
+		if err := o.book(w, old, obj); err != nil {
+			return nil, err
 		}
 	}
 	attrs := o.attributes(ctx, admission.Update, row, rq, old.GetNamespace(), name)

@@ -203,6 +203,9 @@ func (c *Call) selection(p *listParams) (watchcache.Selection, error) {
 		return sel, nil
 	}
 	f, err := p.FieldSelector.Transform(func(label, value string) (string, string, error) {
+		if stored, ok := c.Row.FieldAlias[label]; ok {
+			return stored, value, nil
+		}
 		return label, value, knownField(c.Row, label)
 	})
 	if err != nil {
@@ -228,7 +231,7 @@ func knownField(row *resources.Row, label string) error {
 			return nil
 		}
 	}
-	if len(row.FieldNames) == 0 {
+	if len(row.FieldNames) == 0 && row.Custom == nil {
 		return fmt.Errorf("%q is not a known field selector: only %q, %q", label, "metadata.name", "metadata.namespace")
 	}
 	return fmt.Errorf("field label not supported: %s", label)

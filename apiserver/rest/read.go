@@ -219,10 +219,6 @@ func (c *Call) respondList(items []*watchcache.Item, meta metav1.ListMeta) {
 		}
 		items = views
 	}
-	if c.format.Kind == codec.Protobuf && c.Row.Custom != nil && c.format.As == "" {
-		c.fail(notAcceptable("application/json, application/yaml"))
-		return
-	}
 	out := newBody(c.W, c.R, http.StatusOK, c.format.ContentType())
 	var err error
 	switch c.format.As {

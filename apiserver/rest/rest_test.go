@@ -287,6 +287,10 @@ func TestEveryRowThroughEveryVerb(t *testing.T) {
 				h.must(200, "PUT", one+"/finalize", string(raw))
 				h.must(404, "GET", one, "")
 			}
+			if row.Kind == "CustomResourceDefinition" { // held until its objects are gone, which its keeper would see to
+				h.must(200, "PATCH", one, `{"metadata":{"finalizers":null}}`, "Content-Type", "application/merge-patch+json")
+				h.must(404, "GET", one, "")
+			}
 			h.must(201, "POST", root, body)
 			if row.Can("deletecollection") {
 				h.must(200, "DELETE", root+"?gracePeriodSeconds=0&propagationPolicy=Background", "")

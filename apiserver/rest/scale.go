@@ -29,6 +29,8 @@ var scaleKind = schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kin
 type Scalable interface {
 	GetScale(obj resources.Object) (*autoscalingv1.Scale, error)
 	SetReplicas(obj resources.Object, n int32) error
+	// ReplicasPath is where the number stands.
+	ReplicasPath() []string
 }
 
 // scaleOf is an object as a Scale.
@@ -153,7 +155,9 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 			return nil, apierrors.NewInvalid(scaleKind.GroupKind(), s.Name, errs)
 		}
 		obj := current.DeepCopyObject().(resources.Object)
-		obj.SetResourceVersion(s.ResourceVersion)
+		if s.ResourceVersion != "" || !c.Row.NeedsVersion {
+			obj.SetResourceVersion(s.ResourceVersion)
+		}
 		if s.UID != "" {
 			obj.SetUID(s.UID)
 		}
@@ -241,7 +245,11 @@ func (c *Call) scaleApply(text []byte, p writeParams, opts WriteOptions) (Change
 			return nil, opts, apierrors.NewInvalid(scaleKind.GroupKind(), c.Name, field.ErrorList{
 				field.Invalid(field.NewPath("spec", "replicas"), n, "must be greater than or equal to 0")})
 		}
-		_ = unstructured.SetNestedField(own.Object, n, "spec", "replicas")
+		at := []string{"spec", "replicas"}
+		if c, ok := c.Row.Custom.(Scalable); ok {
+			at = c.ReplicasPath()
+		}
+		_ = unstructured.SetNestedField(own.Object, n, at...)
 	}
 	opts.Booked = true
 	return func(current resources.Object) (resources.Object, error) {

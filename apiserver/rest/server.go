@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gorilla/mux"
@@ -159,7 +160,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	if c.User != nil {
 		c.Request.User, c.Request.Groups = c.User.Name, c.User.Groups
 	}
-	if text := deprecated[row.GVK()]; text != "" {
+	if text := deprecated[row.GVK()] + row.Warning; text != "" {
 		warn.add(text)
 	}
 	if in.Subresource != "" {
@@ -228,13 +229,41 @@ func missing(*Info) error {
 
 // serve negotiates the answer's form, then runs the verb.
 func (c *Call) serve(verb func()) {
-	f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, wantsPretty(c.R))
+	f, ok := codec.Negotiate(c.accept(), false, wantsPretty(c.R))
 	if !ok {
-		c.fail(notAcceptable(accepted))
+		c.fail(notAcceptable(c.accepted()))
 		return
 	}
 	c.format = f
 	verb()
+}
+
+// accept is the Accept header without what the kind has no form in: custom objects
+// have no protobuf, but their metadata has. A client that has another choice gets it.
+func (c *Call) accept() string {
+	header := c.R.Header.Get("Accept")
+	if c.Row.Custom == nil || c.Info.Subresource == "scale" || header == "" {
+		return header
+	}
+	var left []string
+	for _, clause := range strings.Split(header, ",") {
+		media, params, _ := strings.Cut(strings.TrimSpace(clause), ";")
+		if strings.TrimSpace(media) != codec.MediaProtobuf || strings.Contains(params, "as=") {
+			left = append(left, clause)
+		}
+	}
+	if left == nil {
+		return codec.MediaProtobuf + ";q=0" // acceptable in no form
+	}
+	return strings.Join(left, ",")
+}
+
+// accepted lists what would have been acceptable.
+func (c *Call) accepted() string {
+	if c.Row.Custom != nil {
+		return "application/json, application/yaml"
+	}
+	return accepted
 }
 
 func (s *Server) subresource(c *Call) {

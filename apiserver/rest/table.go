@@ -28,6 +28,9 @@ var (
 
 // columns are the row's own between Name and Age; a row that has one of them itself decides its place.
 func columns(row *resources.Row) []resources.ErasedColumn {
+	if row.Custom != nil {
+		return row.Columns // complete
+	}
 	has := map[string]bool{}
 	for _, c := range row.Columns {
 		has[c.Name] = true

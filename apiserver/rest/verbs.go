@@ -112,13 +112,36 @@ func (c *Call) decode() (resources.Object, error) {
 	if err != nil {
 		return nil, decodeError(row, named, body, err)
 	}
-	if err := c.strict(in.Strict, func(e error) error { return decodeError(row, in.GVK, body, e) }); err != nil {
+	obj := in.Object.(resources.Object)
+	unknown, err := admit(row, obj)
+	if err != nil {
+		return nil, decodeError(row, in.GVK, body, err)
+	}
+	if err := c.strict(append(in.Strict, unknown...), func(e error) error { return decodeError(row, in.GVK, body, e) }); err != nil {
 		return nil, err
 	}
-	obj := in.Object.(resources.Object)
 	own(row, obj)
 	row.Default(obj)
 	return obj, nil
+}
+
+// Admitter is what Row.Custom implements to bring what clients send into shape. It
+// returns the paths of fields that the kind does not have; they are dropped.
+type Admitter interface {
+	Admit(u *unstructured.Unstructured) (unknown []string, err error)
+}
+
+// admit returns unknown fields of a custom object as strict decoding reports those of others.
+func admit(row *resources.Row, obj resources.Object) (strict []error, err error) {
+	a, ok := row.Custom.(Admitter)
+	if !ok {
+		return nil, nil
+	}
+	unknown, err := a.Admit(obj.(*unstructured.Unstructured))
+	for _, path := range unknown {
+		strict = append(strict, fmt.Errorf(`unknown field "%s"`, path))
+	}
+	return strict, err
 }
 
 // own puts kind and version where they belong: into custom objects, not into typed ones.
@@ -176,6 +199,10 @@ func (c *Call) create() {
 
 // ask answers for a kind that is not stored.
 func (c *Call) ask(obj resources.Object, answer func(*resources.Request, resources.Object) (resources.Object, error)) {
+	if c.format.As != "" {
+		c.fail(apierrors.NewGenericServerResponse(http.StatusNotAcceptable, c.R.Method, c.Row.GR(), "", "the kind has no "+c.format.As+" form", 0, true))
+		return
+	}
 	rq := c.Objects.request(c.R.Context(), c.Request, "")
 	c.Row.Main.Prepare(rq, obj, nil)
 	if errs := c.Row.Main.Validate(rq, obj, nil); len(errs) > 0 {
@@ -342,7 +369,11 @@ func (c *Call) patched(kind types.PatchType, text []byte, current resources.Obje
 			if more, err = codec.UnmarshalStrict(doc, into); err != nil {
 				return nil, "", nil, invalidPatch(string(doc), err)
 			}
-			shown, strict = string(doc), append(strict, more...)
+			unknown, err := admit(c.Row, into)
+			if err != nil {
+				return nil, "", nil, invalidPatch(string(doc), err)
+			}
+			shown, strict = string(doc), append(append(strict, more...), unknown...)
 		}
 	}
 	var shape *patch.ShapeError
@@ -409,6 +440,9 @@ func (c *Call) apply(current resources.Object, config *unstructured.Unstructured
 		if err := c.place(obj); err != nil {
 			return nil, err
 		}
+	}
+	if _, err := admit(c.Row, obj); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	c.Row.Default(obj)
 	return obj, nil

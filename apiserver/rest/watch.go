@@ -28,13 +28,13 @@ const bookmarkEvery = time.Minute
 // Source: Kubernetes API concepts, "Efficient detection of changes", and KEP-3157.
 func (c *Call) watch() {
 	socket := websocket.IsWebSocketUpgrade(c.R)
-	f, ok := codec.Negotiate(c.R.Header.Get("Accept"), true, false)
+	f, ok := codec.Negotiate(c.accept(), true, false)
 	if !ok {
+		if c.Row.Custom != nil {
+			c.fail(notAcceptable("application/json;stream=watch"))
+			return
+		}
 		c.fail(notAcceptable(acceptedStream))
-		return
-	}
-	if f.Kind == codec.Protobuf && c.Row.Custom != nil && f.As == "" {
-		c.fail(notAcceptable("application/json"))
 		return
 	}
 	c.format = f

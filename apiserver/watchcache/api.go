@@ -17,6 +17,8 @@ var (
 	ErrTooOld = errors.New("watchcache: revision is too old")
 	// ErrTooNew: the cache has not reached the revision; the caller may wait.
 	ErrTooNew = errors.New("watchcache: revision is too new")
+	// ErrGone: the resource is not served any more, or is defined anew.
+	ErrGone = errors.New("watchcache: the resource has gone")
 	// ErrSlow: the cursor fell out of the window because its reader was too slow.
 	ErrSlow = errors.New("watchcache: reader is too slow")
 )

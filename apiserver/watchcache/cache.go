@@ -83,6 +83,7 @@ type Cache struct {
 	topics   map[topicKey]*topic
 	reached  chan struct{} // closed when rev grows; nil while nobody waits
 	kept     []keptSnapshot
+	since    map[string]int64         // by prefix: where its part of the log begins, if not at start
 	rows     uint64                   // registry version that the items' rows come from
 	changes  map[string]*atomic.Int64 // by prefix: revision of the last change
 
@@ -466,8 +467,9 @@ func (c *Cache) runTidy(ctx context.Context) error {
 }
 
 // Refresh gives items the rows of the registry as it is now. It is called after a
-// Replace: objects that were stored before their row arrived appear, in every open
-// watch too, under the revision that the cache has.
+// Replace: objects that were stored before their row arrived appear under the revision
+// that the cache has. Watches of a resource that is gone, or has become another, end
+// with ErrGone.
 func (c *Cache) Refresh() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -477,8 +479,20 @@ func (c *Cache) Refresh() {
 	}
 	c.rows = version
 	var changed []*Item
+	// Rows of one prefix stand together: what is looked up is mostly looked up again.
+	var prefix string
+	var row *resources.Row
 	c.state.keys.Scan(func(it *Item) bool {
-		if row := c.rowOf(it.Key); row != it.Row {
+		if it.Row != nil && it.Row.Custom == nil {
+			return true // built-in rows stay
+		}
+		if prefix == "" || !strings.HasPrefix(it.Key, prefix) {
+			row, prefix = c.rowOf(it.Key), ""
+			if row != nil {
+				prefix = row.Prefix + "/"
+			}
+		}
+		if row != it.Row {
 			changed = append(changed, it)
 		}
 		return true
@@ -488,13 +502,32 @@ func (c *Cache) Refresh() {
 		if row != nil && it.Row == nil {
 			if next, err := c.typed(row, store.KV{Key: it.Key, Value: it.Raw, CreateRev: it.CreateRev, ModRev: it.Rev}); err == nil {
 				c.state.set(next, it)
+				c.arrived(row)
 			}
 			continue
 		}
 		next := &Item{Key: it.Key, Rev: it.Rev, CreateRev: it.CreateRev, Raw: it.Raw, Head: it.Head, Row: row, node: it.node, budget: c.budget}
 		c.state.set(next, it)
 	}
+	for key, t := range c.topics {
+		if t.row != nil && t.row.Custom != nil && !sameKind(t.row, c.rowOf(key.at+"/")) {
+			t.gone = true
+			t.wake()
+			delete(c.topics, key)
+		}
+	}
 	c.newest.Store(nil)
+}
+
+func sameKind(a, b *resources.Row) bool { return b != nil && a.Custom == b.Custom }
+
+// arrived notes that objects of a row have appeared that the log knows nothing of: a watch
+// from an earlier revision would miss them. Called with mu held.
+func (c *Cache) arrived(row *resources.Row) {
+	if c.since == nil {
+		c.since = map[string]int64{}
+	}
+	c.since[row.Prefix] = c.rev
 }
 
 // Ready is closed when the cache has been loaded once.
@@ -589,7 +622,7 @@ func (c *Cache) Keep(s *Snapshot) {
 func (c *Cache) Watch(sel Selection, from int64) (*Cursor, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if from < c.start {
+	if from < c.start || from < c.since[sel.Prefix] {
 		return nil, ErrTooOld
 	}
 	if from > c.rev {
@@ -608,7 +641,7 @@ func (c *Cache) ListAndWatch(sel Selection) (*Snapshot, *Cursor, error) {
 
 func (c *Cache) cursor(sel Selection, from int64) *Cursor {
 	q := sel.query()
-	return &Cursor{c: c, q: q, t: c.follow(q.topic()), rev: from}
+	return &Cursor{c: c, q: q, t: c.follow(q.topic(), c.reg.ByPrefix(sel.Prefix)), rev: from}
 }
 
 // Reader reads the newest state.

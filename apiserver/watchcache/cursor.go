@@ -5,6 +5,8 @@ import (
 	"sort"
 	"sync/atomic"
 	"time"
+
+	"github.com/keelson/keelson/apiserver/resources"
 )
 
 // entry is one change: prev became item. One of them may be nil.
@@ -44,7 +46,9 @@ type topic struct {
 	entries []*entry
 	wait    chan struct{} // closed at the next change; nil while nobody waits
 	cursors int
-	broken  bool // the cache has jumped: nobody knows what was missed
+	row     *resources.Row // the storage row when it was first followed
+	gone    bool           // the resource is not served any more, or is another
+	broken  bool           // the cache has jumped: nobody knows what was missed
 }
 
 // after is the part of entries that follows rev.
@@ -83,7 +87,7 @@ type Cursor struct {
 // first one, and the revision up to which the reader now has seen everything
 // (with or without events: a bookmark). The slice is valid until the next call.
 //
-// Errors: ErrSlow when the cursor has fallen out of the log, ErrTooOld when the
+// Errors: ErrGone when the resource is not served any more or is defined anew, ErrSlow when the cursor has fallen out of the log, ErrTooOld when the
 // cache had to start anew (clients list again in both cases), or ctx's.
 func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int64, error) {
 	var timer *time.Timer
@@ -100,6 +104,10 @@ func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int
 		entries := t.after(cu.rev)
 		rev := cu.c.rev
 		var wait chan struct{}
+		if len(entries) == 0 && t.gone {
+			cu.c.mu.Unlock()
+			return nil, cu.rev, ErrGone
+		}
 		if len(entries) == 0 {
 			if t.wait == nil {
 				t.wait = make(chan struct{})
@@ -173,10 +181,10 @@ func (cu *Cursor) Close() {
 }
 
 // follow returns the topic of a key, filled from the log if nobody followed it. Called with mu held.
-func (c *Cache) follow(key topicKey) *topic {
+func (c *Cache) follow(key topicKey, row *resources.Row) *topic {
 	t := c.topics[key]
 	if t == nil {
-		t = &topic{key: key, start: c.start}
+		t = &topic{key: key, start: c.start, row: row}
 		source := c.log
 		if wide := c.topics[topicKey{at: prefixOf(key.at)}]; wide != nil {
 			source = wide.entries

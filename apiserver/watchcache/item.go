@@ -1,6 +1,7 @@
 package watchcache
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"sync"
@@ -26,6 +27,7 @@ type Item struct {
 	Row *resources.Row
 
 	node       string      // spec.nodeName of a pod: the key of the node index
+	asStored   atomic.Bool // a custom object's fragment is Raw
 	superseded atomic.Bool // a newer state has taken its place
 	budget     *budgets    // nil outside the cache
 	object     atomic.Pointer[resources.Object]
@@ -100,12 +102,16 @@ func (it *Item) JSON() ([]byte, error) {
 	if it.Row == nil {
 		return nil, errNoRow
 	}
-	if it.Row.Custom != nil {
+	if it.asStored.Load() {
 		return it.Raw, nil
 	}
-	text, err := codec.FromMessage(it.Row, it.Raw)
+	text, err := it.text()
 	if err != nil {
 		return nil, fmt.Errorf("%s at revision %d: %w", it.Key, it.Rev, err)
+	}
+	if it.Row.Custom != nil && bytes.Equal(text, it.Raw) {
+		it.asStored.Store(true)
+		return it.Raw, nil
 	}
 	if !it.json.CompareAndSwap(nil, &text) {
 		if p := it.json.Load(); p != nil {
@@ -117,6 +123,19 @@ func (it *Item) JSON() ([]byte, error) {
 		it.json.Store(nil)
 	}
 	return text, nil
+}
+
+// text makes the fragment. What a custom row serves may differ from what is stored:
+// fields are pruned and defaults set by the schema of now.
+func (it *Item) text() ([]byte, error) {
+	if it.Row.Custom == nil {
+		return codec.FromMessage(it.Row, it.Raw)
+	}
+	obj, err := it.decoded()
+	if err != nil {
+		return nil, err
+	}
+	return codec.Fragment(it.Row, obj)
 }
 
 // decoded is Object without keeping the result: for those who need it only once.
