@@ -6,11 +6,14 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/admission/policy"
 	"github.com/keelson/keelson/apiserver/admission/webhook"
 	"github.com/keelson/keelson/apiserver/authz"
+	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
 )
 
@@ -23,7 +26,13 @@ func (s *server) dynamic(authorizer authz.Authorizer) []admission.Plugin {
 		Reach: func(namespace, name, port string) (string, error) { return s.proxy.Reach(namespace, name, port) },
 		Log:   s.log.With("room", "webhooks"),
 	})
-	return []admission.Plugin{mutating, validating}
+	change, check := policy.New(policy.Config{
+		Read: read, Rows: s.reg.All, Changed: s.cache.Changed, Authorizer: authorizer,
+		Merge: func(row *resources.Row, live resources.Object, config *unstructured.Unstructured) (resources.Object, error) {
+			return s.api.objects.Merge(row, live, config)
+		},
+	})
+	return []admission.Plugin{change, mutating, policy.Expressions(), check, validating}
 }
 
 // connectOptions is the object that admission sees of a stream: what the client has asked for.

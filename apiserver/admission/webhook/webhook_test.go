@@ -130,7 +130,9 @@ func TestValidating(t *testing.T) {
 	deny := func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
 		return &admissionapi.AdmissionResponse{Result: &metav1.Status{Message: "no such thing", Reason: metav1.StatusReasonForbidden, Code: 403}}
 	}
-	selects := func(k, v string) *metav1.LabelSelector { return &metav1.LabelSelector{MatchLabels: map[string]string{k: v}} }
+	selects := func(k, v string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchLabels: map[string]string{k: v}}
+	}
 	for _, c := range []struct {
 		name   string
 		answer func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse
