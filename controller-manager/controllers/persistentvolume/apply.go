@@ -27,7 +27,8 @@ var Row = runtime.Row{
 	Writes: []string{
 		"update persistentvolumes", "update persistentvolumes/status", "update persistentvolumeclaims", "update persistentvolumeclaims/status",
 	},
-	New: build,
+	New:  build,
+	Plan: plan,
 }
 
 const (
