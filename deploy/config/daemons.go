@@ -85,6 +85,7 @@ func options(daemon string, s Settings, p Paths, m Machine) []option {
 			{"leader-elect", true},
 			{"use-service-account-credentials", true},
 			{"root-ca-file", p.Cert("ca")},
+			{"service-account-private-key-file", p.Key("sa")},
 			{"cluster-signing-cert-file", p.Cert("ca")},
 			{"cluster-signing-key-file", p.Key("ca")},
 			{"allocate-node-cidrs", true},
