@@ -10,6 +10,7 @@ import (
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kube-openapi/pkg/builder3/util"
 	"k8s.io/kube-openapi/pkg/schemaconv"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 	smd "sigs.k8s.io/structured-merge-diff/v6/schema"
@@ -132,7 +133,7 @@ func (k *Kind) OpenAPI() string {
 	if s == nil {
 		return marshal(anyObject(), v)
 	}
-	return marshal(published(s.Unfold()), v)
+	return marshal(util.WrapRefs(published(s.Unfold())), v) // beside a reference v3 allows nothing
 }
 
 // OpenAPIv2 is the same in what OpenAPI v2 and its readers understand.

@@ -63,7 +63,11 @@ func (d *definition) rows(c *crdv1.CustomResourceDefinition) []*resources.Row {
 		}
 		row := kinds[v.Name].row(c, v, values)
 		row.Stored = storage
-		row.ToStored = func(o resources.Object) resources.Object { return kinds[storage.Version].as(content(o)) }
+		row.ToStored = func(o resources.Object) resources.Object {
+			u := kinds[storage.Version].as(content(o))
+			kinds[storage.Version].fill(u)
+			return u
+		}
 		row.FromStored = func(o resources.Object) resources.Object { return kinds[row.Version].as(content(o)) }
 		out = append(out, row)
 	}

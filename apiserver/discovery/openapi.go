@@ -12,6 +12,7 @@ import (
 	openapiv2 "github.com/google/gnostic-models/openapiv2"
 	openapiv3 "github.com/google/gnostic-models/openapiv3"
 	"google.golang.org/protobuf/proto"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/resources"
@@ -271,11 +272,14 @@ func (s *Server) names() *names {
 }
 
 func customList(item string, row *resources.Row) string {
+	text := func(doc string) map[string]any { return map[string]any{"type": "string", "description": doc} }
+	doc := metav1.TypeMeta{}.SwaggerDoc()
 	raw, _ := json.Marshal(map[string]any{
 		"description": row.ListKind + " is a list of " + row.Kind, "type": "object", "required": []string{"items"},
 		"properties": map[string]any{
-			"apiVersion": map[string]any{"type": "string"}, "kind": map[string]any{"type": "string"},
-			"items":    map[string]any{"type": "array", "items": map[string]any{"$ref": "#/components/schemas/" + item}},
+			"apiVersion": text(doc["apiVersion"]), "kind": text(doc["kind"]),
+			"items": map[string]any{"type": "array", "items": map[string]any{"$ref": "#/components/schemas/" + item},
+				"description": "List of " + row.Plural + ". More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"},
 			"metadata": map[string]any{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"},
 		},
 	})
