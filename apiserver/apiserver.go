@@ -81,6 +81,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	upper.Go("custom resources", s.custom.Run)
 	upper.Go("serve", s.serve)
 	upper.Go("bootstrap", s.bootstrap)
+	upper.Go("policy status", s.checkPolicies)
 	err = upper.Wait()
 	if cause := context.Cause(lower.Context()); cause != nil && !errors.Is(cause, run.ErrEnded) {
 		err = errors.Join(err, cause)

@@ -484,9 +484,18 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	}
 	attrs := o.attributes(ctx, admission.Update, row, rq, old.GetNamespace(), name)
 	attrs.Object, attrs.Old, attrs.Options = obj, old, opts.Options
+	adopt := func() error { return nil }
+	if part == "scale" {
+		if adopt, err = showScale(row, attrs, obj, old); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
+	}
 	if !opts.NoAdmission {
 		if err := o.mutate(ctx, attrs); err != nil {
 			return nil, err
+		}
+		if err := adopt(); err != nil {
+			return nil, apierrors.NewInternalError(err)
 		}
 	}
 	obj.SetGeneration(old.GetGeneration())

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/keelson/keelson/apiserver/admission"
 	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/patch"
 	"github.com/keelson/keelson/apiserver/resources"
@@ -90,6 +91,27 @@ func setReplicas(row *resources.Row, obj resources.Object, n int32) error {
 		return fmt.Errorf("%s has no replicas", row.Kind)
 	}
 	return nil
+}
+
+// showScale puts the Scale of an object in its place for admission. adopt takes over
+// the number of replicas that admission has left.
+func showScale(row *resources.Row, a *admission.Attributes, obj, old resources.Object) (adopt func() error, err error) {
+	now, err := scaleOf(row, obj)
+	if err != nil {
+		return nil, err
+	}
+	was, err := scaleOf(row, old)
+	if err != nil {
+		return nil, err
+	}
+	a.Object, a.Old = now, was
+	sent := now.Spec.Replicas
+	return func() error {
+		if now.Spec.Replicas == sent {
+			return nil
+		}
+		return setReplicas(row, obj, now.Spec.Replicas)
+	}, nil
 }
 
 // scale serves the scale subresource of any row that has replicas.

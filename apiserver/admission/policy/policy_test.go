@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson/keelson/apiserver/admission"
@@ -244,5 +245,35 @@ func TestExpressionsAreCompiledWhenStored(t *testing.T) {
 	err = w.admit(t, row(t, "admissionregistration.k8s.io", "validatingadmissionpolicies"), p, nil, &authn.User{})
 	if err == nil || !strings.Contains(err.Error(), "must evaluate to bool but got int") || !strings.Contains(err.Error(), "must evaluate to string but got int") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestTypeCheck(t *testing.T) {
+	object := spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}, Properties: map[string]spec.Schema{
+		"spec": {SchemaProps: spec.SchemaProps{AllOf: []spec.Schema{*spec.RefSchema("#/components/schemas/Spec")}}},
+	}}}
+	named := &spec.Schema{SchemaProps: spec.SchemaProps{Type: []string{"object"}, Properties: map[string]spec.Schema{
+		"replicas": {SchemaProps: spec.SchemaProps{Type: []string{"integer"}, Format: "int32"}}, "again": *spec.RefSchema("#/components/schemas/Spec"),
+	}}}
+	schemaOf := func(*resources.Row) *spec.Schema {
+		return policy.Inline(&object, func(string) *spec.Schema { return named })
+	}
+	p := &admissionv1.ValidatingAdmissionPolicy{Spec: admissionv1.ValidatingAdmissionPolicySpec{MatchConstraints: onDeployments(), Validations: []admissionv1.Validation{
+		{Expression: "object.spec.replicas > 1"},
+		{Expression: "object.spec.replicas > '1'", MessageExpression: "'got ' + object.spec.replicas"},
+		{Expression: "object.spec.other > 1"},
+	}}}
+	got, err := policy.Check(p, table, schemaOf)
+	if err != nil || len(got) != 3 {
+		t.Fatalf("got %v, %v", got, err)
+	}
+	for i, want := range [][2]string{
+		{"spec.validations[1].expression", "found no matching overload for '_>_' applied to '(int, string)'"},
+		{"spec.validations[1].messageExpression", "found no matching overload for '_+_' applied to '(string, int)'"},
+		{"spec.validations[2].expression", "undefined field 'other'"},
+	} {
+		if got[i].FieldRef != want[0] || !strings.Contains(got[i].Warning, want[1]) || !strings.HasPrefix(got[i].Warning, "apps/v1, Kind=Deployment: ") {
+			t.Errorf("got %v, want %v", got[i], want)
+		}
 	}
 }
