@@ -101,7 +101,9 @@ func sum(list []*member, f func(*member) int32) int32 {
 	return n
 }
 
-func available(m *member) int32 { return m.set.Status.AvailableReplicas }
+// available is what may be counted on. A set that was just scaled down has not told its new
+// status yet: what it will delete must not be counted, or the old pods go faster than they may.
+func available(m *member) int32 { return min(m.set.Status.AvailableReplicas, m.replicas()) }
 
 // scale sets a member's replicas and says whether they changed.
 func (v *view) scale(m *member, to int32) bool {
