@@ -1,7 +1,6 @@
 package resources
 
 import (
-	"net"
 	"strconv"
 	"strings"
 
@@ -51,7 +50,7 @@ func endpointsText(e *corev1.Endpoints) string {
 		}
 		for _, p := range s.Ports {
 			for _, a := range s.Addresses {
-				list = append(list, net.JoinHostPort(a.IP, strconv.Itoa(int(p.Port))))
+				list = append(list, hostPort(a.IP, p.Port))
 			}
 		}
 	}
@@ -123,4 +122,12 @@ func firstCondition(c *corev1.ComponentStatus) corev1.ComponentCondition {
 		return corev1.ComponentCondition{}
 	}
 	return c.Conditions[0]
+}
+
+// hostPort writes an address and a port as users read them.
+func hostPort(ip string, port int32) string {
+	if strings.Contains(ip, ":") {
+		ip = "[" + ip + "]"
+	}
+	return ip + ":" + strconv.Itoa(int(port))
 }

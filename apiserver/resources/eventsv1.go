@@ -21,6 +21,12 @@ func eventsV1(core *Row) Resource[eventsv1.Event] {
 		},
 		Fields:     func(e *eventsv1.Event) fields.Set { return eventFields(eventFromV1(e)) },
 		FieldNames: eventFieldNames,
+		FieldAlias: map[string]string{
+			"regarding.kind": "involvedObject.kind", "regarding.namespace": "involvedObject.namespace", "regarding.name": "involvedObject.name",
+			"regarding.uid": "involvedObject.uid", "regarding.apiVersion": "involvedObject.apiVersion",
+			"regarding.resourceVersion": "involvedObject.resourceVersion", "regarding.fieldPath": "involvedObject.fieldPath",
+			"reportingController": "reportingComponent",
+		},
 		Stored:     core,
 		ToStored:   func(e *eventsv1.Event) Object { return eventFromV1(e) },
 		FromStored: func(o Object) *eventsv1.Event { return eventToV1(o.(*corev1.Event)) },

@@ -3,7 +3,6 @@ package resources
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
@@ -311,7 +310,7 @@ func (a *allocator) pickAddress(rq *Request, t *takenSet, family corev1.IPFamily
 		ip, ok := alloc.Address(r, func(ip netip.Addr) bool {
 			_, used := t.ips[ip]
 			return used || !a.ips.Take(ip, rq.Now, heldFromRandom)
-		}, rand.Uint64N)
+		}, spread(rq.Now))
 		if ok {
 			return ip, true
 		}
@@ -349,7 +348,7 @@ func (a *allocator) pickPort(rq *Request, t *takenSet, protocol corev1.Protocol)
 			}
 		}
 		return !a.ports.Take(nodePort{protocol, n}, rq.Now, heldFromRandom)
-	}, rand.Uint64N)
+	}, spread(rq.Now))
 }
 
 func needsNodePorts(s *corev1.Service) bool {
@@ -358,4 +357,17 @@ func needsNodePorts(s *corev1.Service) bool {
 
 func needsHealthPort(s *corev1.Service) bool {
 	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// spread picks numbers by the time of the request, so that equal requests at equal times choose alike.
+func spread(now time.Time) alloc.Random {
+	state := uint64(now.UnixNano())
+	return func(n uint64) uint64 {
+		// SplitMix64: one step of a generator with good bits in every place.
+		state += 0x9e3779b97f4a7c15
+		z := state
+		z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+		z = (z ^ z>>27) * 0x94d049bb133111eb
+		return (z ^ z>>31) % n
+	}
 }

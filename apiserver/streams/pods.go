@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gorilla/websocket"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -254,13 +256,28 @@ func (p *Proxy) Log(w http.ResponseWriter, r *http.Request, t Target) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		p.fail(w, r, apierrors.NewGenericServerResponse(resp.StatusCode, r.Method, corev1.Resource("pods/log"), t.Name, strings.TrimSpace(string(text)), 0, true))
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+		p.fail(w, r, refused(resp.StatusCode, t.Name, strings.TrimSpace(string(body))))
+		return
+	}
+	if websocket.IsWebSocketUpgrade(r) {
+		toSocket(w, r, resp.Body)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain")
 	w.WriteHeader(http.StatusOK)
 	copyFlushing(w, resp.Body)
+}
+
+// refused passes on what the kubelet says of a request for a log.
+func refused(code int, pod, text string) error {
+	switch code {
+	case http.StatusBadRequest:
+		return apierrors.NewBadRequest(text)
+	case http.StatusInternalServerError:
+		return apierrors.NewInternalError(errors.New(text))
+	}
+	return apierrors.NewGenericServerResponse(code, "", corev1.Resource("pods/log"), pod, text, 0, false)
 }
 
 // copyFlushing sends what has come before it waits for more.

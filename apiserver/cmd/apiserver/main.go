@@ -1,4 +1,5 @@
-// Command apiserver serves the Kubernetes API.
+// Command apiserver serves the Kubernetes API and runs the etcd that holds its objects.
+// Flags and file are described by apiserver.Config; --help lists them.
 package main
 
 import (

@@ -6,7 +6,7 @@
 package check
 
 import (
-	"net"
+	"net/netip"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -203,9 +203,10 @@ func (f *Faults) CIDR(p *field.Path, v string, known ...string) {
 
 // EndpointIP refuses addresses that no endpoint can have.
 func (f *Faults) EndpointIP(p *field.Path, v string) {
-	ip := net.ParseIP(v)
+	ip, err := netip.ParseAddr(v)
+	ip = ip.Unmap()
 	switch {
-	case ip == nil:
+	case err != nil:
 		f.Invalid(p, v, "must be a valid IP address")
 	case ip.IsUnspecified():
 		f.Invalid(p, v, "may not be unspecified ("+v+")")
