@@ -219,6 +219,9 @@ func As(a *admission.Attributes, row *resources.Row, obj runtime.Object) runtime
 	return obj
 }
 
+// Pruner is what Row.Custom may implement to drop fields that its kind does not have.
+type Pruner interface{ Prune(obj resources.Object) }
+
 // Put makes obj, which is in the version of row, the request's object: its content
 // takes the place of what is there, defaults are set again.
 func Put(a *admission.Attributes, row *resources.Row, obj runtime.Object) {
@@ -227,6 +230,9 @@ func Put(a *admission.Attributes, row *resources.Row, obj runtime.Object) {
 	}
 	obj.GetObjectKind().SetGroupVersionKind(a.Object.GetObjectKind().GroupVersionKind())
 	if o, ok := obj.(resources.Object); ok && a.Kind() == a.Row.GVK() {
+		if p, ok := a.Row.Custom.(Pruner); ok {
+			p.Prune(o)
+		}
 		a.Row.Default(o)
 	}
 	reflect.ValueOf(a.Object).Elem().Set(reflect.ValueOf(obj).Elem())
