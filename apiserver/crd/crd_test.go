@@ -266,6 +266,15 @@ func TestLifeOfACustomResource(t *testing.T) {
 	if b := s.must(200, "GET", v1+"/b", ""); at(b, "spec.replicas") != 1.0 {
 		t.Errorf("written as v2, read as v1: %v", b)
 	}
+	// Fields that were set through one version are known to writers through the other.
+	_, got, _ := s.ask("PATCH", v1+"/b?fieldManager=x", `{"apiVersion":"shop.example.com/v1","kind":"Widget","metadata":{"name":"b"},"spec":{"color":"green","parts":[{"name":"q"}]}}`, "Content-Type", apply)
+	if got["code"] != 409.0 || !strings.Contains(fmt.Sprint(got["message"]), "conflict with \"tester\" using shop.example.com/v2") {
+		t.Errorf("applied over another version: %v", got)
+	}
+	b := s.must(200, "PATCH", v1+"/b?fieldManager=x&force=true", `{"apiVersion":"shop.example.com/v1","kind":"Widget","metadata":{"name":"b"},"spec":{"color":"green","parts":[{"name":"q"}]}}`, "Content-Type", apply)
+	if at(b, "spec.color") != "green" {
+		t.Errorf("forced: %v", b)
+	}
 	s.must(200, "DELETE", v1, "")
 	if left := s.must(200, "GET", v1, "")["items"].([]any); len(left) != 0 {
 		t.Errorf("after deletecollection: %v", left)

@@ -365,7 +365,7 @@ func (k *Keeper) cleanOne(ctx context.Context, name string, started map[types.UI
 		k.mu.Unlock()
 		return nil
 	}
-	uid, rows := e.uid, e.rows
+	uid, rows, def := e.uid, e.rows, e.def
 	k.mu.Unlock()
 	say := func(status crdv1.ConditionStatus, reason, message string, done bool) error {
 		err := k.cfg.Writer.UpdateStatus(ctx, name, func(c *crdv1.CustomResourceDefinition) error {
@@ -387,8 +387,15 @@ func (k *Keeper) cleanOne(ctx context.Context, name string, started map[types.UI
 		return say(crdv1.ConditionFalse, "NeverEstablished", "resource was never established", true)
 	}
 	storage := rows[0]
-	if k.cfg.Registry.ByPrefix(storage.Prefix) != storage {
+	switch served := k.cfg.Registry.ByPrefix(storage.Prefix); {
+	case served == nil:
+		return nil // the table is about to change
+	case served.Custom == nil:
 		return say(crdv1.ConditionFalse, "OverlappingBuiltInResource", "instances overlap with built-in resources in storage", true)
+	default:
+		if kind, ok := served.Custom.(*Kind); !ok || kind.def != def {
+			return nil
+		}
 	}
 	if !started[uid] {
 		if err := say(crdv1.ConditionTrue, "InstanceDeletionInProgress", "CustomResource deletion is in progress", false); err != nil {

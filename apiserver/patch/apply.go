@@ -284,7 +284,7 @@ func (v *versions) Convert(tv *typed.TypedValue, version fieldpath.APIVersion) (
 	if err != nil {
 		return nil, err
 	}
-	if to.Custom != nil || *kind.TypeRef.NamedType == *tv.TypeRef().NamedType {
+	if *kind.TypeRef.NamedType == *tv.TypeRef().NamedType {
 		return tv, nil
 	}
 	// The value is of one of the two rows that share storage: the one that it is not converted to.

@@ -2,13 +2,18 @@ package resources
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"slices"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+	crdschema "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	compatibility "k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 type crd = crdv1.CustomResourceDefinition
@@ -36,6 +41,21 @@ var customResourceDefinitions = Resource[crd]{
 		Validate: func(rq *Request, obj, old *crd) field.ErrorList {
 			return crdRules(rq, obj, old, crdvalidation.ValidateCustomResourceDefinition, crdvalidation.ValidateCustomResourceDefinitionUpdate)
 		},
+		Warnings: func(_ *Request, obj, old *crd) []string {
+			known := map[string]bool{}
+			if old != nil {
+				for _, f := range oddFormats(old) {
+					known[f] = true
+				}
+			}
+			var out []string
+			for _, f := range oddFormats(obj) {
+				if !known[f] {
+					out = append(out, fmt.Sprintf("unrecognized format %q", f))
+				}
+			}
+			return out
+		},
 		Reset: []string{"status"},
 	},
 	Status: &Part[crd]{
@@ -58,6 +78,37 @@ var customResourceDefinitions = Resource[crd]{
 		})
 	},
 	Columns: []Column[crd]{{Name: "Created At", Type: "date", Cell: createdAt[crd]}},
+}
+
+// oddFormats are the formats in a definition's schemas that validation ignores.
+func oddFormats(c *crd) (out []string) {
+	version := compatibility.MajorMinor(1, 36)
+	var walk func(s *crdv1.JSONSchemaProps)
+	walk = func(s *crdv1.JSONSchemaProps) {
+		if s == nil {
+			return
+		}
+		if s.Format != "" {
+			one := &spec.Schema{SchemaProps: spec.SchemaProps{Format: s.Format, Type: []string{s.Type}}}
+			out = append(out, crdschema.GetUnrecognizedFormats(one, version)...)
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
+			p := s.Properties[name]
+			walk(&p)
+		}
+		if s.Items != nil {
+			walk(s.Items.Schema)
+		}
+		if s.AdditionalProperties != nil {
+			walk(s.AdditionalProperties.Schema)
+		}
+	}
+	for i := range c.Spec.Versions {
+		if v := c.Spec.Versions[i].Schema; v != nil {
+			walk(v.OpenAPIV3Schema)
+		}
+	}
+	return out
 }
 
 func crdRules(rq *Request, obj, old *crd,
