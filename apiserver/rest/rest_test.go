@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson/keelson/apiserver/admission"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/store/memory"
 	"github.com/keelson/keelson/apiserver/watchcache"
@@ -33,7 +34,7 @@ type harness struct {
 	srv *httptest.Server
 }
 
-func newHarness(t testing.TB) *harness {
+func newHarness(t testing.TB, chain ...admission.Plugin) *harness {
 	t.Helper()
 	reg, err := resources.NewRegistry(resources.Table())
 	if err != nil {
@@ -45,7 +46,7 @@ func newHarness(t testing.TB) *harness {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = cache.Run(ctx) }()
 	<-cache.Ready()
-	h := &harness{t: t, reg: reg, srv: httptest.NewServer(New(Config{Registry: reg, Cache: cache, Store: st, Version: "v1.36.6+test",
+	h := &harness{t: t, reg: reg, srv: httptest.NewServer(New(Config{Registry: reg, Cache: cache, Store: st, Admission: chain, Version: "v1.36.6+test",
 		Virtual: map[schema.GroupResource]func(*resources.Request, resources.Object) (resources.Object, error){}}))}
 	t.Cleanup(func() {
 		h.srv.CloseClientConnections()
