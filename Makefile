@@ -64,7 +64,7 @@ e2e: build ## the stories, on a lab cluster of two machines made of namespaces (
 test: check race e2e ## everything: check, unit tests with the race detector, the stories (sudo)
 
 golden: ## rewrite expected outputs of scripts; explain each changed line in the commit
-	$(GO) test $$($(GO) list $(PACKAGES) | grep -v /e2e/cases) -update
+	$(GO) test $$(grep -rlE 'libs/testkit"|flag.Bool\("update"' --include='*_test.go' $(MODULES) | xargs -n1 dirname | sort -u | sed 's|^|./|') -update
 
 generate: ## regenerate what lies in proto/
 	$(GO) generate ./proto/...
