@@ -9,7 +9,7 @@
 //
 // It promises that requests for a definition are answered before its status says
 // Established, and that an idle definition holds little more than its stored bytes. It
-// does not convert by webhook: only strategy None is served.
+// does not convert by webhook: of such a definition only the storage version is served.
 //
 // Run owns two goroutines. /debug/crd shows what is served and what is compiled.
 package crd
@@ -239,6 +239,9 @@ func (k *Keeper) note(it *watchcache.Item, c *crdv1.CustomResourceDefinition) bo
 		e.def = newDefinition(c, it, k.cfg.Now)
 	}
 	e.rows = e.def.rows(c)
+	if byWebhook(c) && len(c.Spec.Versions) > 1 {
+		k.cfg.Log.Warn("conversion by webhook is not supported; only the storage version is served", "crd", c.Name)
+	}
 	return true
 }
 

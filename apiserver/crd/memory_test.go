@@ -12,7 +12,9 @@ import (
 	"github.com/keelson/keelson/apiserver/resources"
 )
 
-type fixed struct{ c *crdv1.CustomResourceDefinition }
+type fixed struct {
+	c *crdv1.CustomResourceDefinition
+}
 
 func (f fixed) Object() (resources.Object, error) { return f.c, nil }
 

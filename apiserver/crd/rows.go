@@ -56,6 +56,9 @@ func (d *definition) rows(c *crdv1.CustomResourceDefinition) []*resources.Row {
 		return nil
 	}
 	out = append(out, storage)
+	if byWebhook(c) {
+		return out
+	}
 	for i := range c.Spec.Versions {
 		v := &c.Spec.Versions[i]
 		if v.Storage || !v.Served {
@@ -72,6 +75,12 @@ func (d *definition) rows(c *crdv1.CustomResourceDefinition) []*resources.Row {
 		out = append(out, row)
 	}
 	return out
+}
+
+// byWebhook: versions are converted by somebody else's code, which is not called yet. To
+// serve them as if nothing differed would damage what is stored.
+func byWebhook(c *crdv1.CustomResourceDefinition) bool {
+	return c.Spec.Conversion != nil && c.Spec.Conversion.Strategy == crdv1.WebhookConverter
 }
 
 // served returns the Kind of a version: the same for the life of the definition, so that

@@ -302,6 +302,12 @@ func (v *versions) Convert(tv *typed.TypedValue, version fieldpath.APIVersion) (
 		}
 		return v.f.typedValue(to, convert(obj, from, to))
 	}
+	if to.Custom != nil { // of a third version: the fields are the same, the schema may not know all of them
+		if out, err := kind.FromUnstructured(tv.AsValue().Unstructured(), typed.AllowDuplicates); err == nil {
+			return out, nil
+		}
+		return tv, nil
+	}
 	return nil, missingVersion{version}
 }
 
