@@ -176,7 +176,7 @@ func validateWebhook(f *check.Faults, w *webhook, names check.Seen[string], p *f
 		if c.Service.Port != nil {
 			f.Port(at.Child("port"), *c.Service.Port)
 		}
-		if c.Service.Path != nil && !strings.HasPrefix(*c.Service.Path, "/") {
+		if c.Service.Path != nil && *c.Service.Path != "" && !strings.HasPrefix(*c.Service.Path, "/") {
 			f.Invalid(at.Child("path"), *c.Service.Path, "must start with a '/'")
 		}
 	}
