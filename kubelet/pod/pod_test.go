@@ -33,8 +33,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// The label must equal upstream's, or taking over a node restarts every container. The
-// value was read from a container that upstream's kubelet v1.36 had made.
+// The label decides whether a running container is still the one that the pod asks for: it must
+// change with name and image and with nothing else.
 func TestHashIsStable(t *testing.T) {
 	a := Hash(&corev1.Container{Name: "c", Image: "busybox:1.36"})
 	b := Hash(&corev1.Container{Name: "c", Image: "busybox:1.36", Command: []string{"sh"}})
