@@ -8,11 +8,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -20,7 +17,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 
 	"github.com/keelson/keelson/e2e/images"
 	"github.com/keelson/keelson/e2e/lab"
@@ -89,6 +85,12 @@ func run(ctx context.Context) error {
 	}
 	add("keelson up (resumed) to node Ready", "≤ 5 s", "%s", time.Since(began).Round(10*time.Millisecond))
 
+	if err := watchers(ctx, c, add); err != nil {
+		return err
+	}
+	if err := lists(ctx, c, add); err != nil {
+		return err
+	}
 	t := tabwriter.NewWriter(os.Stdout, 2, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "\nMEASURED\tRESULT\tTARGET")
 	for _, r := range rows {
@@ -263,33 +265,18 @@ func serviceAccount(ctx context.Context, c *lab.Cluster) error {
 	}
 }
 
-// api measures the apiserver from outside: small writes and reads, and lists.
+// api measures the apiserver from outside: small writes and reads.
 func api(ctx context.Context, c *lab.Cluster, add adder) error {
-	pid, err := c.Nodes[0].HostPID("apiserver")
+	cpu, err := ticker(c)
 	if err != nil {
 		return err
 	}
-	cpu := func() int64 { return ticks(map[string]int{"a": pid})["a"] }
 	const n = 2000
 	cms := c.Client.CoreV1().ConfigMaps("default")
 	each := func(what string, f func(name string) error) error {
 		began, before := time.Now(), cpu()
-		errs := make(chan error, 8)
-		for w := range 8 {
-			go func() { // ends with its share
-				for i := w; i < n; i += 8 {
-					if err := f(fmt.Sprintf("bench-%d", i)); err != nil {
-						errs <- err
-						return
-					}
-				}
-				errs <- nil
-			}()
-		}
-		for range 8 {
-			if err := <-errs; err != nil {
-				return err
-			}
+		if err := inParallel(n, func(i int) error { return f(fmt.Sprintf("bench-%d", i)) }); err != nil {
+			return err
 		}
 		took := time.Since(began)
 		add(what+", 8 clients", "", "%.0f per second, %.2f CPU s per 1,000", n/took.Seconds(), float64(cpu()-before)/100/n*1000)
@@ -304,33 +291,6 @@ func api(ctx context.Context, c *lab.Cluster, add adder) error {
 	}
 	if err := each("ConfigMap get", func(name string) error { _, err := cms.Get(ctx, name, metav1.GetOptions{}); return err }); err != nil {
 		return err
-	}
-	hc, err := rest.HTTPClientFor(c.Config)
-	if err != nil {
-		return err
-	}
-	for _, form := range []string{"application/json", "application/vnd.kubernetes.protobuf"} {
-		var times []time.Duration
-		bytes := int64(0)
-		for range 10 {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Config.Host+"/api/v1/configmaps", nil)
-			if err != nil {
-				return err
-			}
-			req.Header.Set("Accept", form)
-			began := time.Now()
-			resp, err := hc.Do(req)
-			if err != nil {
-				return err
-			}
-			bytes, err = io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
-			if err != nil {
-				return err
-			}
-			times = append(times, time.Since(began))
-		}
-		add(fmt.Sprintf("list of %d ConfigMaps, %s, median", n, filepath.Base(form)), "", "%s for %.1f MB", median(times), float64(bytes)/1e6)
 	}
 	return cms.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{})
 }
