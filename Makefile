@@ -16,7 +16,7 @@ export GOFLAGS     = -buildvcs=false
 # Every module has packages; ./... in a workspace means the current module only.
 PACKAGES := $(foreach m,$(MODULES),./$(m)/...)
 
-.PHONY: help build up down reset status check test race unit golden generate graph e2e bench clean
+.PHONY: help build up down reset status check test race unit golden generate graph e2e lab bench clean
 
 help: ## list the verbs
 	@printf 'Keelson: an independent Kubernetes. Verbs:\n\n'
@@ -62,6 +62,10 @@ e2e: build ## the stories, on a lab cluster of two machines made of namespaces (
 	KEELSON_BIN=$(BIN) $(GO) test -count=1 -timeout 40m -v ./e2e/cases/... $(E2EFLAGS)
 
 test: check race e2e ## everything: check, unit tests with the race detector, the stories (sudo)
+
+lab: build ## keep a cluster of two machines made of namespaces until Ctrl-C (sudo)
+	@test "$$(id -u)" = 0 || { echo 'make lab needs root: sudo make lab'; exit 1; }
+	@KEELSON_BIN=$(BIN) $(GO) run ./e2e/cmd/lab $(LABFLAGS)
 
 golden: ## rewrite expected outputs of scripts; explain each changed line in the commit
 	$(GO) test $$(grep -rlE 'libs/testkit"|flag.Bool\("update"' --include='*_test.go' $(MODULES) | xargs -n1 dirname | sort -u | sed 's|^|./|') -update
