@@ -25,6 +25,7 @@ type registryState struct {
 	stored  map[schema.GroupResource]*Row // the row whose encoding is in etcd
 	prefix  map[string]*Row               // by Prefix, storage rows only
 	version uint64
+	moved   chan struct{} // closed when another state takes its place
 }
 
 // NewRegistry serves rows. Two rows for one resource or one etcd prefix are an error.
@@ -39,9 +40,10 @@ func (r *Registry) Replace(rows []*Row) error {
 	defer r.mu.Unlock()
 	s := &registryState{
 		rows: make([]*Row, 0, len(rows)), byGVR: map[schema.GroupVersionResource]*Row{}, byGVK: map[schema.GroupVersionKind]*Row{},
-		stored: map[schema.GroupResource]*Row{}, prefix: map[string]*Row{},
+		stored: map[schema.GroupResource]*Row{}, prefix: map[string]*Row{}, moved: make(chan struct{}),
 	}
-	if old := r.state.Load(); old != nil {
+	old := r.state.Load()
+	if old != nil {
 		s.version = old.version + 1
 	}
 	for _, row := range rows {
@@ -70,6 +72,9 @@ func (r *Registry) Replace(rows []*Row) error {
 		}
 	}
 	r.state.Store(s)
+	if old != nil {
+		close(old.moved)
+	}
 	return nil
 }
 
@@ -92,6 +97,9 @@ func (r *Registry) All() []*Row { return r.state.Load().rows }
 
 // Version grows with every Replace, so that what is derived from the rows can be kept until it changes.
 func (r *Registry) Version() uint64 { return r.state.Load().version }
+
+// Moved is closed when rows other than the present ones are served. Take it before reading the rows.
+func (r *Registry) Moved() <-chan struct{} { return r.state.Load().moved }
 
 // Groups returns the served group names, sorted, the core group ("") first.
 func (r *Registry) Groups() []string {

@@ -108,6 +108,8 @@ func TableFor(cfg Config) []*Row {
 		validatingWebhookConfigurations.Row(),
 		// apiextensions.k8s.io
 		customResourceDefinitions.Row(),
+		// apiregistration.k8s.io
+		apiServices.Row(),
 		// scheduling.k8s.io
 		priorityClasses.Row(),
 		// coordination.k8s.io

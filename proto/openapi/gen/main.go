@@ -44,6 +44,7 @@ var packages = []string{
 	"k8s.io/api/scheduling/v1",
 	"k8s.io/api/storage/v1",
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1",
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1",
 }
 
 const writer = `package main
