@@ -88,6 +88,17 @@ func (a *api) Update(ctx context.Context, gr schema.GroupResource, part, namespa
 	return err
 }
 
+// Delete deletes a cluster-scoped object of the server's own.
+func (a *api) Delete(ctx context.Context, gr schema.GroupResource, name string, when *metav1.Preconditions) error {
+	row, err := a.row(gr)
+	if err != nil {
+		return err
+	}
+	ctx, rq := a.request(ctx)
+	_, _, err = a.objects.Delete(ctx, rq, row, "", name, &metav1.DeleteOptions{Preconditions: when})
+	return err
+}
+
 // writer is api for actions: on behalf of the request's user, through admission.
 type writer struct{ *api }
 

@@ -2,7 +2,8 @@
 // the wiring of its rooms.
 //
 //	etcd → store → watchcache ─┬─ rest (verbs) ← admission, resources, patch, codec
-//	                           └─ authn, authz, actions, streams, bootstrap (readers of the same tree)
+//	                           ├─ authn, authz, actions, streams, bootstrap (readers of the same tree)
+//	                           └─ aggregator (group versions that other servers answer for)
 //
 // A request passes chain (who, may it, is there room) and goes to rest; a write
 // goes from rest to the store and comes back to everybody through the cache's log.
@@ -32,11 +33,13 @@ import (
 
 	"github.com/keelson/keelson/apiserver/actions"
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/aggregator"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/bootstrap"
 	"github.com/keelson/keelson/apiserver/crd"
 	"github.com/keelson/keelson/apiserver/etcd"
+	"github.com/keelson/keelson/apiserver/fairness"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
 	"github.com/keelson/keelson/apiserver/store"
@@ -79,6 +82,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	})
 	lower.Go("memory", tendMemory)
 	upper.Go("custom resources", s.custom.Run)
+	upper.Go("aggregation", s.others.Run)
+	if cfg.PriorityFairness {
+		upper.Go("priority and fairness", s.fair.Run)
+	}
 	upper.Go("serve", s.serve)
 	upper.Go("bootstrap", s.bootstrap)
 	upper.Go("policy status", s.checkPolicies)
@@ -163,6 +170,8 @@ type server struct {
 	web     *serve.Server
 	api     *api
 	custom  *crd.Keeper
+	others  *aggregator.Aggregator
+	fair    *fairness.Controller
 	proxy   *streams.Proxy
 	booted  atomic.Bool
 	ending  context.Context // ends when watches and streams shall end
@@ -249,8 +258,11 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	if err != nil {
 		return nil, err
 	}
+	if s.others, err = s.aggregation(); err != nil {
+		return nil, err
+	}
 	s.rest = rest.New(rest.Config{
-		Registry: reg, Cache: s.cache, Store: st, Admission: plugins,
+		Registry: reg, Others: s.others, Cache: s.cache, Store: st, Admission: plugins,
 		Subs:    subresources(act, s.proxy, plugins),
 		Virtual: virtual(act, func(rq *resources.Request) *authn.User { return authn.From(rq.Context) }),
 		Version: config.Version, Log: log.With("room", "rest"),
@@ -259,10 +271,13 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	s.custom = crd.New(crd.Config{Registry: reg, Cache: s.cache, Writer: definitions{s.api}, Log: log.With("room", "crd")})
 
 	// The port.
-	reads, writes := newInflight(cfg.MaxRequestsInFlight), newInflight(cfg.MaxMutatingRequestsInFlight)
+	s.fair = fairness.New(fairness.Config{
+		Cache: s.cache, Writer: flowObjects{s.api}, Seats: cfg.MaxRequestsInFlight + cfg.MaxMutatingRequestsInFlight,
+		Alone: !cfg.PriorityFairness, Wait: cfg.RequestTimeout.Duration / 4, Log: log.With("room", "fairness"),
+	})
 	c := &chain{
-		authorizer: authorizer, credentials: who.Authenticate, reads: reads, writes: writes,
-		timeout: cfg.RequestTimeout.Duration, log: log, handler: s.rest, ready: s.cache.Ready(), ending: s.ending,
+		authorizer: authorizer, credentials: who.Authenticate, fair: s.fair,
+		timeout: cfg.RequestTimeout.Duration, log: log, handler: s.rest, others: s.others, ready: s.cache.Ready(), ending: s.ending,
 	}
 	web := cfg.Config
 	web.Listener = listener
@@ -273,7 +288,8 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		return nil, err
 	}
 	s.web.Authorize(func(*http.Request) error { return nil }) // the chain has done it
-	c.metrics = newMetrics(s.web.Registry(), s.cache, reads, writes)
+	c.metrics = newMetrics(s.web.Registry(), s.cache, &c.reading, &c.writing)
+	s.web.Registry().MustRegister(s.others, s.fair)
 	s.endpoints(accounts)
 	return s, nil
 }
@@ -387,6 +403,8 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 	s.web.Configz("apiserver", s.cfg)
 	s.web.Debug("watchcache", func() any { return s.cache.Stats() })
 	s.web.Debug("crd", func() any { return s.custom.States() })
+	s.web.Debug("aggregator", func() any { return s.others.States() })
+	s.web.Check("autoregister-completion", s.others.Registered)
 	s.web.Check("informer-sync", func() error {
 		select {
 		case <-s.cache.Ready():
@@ -401,6 +419,7 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 		}
 		return nil
 	})
+	s.web.Handle("GET /debug/api_priority_and_fairness/{table}", http.HandlerFunc(s.dumpFairness))
 	s.web.LiveCheck("etcd", s.cache.Alive)
 	s.web.HandleOpen("GET /version", text("application/json", func() ([]byte, error) { return json.MarshalIndent(versionInfo(), "", "  ") }))
 	s.web.HandleOpen("GET /{$}", text("application/json", s.paths))
@@ -451,6 +470,9 @@ func (s *server) paths() ([]byte, error) {
 			seen[gv.String()] = true
 			list = append(list, "/apis/"+gv.String())
 		}
+	}
+	for _, r := range s.others.Remotes() {
+		list = append(list, "/apis/"+r.GroupVersion.String())
 	}
 	list = append(list, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
 	return json.MarshalIndent(metav1.RootPaths{Paths: list}, "", "  ")

@@ -120,52 +120,68 @@ func call(t *testing.T, c *http.Client, method, url, body string, headers ...str
 	return resp.StatusCode, out
 }
 
-// The whole server over TLS: who may what, a write that outlives a restart, an end in order.
-func TestServer(t *testing.T) {
-	p := newPKI(t)
+// running starts a server and returns when it is ready; stop waits for its end.
+func running(t *testing.T, cfg Config, probe *http.Client) (stop func()) {
+	t.Helper()
+	if errs := cfg.Validate(); len(errs) > 0 {
+		t.Fatal(errs.ToAggregate())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, cfg, slog.New(slog.DiscardHandler)) }()
+	for end := time.Now().Add(time.Minute); ; {
+		resp, err := probe.Get(fmt.Sprintf("https://127.0.0.1:%d/readyz", cfg.Port))
+		if err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == 200 {
+				break
+			}
+		}
+		select {
+		case err := <-done:
+			t.Fatalf("server ended: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not ready: %v", err)
+		}
+	}
+	return func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("server ended with %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Error("server does not end")
+		}
+	}
+}
+
+// serving is a configuration for loopback, with certificates of p.
+func serving(t *testing.T, p *pki, port int) Config {
+	t.Helper()
 	p.make(t, "server", &x509.Certificate{Subject: pkix.Name{CommonName: "server"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	cfg := Default()
-	cfg.BindAddress, cfg.Port = "127.0.0.1", 25050
+	cfg.BindAddress, cfg.Port = "127.0.0.1", port
 	cfg.TLSCertFile, cfg.TLSPrivateKeyFile, cfg.ClientCAFile = p.file("server.crt"), p.file("server.key"), p.file("ca.crt")
 	cfg.ServiceAccountSigningKey = p.file("server.key")
 	cfg.EndpointReconcile = "none" // a loopback address is no endpoint
 	cfg.Etcd.DataDir = t.TempDir()
-	if errs := cfg.Validate(); len(errs) > 0 {
-		t.Fatal(errs.ToAggregate())
-	}
+	return cfg
+}
+
+// The whole server over TLS: who may what, a write that outlives a restart, an end in order.
+func TestServer(t *testing.T) {
+	p := newPKI(t)
+	cfg := serving(t, p, 25050)
 	url := fmt.Sprintf("https://127.0.0.1:%d", cfg.Port)
 	admin, bob, nobody := p.client(t, "admin", "system:masters"), p.client(t, "bob"), p.client(t, "")
 	start := func() (stop func()) {
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- Run(ctx, cfg, slog.New(slog.DiscardHandler)) }()
-		for end := time.Now().Add(20 * time.Second); ; {
-			resp, err := nobody.Get(url + "/readyz")
-			if err == nil {
-				resp.Body.Close()
-				if resp.StatusCode == 200 {
-					break
-				}
-			}
-			select {
-			case err := <-done:
-				t.Fatalf("server ended: %v", err)
-			case <-time.After(20 * time.Millisecond):
-			}
-			if time.Now().After(end) {
-				t.Fatalf("not ready: %v", err)
-			}
-		}
+		end := running(t, cfg, nobody)
 		return func() {
-			cancel()
-			select {
-			case err := <-done:
-				if err != nil {
-					t.Fatalf("server ended with %v", err)
-				}
-			case <-time.After(20 * time.Second):
-				t.Fatal("server does not end")
-			}
+			end()
 			for _, c := range []*http.Client{admin, bob, nobody} {
 				c.CloseIdleConnections()
 			}
@@ -239,56 +255,5 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	}
 	if _, _, err := config.Parse("apiserver", "", Default(), nil, []string{"--secure-port=7000", "--etcd-servers=http://a:1,http://b:2"}, io.Discard); err != nil {
 		t.Errorf("flags: %v", err)
-	}
-}
-
-// A place that becomes free goes to the users in turn.
-func TestInflightIsFair(t *testing.T) {
-	f := newInflight(1)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := f.enter(ctx, "first"); err != nil {
-		t.Fatal(err)
-	}
-	order := make(chan string, 10)
-	wait := func(user string) {
-		_, before := f.now()
-		go func() {
-			if f.enter(ctx, user) == nil {
-				order <- user
-			}
-		}()
-		for waiting := before; waiting == before; _, waiting = f.now() {
-			time.Sleep(time.Millisecond)
-		}
-	}
-	for range 3 {
-		wait("greedy")
-	}
-	wait("modest")
-	var got []string
-	for range 4 {
-		f.leave()
-		got = append(got, <-order)
-	}
-	if s := strings.Join(got, " "); s != "greedy modest greedy greedy" {
-		t.Errorf("served %s", s)
-	}
-	f.leave()
-	if busy, waiting := f.now(); busy != 0 || waiting != 0 {
-		t.Errorf("%d busy, %d waiting at the end", busy, waiting)
-	}
-	// Who gives up leaves no trace.
-	if err := f.enter(ctx, "a"); err != nil {
-		t.Fatal(err)
-	}
-	gone, end := context.WithCancel(ctx)
-	end()
-	if err := f.enter(gone, "b"); err == nil {
-		t.Error("entered with an ended context")
-	}
-	f.leave()
-	if busy, waiting := f.now(); busy != 0 || waiting != 0 {
-		t.Errorf("%d busy, %d waiting after one gave up", busy, waiting)
 	}
 }

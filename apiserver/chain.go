@@ -10,14 +10,17 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson/keelson/apiserver/aggregator"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
+	"github.com/keelson/keelson/apiserver/fairness"
 	"github.com/keelson/keelson/apiserver/rest"
 )
 
@@ -26,12 +29,14 @@ import (
 // flight, may it, a deadline.
 type chain struct {
 	authorizer  authz.Authorizer
-	reads       *inflight
-	writes      *inflight
+	fair        *fairness.Controller
+	reading     atomic.Int64 // requests being served
+	writing     atomic.Int64
 	timeout     time.Duration
 	metrics     *metrics
 	log         *slog.Logger
 	handler     http.Handler // resources, discovery, OpenAPI
+	others      *aggregator.Aggregator
 	other       http.Handler // health, metrics, debug, version
 	credentials func(*http.Request) (*authn.User, error)
 	ready       <-chan struct{} // closed when there is something to read
@@ -93,37 +98,48 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 
+	asked := attributes(acting, &info)
 	if long {
 		var cancel context.CancelCauseFunc
 		ctx, cancel = context.WithCancelCause(ctx)
 		defer cancel(nil)
 		defer context.AfterFunc(c.ending, func() { cancel(errStopping) })()
+		if info.Verb == "watch" { // its beginning takes its turn; what follows costs little
+			seat, err := c.fair.Enter(ctx, &asked, h)
+			if err != nil {
+				c.refuse(w, r, err)
+				return
+			}
+			seat.Leave()
+		}
 	} else {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.limit(r))
 		defer cancel()
-		// Administrators get in, so that an overload can be looked into.
-		if !user.In(authn.GroupMasters) {
-			places := c.reads
-			if writes(r.Method) {
-				places = c.writes
-			}
-			if err := places.enter(ctx, acting.Name); err != nil {
-				c.metrics.rejected.Inc()
-				h.Set("Retry-After", "1")
-				rest.WriteError(w, r, apierrors.NewTooManyRequests("too many requests, please try again later", 1))
-				return
-			}
-			defer places.leave()
+		seat, err := c.fair.Enter(ctx, &asked, h)
+		if err != nil {
+			c.refuse(w, r, err)
+			return
 		}
+		defer seat.Leave()
+		served := &c.reading
+		if writes(r.Method) {
+			served = &c.writing
+		}
+		served.Add(1)
+		defer served.Add(-1)
 	}
 
-	if err := c.authorize(ctx, acting, &info); err != nil {
+	if err := permit(ctx, c.authorizer, asked); err != nil {
 		rest.WriteError(w, r, err)
 		return
 	}
 	ctx = rest.WithInfo(authn.With(ctx, acting), &info)
 	r = r.WithContext(ctx)
+	if h := c.others.For(info.Path); h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
 	if info.Resource || strings.HasPrefix(info.Path, "/api") || strings.HasPrefix(info.Path, "/openapi") {
 		c.handler.ServeHTTP(w, r)
 		return
@@ -132,6 +148,14 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 }
 
 var errStopping = errors.New("the server is stopping")
+
+// refuse answers a request that has found no seat.
+func (c *chain) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	c.metrics.rejected.Inc()
+	w.Header().Set("Retry-After", "1")
+	rest.WriteError(w, r, apierrors.NewTooManyRequests(fairness.ErrTooMany.Error(), 1))
+	c.log.Debug("request is refused", "path", r.URL.Path, "err", err)
+}
 
 func health(path string) bool {
 	return strings.HasPrefix(path, "/healthz") || strings.HasPrefix(path, "/livez") || strings.HasPrefix(path, "/readyz")
@@ -156,10 +180,6 @@ func attributes(u *authn.User, in *rest.Info) authz.Attributes {
 		User: u, Verb: in.Verb, Resource: in.Resource, Group: in.Group, Version: in.Version, Plural: in.Plural,
 		Subresource: in.Subresource, Namespace: in.Namespace, Name: in.Name, Path: in.Path,
 	}
-}
-
-func (c *chain) authorize(ctx context.Context, u *authn.User, in *rest.Info) error {
-	return permit(ctx, c.authorizer, attributes(u, in))
 }
 
 // permit returns the 403 of a refusal, in upstream's words.

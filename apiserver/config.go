@@ -74,8 +74,9 @@ type Config struct {
 	KubeletTimeout      metav1.Duration `yaml:"kubeletTimeout" flag:"kubelet-timeout" help:"how long a kubelet may take to accept a connection"`
 
 	// Limits.
-	MaxRequestsInFlight         int             `yaml:"maxRequestsInflight" flag:"max-requests-inflight" help:"reading requests served at the same time; 0: no bound"`
-	MaxMutatingRequestsInFlight int             `yaml:"maxMutatingRequestsInflight" flag:"max-mutating-requests-inflight" help:"writing requests served at the same time; 0: no bound"`
+	MaxRequestsInFlight         int             `yaml:"maxRequestsInflight" flag:"max-requests-inflight" help:"with --max-mutating-requests-inflight: how many requests are served at the same time; both 0: no bound"`
+	MaxMutatingRequestsInFlight int             `yaml:"maxMutatingRequestsInflight" flag:"max-mutating-requests-inflight" help:"is added to --max-requests-inflight"`
+	PriorityFairness            bool            `yaml:"enablePriorityAndFairness" flag:"enable-priority-and-fairness" help:"FlowSchemas and PriorityLevelConfigurations decide whose turn it is; false: all but administrators share one level without queues"`
 	RequestTimeout              metav1.Duration `yaml:"requestTimeout" flag:"request-timeout" help:"longest time for a request that is not a watch or a stream"`
 	ShutdownDelay               metav1.Duration `yaml:"shutdownDelayDuration" flag:"shutdown-delay-duration" help:"how long requests are still accepted after the signal to stop, so that load balancers notice"`
 	CacheFormBytes              int64           `yaml:"cacheFormBytes" flag:"cache-form-bytes" help:"memory for JSON and decoded forms of cached objects"`
@@ -84,7 +85,6 @@ type Config struct {
 	FeatureGates      map[string]string `yaml:"featureGates" flag:"feature-gates" help:"accepted; has no effect"`
 	RuntimeConfig     map[string]string `yaml:"runtimeConfig" flag:"runtime-config" help:"accepted; has no effect"`
 	StorageMediaType  string            `yaml:"storageMediaType" flag:"storage-media-type" help:"accepted; objects are stored as protobuf"`
-	PriorityFairness  bool              `yaml:"enablePriorityAndFairness" flag:"enable-priority-and-fairness" help:"accepted; requests in flight are always shared fairly among users"`
 	WatchCache        bool              `yaml:"watchCache" flag:"watch-cache" help:"accepted; the cache is always used"`
 	EndpointReconcile string            `yaml:"endpointReconcilerType" flag:"endpoint-reconciler-type" help:"\"lease\", or \"none\" to leave the endpoints of default/kubernetes alone"`
 	Profiling         bool              `yaml:"profiling" flag:"profiling" help:"serve /debug/pprof"`

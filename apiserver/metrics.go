@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,7 +32,7 @@ type observers struct {
 	duration prometheus.Observer
 }
 
-func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reads, writes *inflight) *metrics {
+func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reading, writing *atomic.Int64) *metrics {
 	labels := []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
 	m := &metrics{
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -45,13 +46,13 @@ func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reads, write
 			Name: "apiserver_rejected_requests_total", Help: "Requests refused with 429 because too many were in flight.",
 		}),
 	}
-	inflight := func(kind string, f *inflight) prometheus.Collector {
+	inflight := func(kind string, n *atomic.Int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "apiserver_current_inflight_requests", Help: "Requests being served.",
 			ConstLabels: prometheus.Labels{"request_kind": kind},
-		}, func() float64 { busy, _ := f.now(); return float64(busy) })
+		}, func() float64 { return float64(n.Load()) })
 	}
-	reg.MustRegister(m.total, m.duration, m.rejected, inflight("readOnly", reads), inflight("mutating", writes), cacheMetrics{cache})
+	reg.MustRegister(m.total, m.duration, m.rejected, inflight("readOnly", reading), inflight("mutating", writing), cacheMetrics{cache})
 	return m
 }
 

@@ -32,10 +32,11 @@ import (
 // Server answers /api, /apis and everything below that is not a resource, and /openapi.
 type Server struct {
 	reg     *resources.Registry
+	others  Others
 	version string
 
 	mu   sync.Mutex // guards the rest
-	rows uint64     // the registry's version that docs belong to
+	at   [2]uint64  // the versions of the registry and of the others that docs belong to
 	docs map[string]*document
 }
 
@@ -46,17 +47,20 @@ type document struct {
 	size              int
 }
 
-// New returns a Server. version is the gitVersion.
-func New(reg *resources.Registry, version string) *Server {
-	return &Server{reg: reg, version: version}
+// New returns a Server. version is the gitVersion; others may be nil.
+func New(reg *resources.Registry, others Others, version string) *Server {
+	if others == nil {
+		others = alone{}
+	}
+	return &Server{reg: reg, others: others, version: version}
 }
 
 // doc returns the document of a key, made by make if need be.
 func (s *Server) doc(key string, make func() (body []byte, contentType string, err error)) (*document, error) {
-	v := s.reg.Version()
+	v := [2]uint64{s.reg.Version(), s.others.Version()}
 	s.mu.Lock()
-	if s.docs == nil || s.rows != v {
-		s.docs, s.rows = map[string]*document{}, v
+	if s.docs == nil || s.at != v {
+		s.docs, s.at = map[string]*document{}, v
 	}
 	d := s.docs[key]
 	s.mu.Unlock()
@@ -75,7 +79,7 @@ func (s *Server) doc(key string, make func() (body []byte, contentType string, e
 	d = &document{etag: strings.ToUpper(hex.EncodeToString(sum[:])), contentType: contentType, zip: bytes.Clone(b.Bytes()), size: len(body)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.rows == v {
+	if s.at == v {
 		s.docs[key] = d
 	}
 	return d, nil

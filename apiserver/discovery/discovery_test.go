@@ -20,7 +20,7 @@ func server(t *testing.T) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(reg, "v1.36.6+test")
+	return New(reg, nil, "v1.36.6+test")
 }
 
 func ask(t *testing.T, s *Server, path string, headers ...string) *httptest.ResponseRecorder {

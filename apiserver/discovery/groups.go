@@ -13,31 +13,64 @@ import (
 	"github.com/keelson/keelson/apiserver/resources"
 )
 
-// group is one API group: its versions, the preferred one first, and their rows in table order.
+// group is one API group: its versions, the preferred one first, their rows, and what other
+// servers answer for.
 type group struct {
 	name     string
 	versions []string
 	rows     map[string][]*resources.Row
+	remote   map[string]*Remote
+	priority int32 // of the version that comes first of all
+	first    string
 }
 
-// groups are in the order of the table: the built-in ones first.
+// groups are in order of their priority; those of the same, in order of their names.
 func (s *Server) groups() []*group {
 	var out []*group
 	by := map[string]*group{}
-	for _, row := range s.reg.All() {
-		g := by[row.Group]
+	add := func(gv schema.GroupVersion) *group {
+		g := by[gv.Group]
 		if g == nil {
-			g = &group{name: row.Group, rows: map[string][]*resources.Row{}}
-			by[row.Group] = g
+			g = &group{name: gv.Group, rows: map[string][]*resources.Row{}, remote: map[string]*Remote{}}
+			by[gv.Group] = g
 			out = append(out, g)
 		}
-		if g.rows[row.Version] == nil {
-			g.versions = append(g.versions, row.Version)
+		if g.rows[gv.Version] == nil && g.remote[gv.Version] == nil {
+			g.versions = append(g.versions, gv.Version)
+			// Registered names begin with the version, and they decide between groups of one priority.
+			name := gv.Version + "." + gv.Group
+			if p, _ := s.others.Priority(gv); p > g.priority || g.first == "" || p == g.priority && name < g.first {
+				g.priority, g.first = p, name
+			}
 		}
-		g.rows[row.Version] = append(g.rows[row.Version], row)
+		return g
+	}
+	remotes := s.remotes()
+	for i := range remotes {
+		r := &remotes[i]
+		add(r.GroupVersion).remote[r.Version] = r
+	}
+	for _, row := range s.reg.All() {
+		gv := row.GVR().GroupVersion()
+		if g := add(gv); g.remote[row.Version] == nil {
+			g.rows[row.Version] = append(g.rows[row.Version], row)
+		}
+	}
+	if _, none := s.others.(alone); !none {
+		sort.SliceStable(out, func(i, j int) bool {
+			if out[i].priority != out[j].priority {
+				return out[i].priority > out[j].priority
+			}
+			return out[i].first < out[j].first
+		})
 	}
 	for _, g := range out {
 		sort.SliceStable(g.versions, func(i, j int) bool {
+			_, a := s.others.Priority(schema.GroupVersion{Group: g.name, Version: g.versions[i]})
+			_, b := s.others.Priority(schema.GroupVersion{Group: g.name, Version: g.versions[j]})
+			if a != b {
+				return a > b
+			}
 			return version.CompareKubeAwareVersionStrings(g.versions[i], g.versions[j]) > 0
 		})
 		for _, rows := range g.rows {
@@ -116,6 +149,10 @@ func storageHash(row *resources.Row) string {
 func (g *group) discovery() apidiscovery.APIGroupDiscovery {
 	out := apidiscovery.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
 	for _, v := range g.versions {
+		if r := g.remote[v]; r != nil {
+			out.Versions = append(out.Versions, r.Discovery)
+			continue
+		}
 		vd := apidiscovery.APIVersionDiscovery{Version: v, Freshness: apidiscovery.DiscoveryFreshnessCurrent}
 		for _, row := range g.rows[v] {
 			vd.Resources = append(vd.Resources, resource(row))

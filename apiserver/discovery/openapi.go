@@ -104,6 +104,12 @@ func (s *Server) openapiV3(w http.ResponseWriter, r *http.Request, path string) 
 		for _, g := range s.groups() {
 			for _, v := range g.versions {
 				p := pathOf(schema.GroupVersion{Group: g.name, Version: v})
+				if r := g.remote[v]; r != nil { // its server answers; nothing is kept here
+					if r.OpenAPIv3 != "" {
+						paths[p] = entry{r.OpenAPIv3}
+					}
+					continue
+				}
 				paths[p] = entry{"/openapi/v3/" + p + "?hash=" + url.QueryEscape(s.sum(g.rows[v]))}
 			}
 		}

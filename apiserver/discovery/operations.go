@@ -460,8 +460,15 @@ func (s *Server) documentV2() ([]byte, error) {
 	if err := n.writePaths(&b, rows, true); err != nil {
 		return nil, err
 	}
+	roots := n.roots(rows)
+	paths, definitions, err := s.mergeV2(n, roots)
+	if err != nil {
+		return nil, err
+	}
+	b.Write(paths)
 	b.WriteString(`},"definitions":{`)
-	n.schemas(&b, n.roots(rows), true)
+	n.schemas(&b, roots, true)
+	b.Write(definitions)
 	b.WriteString(`},"securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","type":"apiKey","name":"authorization","in":"header"}},"security":[{"BearerToken":[]}]}`)
 	return b.Bytes(), nil
 }

@@ -46,6 +46,8 @@ type Config struct {
 	// Virtual answers for kinds that are not stored: it gets the decoded, defaulted and
 	// validated object and returns the answer.
 	Virtual map[schema.GroupResource]func(rq *resources.Request, obj resources.Object) (resources.Object, error)
+	// Others is what discovery and OpenAPI say of other servers; nil: nothing.
+	Others discovery.Others
 	// MaxBody bounds request bodies; default 3 MiB.
 	MaxBody int64
 	// Version is the gitVersion, shown in the OpenAPI documents.
@@ -78,7 +80,7 @@ func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, objects: NewObjects(cfg.Registry, cfg.Cache, cfg.Store, cfg.Admission, cfg.Now)}
 	s.router = mux.NewRouter().SkipClean(true).UseEncodedPath()
 	s.router.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return infoOf(r).Resource }).HandlerFunc(s.resource)
-	disco := discovery.New(cfg.Registry, cfg.Version)
+	disco := discovery.New(cfg.Registry, cfg.Others, cfg.Version)
 	s.router.Methods(http.MethodGet, http.MethodHead).Handler(disco)
 	s.router.NotFoundHandler = http.HandlerFunc(notFound)
 	s.router.MethodNotAllowedHandler = http.HandlerFunc(notFound)
