@@ -231,17 +231,22 @@ func TestAggregation(t *testing.T) {
 		t.Errorf("watch: %q %v", line, err)
 	}
 	resp.Body.Close()
-	conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", cfg.Port), admin.Transport.(*http.Transport).TLSClientConfig.Clone())
+	one := admin.Transport.(*http.Transport).TLSClientConfig.Clone()
+	one.NextProtos = []string{"http/1.1"} // only there can a connection be upgraded
+	conn, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", cfg.Port), one)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "GET %s/namespaces/default/gizmos/a/connect HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello\n", gv)
+	fmt.Fprintf(conn, "GET %s/namespaces/default/gizmos/a/connect HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", gv)
 	answer := bufio.NewReader(conn)
 	if up, err := http.ReadResponse(answer, nil); err != nil || up.StatusCode != 101 {
 		t.Errorf("upgrade: %v %v", up, err)
-	} else if line, err := answer.ReadString('\n'); err != nil || line != "echo hello\n" {
-		t.Errorf("over the upgraded connection: %q %v", line, err)
+	} else {
+		fmt.Fprint(conn, "hello\n")
+		if line, err := answer.ReadString('\n'); err != nil || line != "echo hello\n" {
+			t.Errorf("over the upgraded connection: %q %v", line, err)
+		}
 	}
 
 	// Discovery and OpenAPI name it, in its place.
