@@ -3,93 +3,435 @@ package lease
 import (
 	"context"
 	"errors"
-	"sync/atomic"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/fake"
-	k8stesting "k8s.io/client-go/testing"
+	"k8s.io/apimachinery/pkg/watch"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
 	"github.com/keelson/keelson/libs/log"
-	"github.com/keelson/keelson/libs/testkit"
 )
 
-func TestStandbyTakesOverAfterACleanStop(t *testing.T) {
-	c := fake.NewClientset()
-	cfg := Default("keelson-test")
-	var leaders, most atomic.Int32
-	lead := func(ctx context.Context) error {
-		most.Store(max(most.Load(), leaders.Add(1)))
+// server is one lease with the API server's rules: a write names the revision that it changes.
+type server struct {
+	mu       sync.Mutex
+	rev      int
+	lease    *coordinationv1.Lease
+	watchers map[*watch.RaceFreeFakeWatcher]bool
+}
+
+// faults are what one client's connection does.
+type faults struct {
+	mu      sync.Mutex
+	away    bool          // no request arrives
+	deaf    bool          // requests arrive, answers get lost
+	delay   time.Duration // of each request, before it arrives
+	noWatch bool
+}
+
+var errAway = errors.New("the API server is away")
+
+// client is a copy's way to the server.
+type client struct {
+	coordinationclient.LeaseInterface // what the elector does not use
+	server                            *server
+	faults                            *faults
+}
+
+// call makes a request as the connection lets it.
+func (c client) call(ctx context.Context, do func() (*coordinationv1.Lease, error)) (*coordinationv1.Lease, error) {
+	c.faults.mu.Lock()
+	away, deaf, delay := c.faults.away, c.faults.deaf, c.faults.delay
+	c.faults.mu.Unlock()
+	if delay > 0 {
+		arrived := make(chan struct{})
+		time.AfterFunc(delay, func() {
+			defer close(arrived)
+			if ctx.Err() != nil && !away {
+				_, _ = do() // nobody waits for it any more, but it arrives
+			}
+		})
+		select {
+		case <-ctx.Done():
+			<-arrived
+			return nil, ctx.Err()
+		case <-arrived:
+		}
+	}
+	if away {
+		return nil, errAway
+	}
+	l, err := do()
+	if deaf {
+		return nil, errAway
+	}
+	return l, err
+}
+
+var leases = coordinationv1.Resource("leases")
+
+func (c client) Get(ctx context.Context, name string, _ metav1.GetOptions) (*coordinationv1.Lease, error) {
+	return c.call(ctx, func() (*coordinationv1.Lease, error) {
+		c.server.mu.Lock()
+		defer c.server.mu.Unlock()
+		if c.server.lease == nil {
+			return nil, apierrors.NewNotFound(leases, name)
+		}
+		return c.server.lease.DeepCopy(), nil
+	})
+}
+
+func (c client) Create(ctx context.Context, l *coordinationv1.Lease, _ metav1.CreateOptions) (*coordinationv1.Lease, error) {
+	return c.call(ctx, func() (*coordinationv1.Lease, error) {
+		c.server.mu.Lock()
+		defer c.server.mu.Unlock()
+		if c.server.lease != nil {
+			return nil, apierrors.NewAlreadyExists(leases, l.Name)
+		}
+		return c.server.put(l), nil
+	})
+}
+
+func (c client) Update(ctx context.Context, l *coordinationv1.Lease, _ metav1.UpdateOptions) (*coordinationv1.Lease, error) {
+	return c.call(ctx, func() (*coordinationv1.Lease, error) {
+		c.server.mu.Lock()
+		defer c.server.mu.Unlock()
+		switch {
+		case c.server.lease == nil:
+			return nil, apierrors.NewNotFound(leases, l.Name)
+		case l.ResourceVersion != c.server.lease.ResourceVersion:
+			return nil, apierrors.NewConflict(leases, l.Name, errors.New("changed"))
+		}
+		return c.server.put(l), nil
+	})
+}
+
+func (c client) Watch(context.Context, metav1.ListOptions) (watch.Interface, error) {
+	c.faults.mu.Lock()
+	defer c.faults.mu.Unlock()
+	if c.faults.away || c.faults.noWatch {
+		return nil, errAway
+	}
+	w := watch.NewRaceFreeFake()
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	c.server.watchers[w] = true
+	return w, nil
+}
+
+// put stores a lease and tells the watchers; s.mu is held.
+func (s *server) put(l *coordinationv1.Lease) *coordinationv1.Lease {
+	s.rev++
+	s.lease = l.DeepCopy()
+	s.lease.ResourceVersion = strconv.Itoa(s.rev)
+	for w := range s.watchers {
+		if w.IsStopped() {
+			delete(s.watchers, w)
+			continue
+		}
+		w.Modify(s.lease.DeepCopy())
+	}
+	return s.lease.DeepCopy()
+}
+
+// hall counts who leads.
+type hall struct {
+	mu    sync.Mutex
+	now   map[string]bool
+	most  int
+	terms map[string]int
+}
+
+func newHall() *hall { return &hall{now: map[string]bool{}, terms: map[string]int{}} }
+
+// lead is a leader that returns as soon as its context ends.
+func (h *hall) lead(id string) func(ctx context.Context) error {
+	return func(ctx context.Context) error {
+		h.mu.Lock()
+		h.now[id] = true
+		h.terms[id]++
+		h.most = max(h.most, len(h.now))
+		h.mu.Unlock()
 		<-ctx.Done()
-		leaders.Add(-1)
+		h.mu.Lock()
+		delete(h.now, id)
+		h.mu.Unlock()
 		return nil
 	}
-	actx, stopA := context.WithCancel(t.Context())
-	aDone, bDone := make(chan error, 1), make(chan error, 1)
-	go func() { aDone <- Run(actx, cfg, c, "a", log.Discard(), lead) }()
-	testkit.Eventually(t, 5*time.Second, func() (bool, string) { return leaders.Load() == 1, "a does not lead" })
+}
 
-	bctx, stopB := context.WithCancel(t.Context())
-	defer stopB()
-	go func() { bDone <- Run(bctx, cfg, c, "b", log.Discard(), lead) }()
-	stopA()
-	if err := <-aDone; err != nil {
-		t.Errorf("a: %v", err)
+func (h *hall) leader() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id := range h.now {
+		return id
 	}
+	return ""
+}
+
+// copyOf is one copy of the daemon that stands for election.
+type copyOf struct {
+	faults faults
+	stop   context.CancelFunc
+	done   chan error
+}
+
+func stand(t *testing.T, s *server, h *hall, id string, cfg Config) *copyOf {
+	ctx, stop := context.WithCancel(t.Context())
+	c := &copyOf{stop: stop, done: make(chan error, 1)}
+	go func() { c.done <- elect(ctx, cfg, client{server: s, faults: &c.faults}, id, log.Discard(), h.lead(id)) }()
+	return c
+}
+
+func (c *copyOf) set(f func(*faults)) {
+	c.faults.mu.Lock()
+	defer c.faults.mu.Unlock()
+	f(&c.faults)
+}
+
+// untilLeads returns how long it took until id leads; it looks every 10 ms of fake time.
+func untilLeads(t *testing.T, h *hall, id string, limit time.Duration) time.Duration {
+	t.Helper()
 	start := time.Now()
-	testkit.Eventually(t, 3*time.Second, func() (bool, string) { return leaders.Load() == 1, "b does not lead" })
-	t.Logf("b led %s after a had ended", time.Since(start).Round(time.Millisecond))
-	stopB()
-	if err := <-bDone; err != nil {
-		t.Errorf("b: %v", err)
+	for h.leader() != id {
+		if time.Since(start) > limit {
+			t.Fatalf("after %s %q leads; want %q", limit, h.leader(), id)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	if most.Load() != 1 {
-		t.Errorf("%d leaders at once", most.Load())
+	return time.Since(start)
+}
+
+// pair starts a leader a and a standby b.
+func pair(t *testing.T) (s *server, h *hall, a, b *copyOf) {
+	s, h = &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}, newHall()
+	cfg := Default("keelson-test")
+	a = stand(t, s, h, "a", cfg)
+	untilLeads(t, h, "a", time.Second)
+	b = stand(t, s, h, "b", cfg)
+	time.Sleep(3 * time.Second)
+	return s, h, a, b
+}
+
+func ended(t *testing.T, copies ...*copyOf) {
+	t.Helper()
+	for _, c := range copies {
+		c.stop()
+		if err := <-c.done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestStandbyTakesOverAtOnceAfterACleanStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, h, a, b := pair(t)
+		ended(t, a)
+		if took := untilLeads(t, h, "b", time.Second); took > 50*time.Millisecond {
+			t.Errorf("b led %s after a had given the lease back", took)
+		}
+		if h.most != 1 {
+			t.Errorf("%d leaders at once", h.most)
+		}
+		ended(t, b)
+	})
+}
+
+// A leader that dies says nothing more: here its connection is cut at some moment between two renewals.
+func TestStandbyTakesOverWithinTheLeaseAfterACrash(t *testing.T) {
+	for _, noWatch := range []bool{false, true} {
+		for _, moment := range []time.Duration{0, 130 * time.Millisecond, 490 * time.Millisecond} {
+			synctest.Test(t, func(t *testing.T) {
+				_, h, a, b := pair(t)
+				b.set(func(f *faults) { f.noWatch = noWatch })
+				time.Sleep(3*time.Second + moment)
+				a.set(func(f *faults) { f.away = true })
+				limit := 2010 * time.Millisecond
+				if noWatch {
+					limit += 500 * time.Millisecond // it sees a renewal up to a period late
+				}
+				if took := untilLeads(t, h, "b", 5*time.Second); took > limit {
+					t.Errorf("without a watch %v, cut %s after a renewal: b led after %s; want at most %s", noWatch, moment, took, limit)
+				}
+				if h.most != 1 {
+					t.Errorf("%d leaders at once", h.most)
+				}
+				ended(t, a, b)
+			})
+		}
 	}
 }
 
 func TestALostLeaseIsStoodForAgain(t *testing.T) {
-	c := fake.NewClientset()
-	var broken atomic.Bool
-	fail := func(k8stesting.Action) (bool, runtime.Object, error) {
-		if broken.Load() {
-			return true, nil, errors.New("the API server is away")
+	synctest.Test(t, func(t *testing.T) {
+		s, h := &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}, newHall()
+		a := stand(t, s, h, "a", Default("keelson-test"))
+		untilLeads(t, h, "a", time.Second)
+		a.set(func(f *faults) { f.away = true })
+		untilLeads(t, h, "", 2*time.Second)
+		a.set(func(f *faults) { f.away = false })
+		untilLeads(t, h, "a", 2*time.Second)
+		if h.terms["a"] != 2 {
+			t.Errorf("%d terms; want 2", h.terms["a"])
 		}
-		return false, nil, nil
-	}
-	c.PrependReactor("*", "leases", fail)
-	cfg := Default("keelson-test")
-	cfg.LeaseDuration.Duration, cfg.RenewDeadline.Duration, cfg.RetryPeriod.Duration = time.Second, 300*time.Millisecond, 50*time.Millisecond
-	var terms atomic.Int32
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- Run(ctx, cfg, c, "a", log.Discard(), func(ctx context.Context) error {
-			terms.Add(1)
-			<-ctx.Done()
-			broken.Store(false)
-			return ctx.Err()
+		ended(t, a)
+	})
+}
+
+// A short absence of the API server costs no term.
+func TestAShortAbsenceIsRiddenOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, h, a, b := pair(t)
+		for range 5 {
+			a.set(func(f *faults) { f.away = true })
+			b.set(func(f *faults) { f.away = true })
+			time.Sleep(900 * time.Millisecond)
+			a.set(func(f *faults) { f.away = false })
+			b.set(func(f *faults) { f.away = false })
+			time.Sleep(2 * time.Second)
+		}
+		if h.terms["a"] != 1 || h.leader() != "a" {
+			t.Errorf("%d terms of a, %q leads", h.terms["a"], h.leader())
+		}
+		ended(t, a, b)
+	})
+}
+
+// Somebody who labels the lease, or deletes it, does not end the term.
+func TestForeignWritesAreNoLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h, a, b := pair(t)
+		for i := range 5 {
+			s.mu.Lock()
+			s.rev++
+			s.lease.Labels = map[string]string{"seen": strconv.Itoa(i)}
+			s.lease.ResourceVersion = strconv.Itoa(s.rev)
+			s.mu.Unlock()
+			time.Sleep(700 * time.Millisecond)
+		}
+		if h.terms["a"] != 1 || h.leader() != "a" {
+			t.Errorf("labelled: %d terms of a, %q leads", h.terms["a"], h.leader())
+		}
+		if s.lease.Labels["seen"] != "4" {
+			t.Errorf("a renewal undid a label: %v", s.lease.Labels)
+		}
+		ended(t, a, b)
+	})
+}
+
+// Whatever connections do, two copies never lead at the same time.
+func TestNeverTwoLeaders(t *testing.T) {
+	for seed := range uint64(60) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			s, h := &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}, newHall()
+			var copies []*copyOf
+			for i := range 3 {
+				copies = append(copies, stand(t, s, h, fmt.Sprint(i), Default("keelson-test")))
+			}
+			for range 120 {
+				c := copies[r.IntN(len(copies))]
+				c.set(func(f *faults) {
+					f.away, f.deaf, f.noWatch = r.IntN(4) == 0, r.IntN(6) == 0, r.IntN(3) == 0
+					f.delay = time.Duration(r.Int64N(int64(r.IntN(3)+1)) * int64(r.IntN(1200)) * int64(time.Millisecond))
+				})
+				time.Sleep(time.Duration(r.Int64N(int64(1500 * time.Millisecond))))
+			}
+			for _, c := range copies {
+				c.set(func(f *faults) { f.away, f.deaf, f.noWatch, f.delay = false, false, false, 0 })
+			}
+			time.Sleep(10 * time.Second)
+			if h.most != 1 || h.leader() == "" {
+				t.Errorf("seed %d: %d leaders at once; in the end %q leads", seed, h.most, h.leader())
+			}
+			ended(t, copies...)
 		})
-	}()
-	testkit.Eventually(t, 5*time.Second, func() (bool, string) { return terms.Load() == 1, "no first term" })
-	broken.Store(true)
-	testkit.Eventually(t, 5*time.Second, func() (bool, string) { return terms.Load() == 2, "no second term" })
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
 	}
 }
 
 func TestLeadThatEndsEndsRun(t *testing.T) {
 	boom := errors.New("boom")
-	for _, elect := range []bool{true, false} {
-		cfg := Default("keelson-test")
-		cfg.LeaderElect = elect
-		if err := Run(t.Context(), cfg, fake.NewClientset(), "a", log.Discard(), func(context.Context) error { return boom }); !errors.Is(err, boom) {
-			t.Errorf("elect %v: got %v", elect, err)
+	cfg := Default("keelson-test")
+	cfg.LeaderElect = false
+	if err := Run(t.Context(), cfg, nil, "a", log.Discard(), func(context.Context) error { return boom }); !errors.Is(err, boom) {
+		t.Errorf("without an election: %v", err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}
+		if err := elect(t.Context(), Default("keelson-test"), client{server: s, faults: &faults{}}, "a", log.Discard(), func(context.Context) error { return boom }); !errors.Is(err, boom) {
+			t.Errorf("got %v", err)
 		}
+		if holder(s.lease) != "" {
+			t.Errorf("the lease was not given back: %v", s.lease.Spec)
+		}
+	})
+}
+
+// The lease is kept while lead winds up, and given back afterwards.
+func TestTheLeaseOutlastsTheLead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- elect(ctx, Default("keelson-test"), client{server: s, faults: &faults{}}, "a", log.Discard(), func(ctx context.Context) error {
+				<-ctx.Done()
+				time.Sleep(10 * time.Second)
+				return ctx.Err()
+			})
+		}()
+		time.Sleep(time.Second)
+		stop()
+		time.Sleep(9 * time.Second)
+		s.mu.Lock()
+		age := time.Since(s.lease.Spec.RenewTime.Time)
+		s.mu.Unlock()
+		if age > time.Second {
+			t.Errorf("the lease was last renewed %s ago while lead still ran", age)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if holder(s.lease) != "" {
+			t.Errorf("the lease was not given back: %v", s.lease.Spec)
+		}
+	})
+}
+
+func TestClaim(t *testing.T) {
+	at := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	of := func(who string, seconds int32, renewed time.Time) *coordinationv1.Lease {
+		m := metav1.NewMicroTime(renewed)
+		return &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{HolderIdentity: &who, LeaseDurationSeconds: &seconds, RenewTime: &m, AcquireTime: &m}}
+	}
+	c := claim{id: "me"}
+	if !c.free().IsZero() {
+		t.Error("a lease that does not exist is not free")
+	}
+	c.see(of("other", 15, at), at.Add(time.Hour)) // the other's clock is an hour behind
+	if want := at.Add(time.Hour + 15*time.Second); !c.free().Equal(want) {
+		t.Errorf("free at %s; want %s: the holder's own duration, by our clock", c.free(), want)
+	}
+	c.see(of("other", 15, at), at.Add(2*time.Hour))
+	if want := at.Add(time.Hour + 15*time.Second); !c.free().Equal(want) {
+		t.Errorf("free at %s; want %s: the same state seen again is no renewal", c.free(), want)
+	}
+	l := c.taken("n", "ns", 2*time.Second, at)
+	if holder(l) != "me" || *l.Spec.LeaseTransitions != 1 || *l.Spec.LeaseDurationSeconds != 2 || !l.Spec.AcquireTime.Time.Equal(at) {
+		t.Errorf("taken: %+v", l.Spec)
+	}
+	c.see(l, at)
+	l = c.taken("n", "ns", 2*time.Second, at.Add(time.Second))
+	if *l.Spec.LeaseTransitions != 1 || !l.Spec.AcquireTime.Time.Equal(at) || !l.Spec.RenewTime.Time.Equal(at.Add(time.Second)) {
+		t.Errorf("renewed: %+v", l.Spec)
 	}
 }
 
