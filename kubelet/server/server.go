@@ -116,6 +116,8 @@ type Server struct {
 	healthz *serve.Server
 	s       Surroundings
 	log     *slog.Logger
+
+	pingEvery time.Duration // on WebSockets
 }
 
 // New reads the certificates and lays out the paths.
@@ -129,7 +131,7 @@ func New(o Options, s Surroundings) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &Server{Server: main, healthz: healthz, s: s, log: s.Log}
+	server := &Server{Server: main, healthz: healthz, s: s, log: s.Log, pingEvery: defaultPingEvery}
 	if s.Client != nil {
 		main.Authorize(authorizer(o, serve.NewReviewer(s.Client, o.ClientCAFile), s.NodeName))
 	}

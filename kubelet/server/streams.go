@@ -21,10 +21,12 @@ import (
 
 	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+	spdytransport "k8s.io/client-go/transport/spdy"
 	utilexec "k8s.io/client-go/util/exec"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 // Streams come as SPDY or as WebSockets. Runtimes speak SPDY, so SPDY is passed through
@@ -185,8 +187,10 @@ const (
 	channelClose  = 255 // v5: the next byte names the channel that ends
 )
 
-// pingEvery keeps idle connections alive across load balancers.
-const pingEvery = 30 * time.Second
+// defaultPingEvery keeps idle connections alive across load balancers, and finds out that a client is gone
+// also while nothing is read from it, because the command does not take its input: a ping to a
+// closed connection fails at the second try.
+const defaultPingEvery = 10 * time.Second
 
 // bridge speaks the remote command protocol over a WebSocket with the client, and SPDY
 // with the runtime.
@@ -214,10 +218,13 @@ func (s *Server) bridge(w http.ResponseWriter, r *http.Request, address string, 
 	helpers.Go(func() {
 		defer close(sizes)
 		err := ws.receive(stdinW, sizes)
-		_ = stdinW.CloseWithError(err)
+		_ = stdinW.Close()
 		cancel(err)
 	})
-	stopPings := ws.keepAlive(&helpers)
+	stopPings := keepAlive(conn, s.pingEvery, &helpers, func(err error) {
+		_ = stdinW.Close() // receive may be waiting for the command to read
+		cancel(err)
+	})
 	defer stopPings()
 
 	streams := remotecommand.StreamOptions{Tty: o.tty}
@@ -233,11 +240,13 @@ func (s *Server) bridge(w http.ResponseWriter, r *http.Request, address string, 
 	if o.tty {
 		streams.TerminalSizeQueue = sizes
 	}
-	executor, err := remotecommand.NewSPDYExecutor(&rest.Config{Host: to.Host, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}, http.MethodPost, to)
+	below := &link{}
+	defer context.AfterFunc(ctx, below.close)()
+	executor, err := remotecommand.NewSPDYExecutorForTransports(below, spdytransport.NewUpgraderForStreaming(below), http.MethodPost, to)
 	if err == nil {
 		err = executor.StreamWithContext(ctx, streams)
 	}
-	_ = stdinR.Close() // whoever still sends learns that nobody reads
+	_ = stdinW.Close() // whoever still sends learns that nobody reads, and whoever still reads that nothing comes
 	if err := ws.status(err); err != nil {
 		return err
 	}
@@ -333,18 +342,20 @@ func (s *socket) bye() error {
 	return s.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(5*time.Second))
 }
 
-// keepAlive sends pings until the returned function is called.
-func (s *socket) keepAlive(group *sync.WaitGroup) (stop func()) {
+// keepAlive sends pings until the returned function is called, or until one cannot be sent: then
+// it calls gone and ends.
+func keepAlive(conn *websocket.Conn, every time.Duration, group *sync.WaitGroup, gone func(error)) (stop func()) {
 	done := make(chan struct{})
 	group.Go(func() {
-		tick := time.NewTicker(pingEvery)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {
 			case <-done:
 				return
 			case <-tick.C:
-				if s.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(5*time.Second)) != nil {
+				if err := conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(5*time.Second)); err != nil {
+					gone(err)
 					return
 				}
 			}
@@ -432,7 +443,13 @@ const forwardProtocol = "portforward.k8s.io"
 
 // tunnel carries the bytes of a SPDY connection that comes inside a WebSocket.
 func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, address string) error {
-	backend, buffered, err := dialSPDY(r.Context(), address)
+	out, err := http.NewRequestWithContext(r.Context(), http.MethodPost, address, nil)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return err
+	}
+	out.Header.Set("X-Stream-Protocol-Version", forwardProtocol)
+	backend, buffered, _, err := dialSPDY(out)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return err
@@ -446,7 +463,10 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, address string) 
 	var down sync.WaitGroup
 	defer down.Wait()
 	defer backend.Close()
+	stopPings := keepAlive(conn, s.pingEvery, &down, func(error) { _ = backend.Close() })
+	defer stopPings()
 	down.Go(func() {
+		defer backend.Close() // a write to it may be waiting
 		defer conn.Close()
 		buf := make([]byte, 32<<10)
 		for {
@@ -471,42 +491,86 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, address string) 
 	}
 }
 
-// dialSPDY upgrades a connection to the runtime's streaming server.
-func dialSPDY(ctx context.Context, address string) (net.Conn, *bufio.Reader, error) {
-	to, err := url.Parse(address)
-	if err != nil {
-		return nil, nil, err
-	}
+// dialSPDY sends the request to the runtime's streaming server as one that upgrades its connection,
+// and returns the connection, with what was read beyond the answer, once it is upgraded.
+func dialSPDY(r *http.Request) (net.Conn, *bufio.Reader, *http.Response, error) {
+	ctx := r.Context()
 	d := &net.Dialer{Timeout: 10 * time.Second}
 	var conn net.Conn
-	if to.Scheme == "https" {
-		conn, err = (&tls.Dialer{NetDialer: d, Config: insecure}).DialContext(ctx, "tcp", to.Host)
+	var err error
+	if r.URL.Scheme == "https" {
+		conn, err = (&tls.Dialer{NetDialer: d, Config: insecure}).DialContext(ctx, "tcp", r.URL.Host)
 	} else {
-		conn, err = d.DialContext(ctx, "tcp", to.Host)
+		conn, err = d.DialContext(ctx, "tcp", r.URL.Host)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("dial the runtime's streaming server: %w", err)
+		return nil, nil, nil, fmt.Errorf("dial the runtime's streaming server: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, nil)
-	if err == nil {
-		req.Header.Set("Connection", "Upgrade")
-		req.Header.Set("Upgrade", "SPDY/3.1")
-		req.Header.Set("X-Stream-Protocol-Version", forwardProtocol)
-		err = req.Write(conn)
-	}
-	if err != nil {
-		conn.Close()
-		return nil, nil, err
-	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })() // while the answer is awaited
+	r = r.Clone(ctx)
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", "SPDY/3.1")
 	buffered := bufio.NewReader(conn)
-	res, err := http.ReadResponse(buffered, req)
+	var res *http.Response
+	if err = r.Write(conn); err == nil {
+		res, err = http.ReadResponse(buffered, r)
+	}
 	if err == nil && res.StatusCode != http.StatusSwitchingProtocols {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
 		err = fmt.Errorf("the runtime's streaming server answered %s: %s", res.Status, body)
 	}
 	if err != nil {
 		conn.Close()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return conn, buffered, nil
+	return conn, buffered, res, nil
 }
+
+// link is the connection to the runtime below one executor. The executor's own way to end, a reset of
+// each stream, waits for its turn behind data that the runtime may never take; close does not.
+type link struct {
+	mu     sync.Mutex
+	conn   net.Conn // guarded by mu
+	closed bool     // guarded by mu
+}
+
+var _ httpstream.UpgradeRoundTripper = (*link)(nil)
+
+// RoundTrip implements http.RoundTripper.
+func (l *link) RoundTrip(r *http.Request) (*http.Response, error) {
+	conn, buffered, res, err := dialSPDY(r)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conn = readFirst{conn, buffered}
+	if l.closed {
+		conn.Close()
+	}
+	return res, nil
+}
+
+// NewConnection makes the streams' connection of what RoundTrip has upgraded.
+func (l *link) NewConnection(*http.Response) (httpstream.Connection, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return spdy.NewClientConnection(l.conn)
+}
+
+func (l *link) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.conn != nil {
+		l.conn.Close()
+	}
+}
+
+// readFirst is a connection of which a part has been read already.
+type readFirst struct {
+	net.Conn
+	buffered *bufio.Reader
+}
+
+func (c readFirst) Read(p []byte) (int, error) { return c.buffered.Read(p) }

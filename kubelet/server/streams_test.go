@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -28,10 +29,12 @@ import (
 	"k8s.io/streaming/pkg/httpstream/spdy"
 
 	"github.com/keelson/keelson/libs/serve"
+	"github.com/keelson/keelson/libs/testkit"
 )
 
 // streaming is a runtime's streaming server that speaks SPDY v4 only. Its command answers
 // "out:" and what it reads, "err" on stderr, the sizes it is told, and exits with a code.
+// The command "stall" reads nothing until the test ends.
 type streaming struct{ t *testing.T }
 
 func (s streaming) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -64,6 +67,10 @@ func (s streaming) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.t.Errorf("streams: %v, want %d", streams, want)
 			return
 		}
+	}
+	if q.Get("code") == "stall" {
+		<-s.t.Context().Done()
+		return
 	}
 	if resize := streams["resize"]; resize != nil {
 		var size remotecommand.TerminalSize
@@ -140,8 +147,8 @@ func (o onePod) Sandbox(types.UID) (string, bool) { return "s1", true }
 
 // start serves a kubelet with the pod above, open to everybody.
 func start(t *testing.T) (address string) {
-	runtime := httptest.NewServer(streaming{t})
-	t.Cleanup(runtime.Close)
+	commands := httptest.NewServer(streaming{t})
+	t.Cleanup(commands.Close)
 	path := filepath.Join(t.TempDir(), "0.log")
 	if err := os.WriteFile(path, []byte(sample), 0o600); err != nil {
 		t.Fatal(err)
@@ -149,10 +156,11 @@ func start(t *testing.T) (address string) {
 	l := httptest.NewUnstartedServer(nil)
 	address = "https://" + l.Listener.Addr().String()
 	s, err := New(Options{Listener: l.Listener},
-		Surroundings{NodeName: "n", Pods: onePod{path}, Runtime: fakeRuntime{url: runtime.URL}, Log: slog.New(slog.DiscardHandler)})
+		Surroundings{NodeName: "n", Pods: onePod{path}, Runtime: fakeRuntime{url: commands.URL}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.pingEvery = 20 * time.Millisecond
 	s.Authorize(func(r *http.Request) error {
 		if r.Header.Get("X-Nobody") != "" {
 			return serve.ErrUnauthenticated
@@ -219,6 +227,34 @@ func TestExec(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that goes away without a word ends its command's streams, also while the command takes no
+// input, so that nothing is read from the client.
+func TestClientThatVanishes(t *testing.T) {
+	address := start(t)
+	d := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"v5.channel.k8s.io"}}
+	ws, _, err := d.Dial("wss"+strings.TrimPrefix(address, "https")+"/exec/ns/web/c?command=exit&command=stall&input=1&output=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Until nothing goes any more: every buffer on the way is full.
+	block := make([]byte, 1<<20)
+	for i := 0; ; i++ {
+		_ = ws.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		if err := ws.WriteMessage(websocket.BinaryMessage, block); err != nil {
+			break
+		}
+		if i == 1000 {
+			t.Fatal("a gigabyte went into a command that reads nothing")
+		}
+	}
+	_ = ws.NetConn().(*tls.Conn).NetConn().Close()
+	stacks := make([]byte, 4<<20)
+	testkit.Eventually(t, 20*time.Second, func() (bool, string) {
+		all := string(stacks[:runtime.Stack(stacks, true)])
+		return !strings.Contains(all, "(*Server).bridge"), "the client is gone, and its stream goes on:\n" + all
+	})
 }
 
 func TestBadRequests(t *testing.T) {
