@@ -37,11 +37,12 @@ type Config struct {
 	ClusterDomain string   `yaml:"clusterDomain" flag:"cluster-domain" help:"DNS domain of the cluster"`
 	ResolvConf    string   `yaml:"resolvConf" flag:"resolv-conf" help:"the node's resolver configuration, which pods start from"`
 
-	CgroupDriver      string          `yaml:"cgroupDriver" flag:"cgroup-driver" help:"cgroupfs or systemd, as the runtime's; empty asks the runtime, and takes cgroupfs where it does not say"`
-	CgroupRoot        string          `yaml:"cgroupRoot" flag:"cgroup-root" help:"cgroup below which the pods' cgroups are made; empty: the machine's root"`
-	CPUCFSQuota       bool            `yaml:"cpuCFSQuota" flag:"cpu-cfs-quota" help:"enforce CPU limits"`
-	CPUCFSQuotaPeriod metav1.Duration `yaml:"cpuCFSQuotaPeriod" flag:"cpu-cfs-quota-period" help:"period of CPU limits"`
-	PodPidsLimit      int64           `yaml:"podPidsLimit" flag:"pod-max-pids" help:"processes that a pod may have; -1: no limit"`
+	CgroupDriver       string          `yaml:"cgroupDriver" flag:"cgroup-driver" help:"cgroupfs or systemd, as the runtime's; empty asks the runtime, and takes cgroupfs where it does not say"`
+	CgroupRoot         string          `yaml:"cgroupRoot" flag:"cgroup-root" help:"cgroup below which the pods' cgroups are made; empty: the machine's root"`
+	CPUCFSQuota        bool            `yaml:"cpuCFSQuota" flag:"cpu-cfs-quota" help:"enforce CPU limits"`
+	CPUCFSQuotaPeriod  metav1.Duration `yaml:"cpuCFSQuotaPeriod" flag:"cpu-cfs-quota-period" help:"period of CPU limits"`
+	EnforceAllocatable []string        `yaml:"enforceNodeAllocatable" flag:"enforce-node-allocatable" help:"pods: limit all pods together to the capacity without what is reserved; none: do not"`
+	PodPidsLimit       int64           `yaml:"podPidsLimit" flag:"pod-max-pids" help:"processes that a pod may have; -1: no limit"`
 
 	ContainerLogMaxSize  string          `yaml:"containerLogMaxSize" flag:"container-log-max-size" help:"size at which a container's log is rotated, such as 10Mi"`
 	ContainerLogMaxFiles int             `yaml:"containerLogMaxFiles" flag:"container-log-max-files" help:"log files kept for a container; at least 2"`
@@ -69,6 +70,7 @@ func Default() Config {
 		ResolvConf:               "/etc/resolv.conf",
 		CPUCFSQuota:              true,
 		CPUCFSQuotaPeriod:        metav1.Duration{Duration: 100 * time.Millisecond},
+		EnforceAllocatable:       []string{"pods"},
 		PodPidsLimit:             -1,
 		ContainerLogMaxSize:      "10Mi",
 		ContainerLogMaxFiles:     5,
@@ -109,6 +111,16 @@ func (c Config) Validate() field.ErrorList {
 	}
 	if !slices.Contains([]string{"", "cgroupfs", "systemd"}, c.CgroupDriver) {
 		errs = append(errs, field.NotSupported(field.NewPath("cgroupDriver"), c.CgroupDriver, []string{"cgroupfs", "systemd"}))
+	}
+	for i, what := range c.EnforceAllocatable {
+		path := field.NewPath("enforceNodeAllocatable").Index(i)
+		switch {
+		case what == "none" && len(c.EnforceAllocatable) > 1:
+			errs = append(errs, field.Invalid(path, what, "must stand alone"))
+		case what != "pods" && what != "none":
+			// system-reserved and kube-reserved are cgroups of the administrator's, limited best where they are made.
+			errs = append(errs, field.NotSupported(path, what, []string{"pods", "none"}))
+		}
 	}
 	if q, err := resource.ParseQuantity(c.ContainerLogMaxSize); err != nil || q.Value() < 1 {
 		bad("containerLogMaxSize", c.ContainerLogMaxSize, "must be a size such as 10Mi")

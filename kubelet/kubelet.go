@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -165,10 +166,41 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		g.Go("services", services.Run)
 		synced = append(synced, pods.Synced(), services.Synced())
 	}
+	g.Go("node allocatable", func(ctx context.Context) error {
+		var room corev1.ResourceList
+		if slices.Contains(cfg.EnforceAllocatable, "pods") {
+			room = self.Unreserved()
+		}
+		enforce(ctx, room, groups, self)
+		return nil
+	})
 	g.Go("leftovers", func(ctx context.Context) error {
 		return cleanUp(ctx, synced, mirrors, pool, mounts, groups, log)
 	})
 	return g.Wait()
+}
+
+// enforce limits all pods together. The kernel refuses a limit below what is in use (cgroup v1): then
+// it is tried again, as pods end.
+func enforce(ctx context.Context, room corev1.ResourceList, groups *cgroups.Manager, self *node.Manager) {
+	for {
+		err := groups.Enforce(room)
+		switch {
+		case err != nil:
+			self.Event(corev1.EventTypeWarning, "FailedNodeAllocatableEnforcement",
+				fmt.Sprintf("Failed to update Node Allocatable Limits %q: %v", "kubepods", err))
+		case room != nil:
+			self.Event(corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+		}
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Minute):
+		}
+	}
 }
 
 // cleanUp removes what is left of pods that no source wants, once all sources have spoken.
@@ -253,7 +285,7 @@ func cgroupTree(ctx context.Context, cfg Config, runtime *cri.Client) (*cgroups.
 	if err != nil {
 		return nil, err
 	}
-	return m, m.Init(cgroups.Values{})
+	return m, m.Init()
 }
 
 // nodeFacts is what the node contributes to each pod's configuration.

@@ -171,15 +171,31 @@ type Values struct {
 	Hugepages   map[string]int64 // bytes by the kernel's size name, "2MB"
 }
 
-// Init makes the cgroups of the classes. node limits all pods together where a field is set.
-func (m *Manager) Init(node Values) error {
-	if err := m.set(m.qosName(corev1.PodQOSGuaranteed), node); err != nil {
+// Init makes the cgroups of the classes.
+func (m *Manager) Init() error {
+	if err := m.set(m.qosName(corev1.PodQOSGuaranteed), Values{}); err != nil {
 		return err
 	}
 	if err := m.set(m.qosName(corev1.PodQOSBurstable), Values{}); err != nil {
 		return err
 	}
 	return m.set(m.qosName(corev1.PodQOSBestEffort), Values{Shares: 2})
+}
+
+// Enforce limits all pods together to room: memory as a limit, CPU as a weight against the
+// machine's other processes. A nil room takes the limit away.
+//
+// Source: Kubernetes documentation, "Reserve Compute Resources for System Daemons": room is the
+// capacity without what is reserved; eviction thresholds stay inside, or nothing could reach them.
+func (m *Manager) Enforce(room corev1.ResourceList) error {
+	v := Values{MemoryBytes: -1}
+	if q, ok := room[corev1.ResourceMemory]; ok {
+		v.MemoryBytes = q.Value()
+	}
+	if q, ok := room[corev1.ResourceCPU]; ok {
+		v.Shares = criconfig.Shares(q.MilliValue())
+	}
+	return m.set(m.qosName(corev1.PodQOSGuaranteed), v)
 }
 
 // Burstable sets the weight of the burstable class: the sum of its pods' CPU requests.

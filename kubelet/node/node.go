@@ -102,10 +102,10 @@ type Manager struct {
 	wake   chan struct{}
 	known  chan struct{} // closed when the Node object is first seen
 
-	ips      []netip.Addr // these four never change
-	info     corev1.NodeSystemInfo
-	capacity corev1.ResourceList
-	offered  corev1.ResourceList
+	ips                 []netip.Addr // these four never change
+	info                corev1.NodeSystemInfo
+	capacity            corev1.ResourceList
+	offered, unreserved corev1.ResourceList
 
 	mu      sync.Mutex
 	node    *corev1.Node
@@ -150,6 +150,9 @@ func New(o Options, s Surroundings) (*Manager, error) {
 	if m.offered, err = Allocatable(m.capacity, o.SystemReserved, o.KubeReserved, withheld); err != nil {
 		return nil, err
 	}
+	if m.unreserved, err = Allocatable(m.capacity, o.SystemReserved, o.KubeReserved, nil); err != nil {
+		return nil, err
+	}
 	return m, nil
 }
 
@@ -162,6 +165,10 @@ func (m *Manager) Node() *corev1.Node {
 	defer m.mu.Unlock()
 	return m.node
 }
+
+// Unreserved is the capacity without what is reserved for the system and for Kubernetes: what all
+// pods together may not exceed.
+func (m *Manager) Unreserved() corev1.ResourceList { return m.unreserved }
 
 // HostIPs are the node's addresses, at most one of each family, primary first.
 func (m *Manager) HostIPs() []netip.Addr { return m.ips }
@@ -190,7 +197,7 @@ func (m *Manager) Poke() {
 
 // Run works until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
-	m.event(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
+	m.Event(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	g := run.New(ctx)
 	g.Go("status", m.keepStatus)
 	if m.s.Client == nil { // static pods only: nobody to tell
@@ -382,7 +389,7 @@ func (m *Manager) register(ctx context.Context, facts Facts) (*corev1.Node, erro
 	}
 	m.s.Log.Info("node was registered before", "node", m.name)
 	if was := old.Status.NodeInfo.BootID; was != "" && facts.Info.BootID != "" && was != facts.Info.BootID {
-		m.event(corev1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", m.name, facts.Info.BootID))
+		m.Event(corev1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", m.name, facts.Info.BootID))
 	}
 	m.keep(next)
 	return next, nil
@@ -406,11 +413,12 @@ func (m *Manager) announce(old, next *corev1.NodeStatus) {
 		if c.Status == corev1.ConditionTrue {
 			reason = name[1]
 		}
-		m.event(corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", m.name, reason))
+		m.Event(corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", m.name, reason))
 	}
 }
 
-func (m *Manager) event(eventType, reason, message string) {
+// Event records an event about the node.
+func (m *Manager) Event(eventType, reason, message string) {
 	m.s.Events.Event(&corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: m.name, UID: types.UID(m.name)}, eventType, reason, message)
 }
 
