@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -223,32 +222,24 @@ spec:
 
 	t.Run("run --rm -it", func(t *testing.T) {
 		s := s.sub(t)
-		// See docs/flakes.md: on a crowded machine the terminal may stay silent; a user would try again.
-		var cmd *exec.Cmd
-		var tty *os.File
-		var screen *screen
-		for try := 1; ; try++ {
-			cmd = s.command("run", "visitor", "--rm", "-it", "--restart=Never", "--image", fill("$BUSYBOX"), "--", "sh")
-			cmd.Env = append(os.Environ(), "TERM=xterm")
-			var err error
-			if tty, err = pty.Start(cmd); err != nil {
-				t.Fatal(err)
-			}
-			defer tty.Close()
-			screen = follow(tty)
-			if prompted(tty, screen, 20*time.Second) {
-				break
-			}
-			if try == 3 {
-				t.Fatalf("no prompt in %d tries; last seen: %s", try, screen.String())
-			}
-			t.Logf("no prompt at try %d; last seen: %s", try, screen.String())
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-			s.kubectl("delete", "pod", "visitor", "--ignore-not-found", "--now")
+		cmd := s.command("run", "visitor", "--rm", "-it", "--restart=Never", "--image", fill("$BUSYBOX"), "--", "sh")
+		cmd.Env = append(os.Environ(), "TERM=xterm")
+		tty, err := pty.Start(cmd)
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer tty.Close()
+		screen := follow(tty)
+		shows := func(limit time.Duration, what, text string) {
+			t.Helper()
+			s.eventually(limit, what, func() (bool, string) { return strings.Contains(screen.String(), text), screen.String() })
+		}
+		// kubectl says so when the container runs, and then attaches. The shell's first prompt may have come before that.
+		shows(75*time.Second, "kubectl is about to attach", "try pressing enter")
+		io.WriteString(tty, "\n")
+		shows(30*time.Second, "the shell prompts", "#")
 		io.WriteString(tty, "echo I am $(hostname)\nexit\n")
-		s.eventually(20*time.Second, "the shell answers", func() (bool, string) { return strings.Contains(screen.String(), "I am visitor"), screen.String() })
+		shows(30*time.Second, "the shell answers", "I am visitor")
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("run --rm -it: %v\n%s", err, screen.String())
 		}
@@ -290,21 +281,6 @@ func (s *screen) String() string {
 }
 
 // follow reads r to its end in the background.
-// prompted presses enter, as the first prompt may have been printed before kubectl was
-// attached, until a prompt shows or the limit is over.
-func prompted(tty io.Writer, screen *screen, limit time.Duration) bool {
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
-		text := screen.String()
-		if strings.Contains(text, "#") {
-			return true
-		}
-		if strings.Contains(text, "press") {
-			io.WriteString(tty, "\n")
-		}
-	}
-	return false
-}
-
 func follow(r io.Reader) *screen {
 	s := &screen{}
 	go func() { // ends with r, which ends with its program
