@@ -76,11 +76,13 @@ const maxBatch = 512
 // no buffer that fills: a reader that is too slow gets ErrSlow and lists again. A
 // cursor belongs to one goroutine and must be closed.
 type Cursor struct {
-	c   *Cache
-	q   query
-	t   *topic
-	rev int64
-	buf []Event
+	c     *Cache
+	q     query
+	t     *topic
+	rev   int64
+	buf   []Event
+	timer *time.Timer // one for all waits: making and stopping one costs more than a delivery
+	until time.Time   // when timer fires; zero: it has
 }
 
 // Next returns the events that follow, oldest first, waiting up to maxWait for the
@@ -90,7 +92,7 @@ type Cursor struct {
 // Errors: ErrGone when the resource is not served any more or is defined anew, ErrSlow when the cursor has fallen out of the log, ErrTooOld when the
 // cache had to start anew (clients list again in both cases), or ctx's.
 func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int64, error) {
-	var timer *time.Timer
+	var due time.Time
 	for {
 		cu.c.mu.Lock()
 		t := cu.t
@@ -135,18 +137,33 @@ func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int
 		if maxWait <= 0 {
 			return nil, cu.rev, nil
 		}
-		if timer == nil {
-			timer = time.NewTimer(maxWait)
-			defer timer.Stop()
+		if due.IsZero() {
+			due = time.Now().Add(maxWait)
 		}
+		cu.arm(due)
 		select {
 		case <-wait:
-		case <-timer.C:
-			maxWait = 0 // look once more, so that the revision is current
+		case <-cu.timer.C:
+			if cu.until = (time.Time{}); !time.Now().Before(due) {
+				maxWait = 0 // look once more, so that the revision is current
+			}
 		case <-ctx.Done():
 			return nil, cu.rev, context.Cause(ctx)
 		}
 	}
+}
+
+// arm has the timer fire at due, or earlier: the waits of a watch nearly all end at the same time.
+func (cu *Cursor) arm(due time.Time) {
+	switch {
+	case cu.timer == nil:
+		cu.timer = time.NewTimer(time.Until(due))
+	case cu.until.IsZero() || due.Before(cu.until):
+		cu.timer.Reset(time.Until(due))
+	default:
+		return
+	}
+	cu.until = due
 }
 
 // see translates entries into what the selection sees.
@@ -170,6 +187,9 @@ func (cu *Cursor) see(entries []*entry) []Event {
 func (cu *Cursor) Close() {
 	if cu.t == nil {
 		return
+	}
+	if cu.timer != nil {
+		cu.timer.Stop()
 	}
 	cu.c.mu.Lock()
 	defer cu.c.mu.Unlock()

@@ -45,6 +45,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/libs/config"
+	"github.com/keelson/keelson/libs/h2"
 	"github.com/keelson/keelson/libs/run"
 	"github.com/keelson/keelson/libs/trace"
 )
@@ -364,6 +365,9 @@ func (s *Server) Run(ctx context.Context) error {
 		if s.cfg.Tune != nil {
 			s.cfg.Tune(srv)
 		}
+		if !s.cfg.Plain {
+			h2.Configure(srv)
+		}
 		g.Go("serve "+addr, func(context.Context) error {
 			var err error
 			if s.cfg.Plain {
@@ -419,6 +423,8 @@ func (s *Server) tls() *tls.Config {
 		// Asked for, not required: health is open, and the authorizer verifies (verify, in certs.go).
 		ClientAuth:     tls.RequestClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.certs.get() },
+		// Small records at the beginning would help slow links and cost everybody else.
+		DynamicRecordSizingDisabled: true,
 	}
 }
 
