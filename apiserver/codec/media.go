@@ -4,6 +4,8 @@ import (
 	"mime"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -65,6 +67,38 @@ func (f Format) Target() schema.GroupVersionKind {
 // "PartialObjectMetadata", "PartialObjectMetadataList" of meta.k8s.io v1 and
 // v1beta1) are not acceptable, so that a client's fallback is used.
 func Negotiate(accept string, stream, pretty bool) (f Format, ok bool) {
+	k := question{accept, stream, pretty}
+	if a, ok := answers.Load(k); ok {
+		return a.(answer).Format, a.(answer).ok
+	}
+	f, ok = negotiate(accept, stream, pretty)
+	if known.Load() < maxKnown && len(accept) <= 512 {
+		if _, twice := answers.LoadOrStore(k, answer{f, ok}); !twice {
+			known.Add(1)
+		}
+	}
+	return f, ok
+}
+
+// Clients ask with few different headers, and reading one costs as much as reading an object.
+var (
+	answers sync.Map // question → answer
+	known   atomic.Int32
+)
+
+const maxKnown = 256 // more are read each time
+
+type question struct {
+	accept         string
+	stream, pretty bool
+}
+
+type answer struct {
+	Format
+	ok bool
+}
+
+func negotiate(accept string, stream, pretty bool) (f Format, ok bool) {
 	if strings.TrimSpace(accept) == "" {
 		return Format{Stream: stream, Pretty: pretty && !stream}, true
 	}

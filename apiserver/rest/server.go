@@ -64,6 +64,7 @@ type Server struct {
 	cfg     Config
 	objects *Objects
 	router  *mux.Router
+	frames  frames
 }
 
 // New returns a Server. It starts nothing.

@@ -128,6 +128,8 @@ type sink interface {
 	buffer() []byte
 	// frame takes back the buffer with one frame more.
 	frame([]byte) error
+	// shared takes a frame that others get too; it is not changed and not kept.
+	shared([]byte) error
 	// flush makes sure that the client gets what was written.
 	flush() error
 	close()
@@ -178,7 +180,7 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 			return
 		}
 		for _, e := range events {
-			if s.event(e.Type, e.Item) != nil {
+			if s.change(e.Type, e.Item) != nil {
 				return
 			}
 			told = max(told, e.Rev)
@@ -204,6 +206,18 @@ func (s *stream) scan(state *watchcache.Snapshot, p *listParams, yield func(*wat
 		return
 	}
 	state.Scan(sel, "", yield)
+}
+
+// change sends an event that other watchers want at the same moment.
+func (s *stream) change(t watchcache.Type, it *watchcache.Item) error {
+	if s.f.As != "" {
+		return s.event(t, it)
+	}
+	text, err := s.c.Server.frames.get(frameKey{it, t, s.c.Row, s.f.Kind})
+	if err != nil {
+		return err
+	}
+	return s.out.shared(text)
 }
 
 func (s *stream) event(t watchcache.Type, it *watchcache.Item) error {
@@ -288,9 +302,10 @@ func (s *stream) fail(err error) {
 
 // chunks is the sink of plain HTTP.
 type chunks struct {
-	w   http.ResponseWriter
-	rc  *http.ResponseController
-	buf []byte
+	w       http.ResponseWriter
+	rc      *http.ResponseController
+	buf     []byte
+	written bool // and not flushed
 }
 
 // flushFrom bounds what is gathered before it is written.
@@ -325,7 +340,19 @@ func (s *chunks) frame(b []byte) error {
 	return s.write()
 }
 
+func (s *chunks) shared(b []byte) error {
+	if len(s.buf) > 0 {
+		if err := s.write(); err != nil {
+			return err
+		}
+	}
+	s.written = true
+	_, err := s.w.Write(b)
+	return err
+}
+
 func (s *chunks) write() error {
+	s.written = true
 	_, err := s.w.Write(s.buf)
 	if s.buf = s.buf[:0]; cap(s.buf) > 2*flushFrom {
 		s.buf = nil
@@ -334,13 +361,16 @@ func (s *chunks) write() error {
 }
 
 func (s *chunks) flush() error {
-	if len(s.buf) == 0 {
+	if len(s.buf) > 0 {
+		if err := s.write(); err != nil {
+			return err
+		}
+		s.release()
+	}
+	if !s.written {
 		return nil
 	}
-	if err := s.write(); err != nil {
-		return err
-	}
-	s.release()
+	s.written = false
 	return s.rc.Flush()
 }
 
@@ -397,6 +427,8 @@ func (s *socket) frame(b []byte) error {
 	_ = s.conn.SetWriteDeadline(time.Now().Add(socketWrite))
 	return s.conn.WriteMessage(s.kind, b)
 }
+
+func (s *socket) shared(b []byte) error { return s.frame(b) }
 
 func (s *socket) flush() error { return nil }
 

@@ -301,10 +301,17 @@ func (c *Cache) apply(b store.Batch) {
 			items[i] = c.item(ev.KV)
 		}
 	}
+	// The lock is let go of before many are woken who will want it.
+	for _, cu := range c.enter(b, items) {
+		cu.poke()
+	}
+}
+
+// enter does it, and returns the cursors that have something to see.
+func (c *Cache) enter(b store.Batch, items []*Item) (woken []*Cursor) {
 	now := c.opts.Now().Unix()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var woken []*topic
 	for i, ev := range b.Events {
 		if ev.KV.ModRev <= c.rev {
 			continue // seen before the watch was opened again
@@ -324,9 +331,7 @@ func (c *Cache) apply(b store.Batch) {
 		c.logBytes += e.bytes()
 		c.eachTopic(e, func(t *topic) {
 			t.entries = append(t.entries, e)
-			if t.wait != nil {
-				woken = append(woken, t)
-			}
+			woken = append(woken, t.take()...)
 		})
 	}
 	if b.Rev > c.rev {
@@ -340,9 +345,7 @@ func (c *Cache) apply(b store.Batch) {
 		c.budget.texts.hot.Store(hot)
 		c.budget.objects.hot.Store(hot)
 	}
-	for _, t := range woken {
-		t.wake()
-	}
+	return woken
 }
 
 // eachTopic calls f once for every followed topic that the entry concerns.
@@ -641,7 +644,7 @@ func (c *Cache) ListAndWatch(sel Selection) (*Snapshot, *Cursor, error) {
 
 func (c *Cache) cursor(sel Selection, from int64) *Cursor {
 	q := sel.query()
-	return &Cursor{c: c, q: q, t: c.follow(q.topic(), c.reg.ByPrefix(sel.Prefix)), rev: from}
+	return c.newCursor(q, c.follow(q.topic(), c.reg.ByPrefix(sel.Prefix)), from)
 }
 
 // Reader reads the newest state.

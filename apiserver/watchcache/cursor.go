@@ -44,7 +44,7 @@ type topic struct {
 	key     topicKey
 	start   int64
 	entries []*entry
-	wait    chan struct{} // closed at the next change; nil while nobody waits
+	waiting []*Cursor // woken at the next change
 	cursors int
 	row     *resources.Row // the storage row when it was first followed
 	gone    bool           // the resource is not served any more, or is another
@@ -63,11 +63,35 @@ func (t *topic) after(rev int64) []*entry {
 }
 
 func (t *topic) wake() {
-	if t.wait != nil {
-		close(t.wait)
-		t.wait = nil
+	for _, cu := range t.take() {
+		cu.poke()
 	}
 }
+
+// take returns the cursors that wait, who wait no more.
+func (t *topic) take() []*Cursor {
+	taken := t.waiting
+	for _, cu := range taken {
+		cu.at = notWaiting
+	}
+	t.waiting = nil
+	return taken
+}
+
+// leave takes one cursor off those that wait.
+func (t *topic) leave(cu *Cursor) {
+	if cu.at == notWaiting {
+		return
+	}
+	last := len(t.waiting) - 1
+	moved := t.waiting[last]
+	t.waiting[cu.at], moved.at = moved, cu.at
+	t.waiting[last] = nil
+	t.waiting = t.waiting[:last]
+	cu.at = notWaiting
+}
+
+const notWaiting = -1
 
 // maxBatch bounds what one Next returns (all events of one revision stay together).
 const maxBatch = 512
@@ -75,14 +99,34 @@ const maxBatch = 512
 // Cursor is a place in the log as one selection sees it. It has no goroutine and
 // no buffer that fills: a reader that is too slow gets ErrSlow and lists again. A
 // cursor belongs to one goroutine and must be closed.
+//
+// What ends a wait (a change, the time, the context) is told through one channel: a
+// receive from it costs a third of a select over three.
 type Cursor struct {
-	c     *Cache
-	q     query
-	t     *topic
-	rev   int64
-	buf   []Event
-	timer *time.Timer // one for all waits: making and stopping one costs more than a delivery
-	until time.Time   // when timer fires; zero: it has
+	c    *Cache
+	q    query
+	t    *topic
+	rev  int64
+	buf  []Event
+	at   int           // place in t.waiting, or notWaiting; guarded by Cache.mu
+	wake chan struct{} // buffer of one: look again
+
+	timer *time.Timer     // one for all waits: they nearly all end at the same time
+	until time.Time       // when timer fires; zero: it has
+	done  <-chan struct{} // of the context that wakes, by stop's doing
+	stop  func() bool
+}
+
+func (c *Cache) newCursor(q query, t *topic, rev int64) *Cursor {
+	return &Cursor{c: c, q: q, t: t, rev: rev, at: notWaiting, wake: make(chan struct{}, 1)}
+}
+
+// poke has the cursor look again.
+func (cu *Cursor) poke() {
+	select {
+	case cu.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Next returns the events that follow, oldest first, waiting up to maxWait for the
@@ -105,16 +149,14 @@ func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int
 		}
 		entries := t.after(cu.rev)
 		rev := cu.c.rev
-		var wait chan struct{}
-		if len(entries) == 0 && t.gone {
+		wait := len(entries) == 0
+		if wait && t.gone {
 			cu.c.mu.Unlock()
 			return nil, cu.rev, ErrGone
 		}
-		if len(entries) == 0 {
-			if t.wait == nil {
-				t.wait = make(chan struct{})
-			}
-			wait = t.wait
+		if wait && maxWait > 0 && cu.at == notWaiting {
+			cu.at = len(t.waiting)
+			t.waiting = append(t.waiting, cu)
 		}
 		cu.c.mu.Unlock()
 
@@ -131,7 +173,7 @@ func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int
 		}
 		// What was read did not concern this selection.
 		cu.rev = max(cu.rev, rev)
-		if wait == nil {
+		if !wait {
 			continue
 		}
 		if maxWait <= 0 {
@@ -141,23 +183,35 @@ func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int
 			due = time.Now().Add(maxWait)
 		}
 		cu.arm(due)
-		select {
-		case <-wait:
-		case <-cu.timer.C:
-			if cu.until = (time.Time{}); !time.Now().Before(due) {
+		cu.follow(ctx)
+		<-cu.wake
+		if ctx.Err() != nil {
+			return nil, cu.rev, context.Cause(ctx)
+		}
+		if now := time.Now(); !now.Before(cu.until) {
+			cu.until = time.Time{}
+			if !now.Before(due) {
 				maxWait = 0 // look once more, so that the revision is current
 			}
-		case <-ctx.Done():
-			return nil, cu.rev, context.Cause(ctx)
 		}
 	}
 }
 
-// arm has the timer fire at due, or earlier: the waits of a watch nearly all end at the same time.
+// follow has the end of ctx wake the cursor.
+func (cu *Cursor) follow(ctx context.Context) {
+	if done := ctx.Done(); done != cu.done {
+		if cu.stop != nil {
+			cu.stop()
+		}
+		cu.done, cu.stop = done, context.AfterFunc(ctx, cu.poke)
+	}
+}
+
+// arm has the timer fire at due, or earlier.
 func (cu *Cursor) arm(due time.Time) {
 	switch {
 	case cu.timer == nil:
-		cu.timer = time.NewTimer(time.Until(due))
+		cu.timer = time.AfterFunc(time.Until(due), cu.poke)
 	case cu.until.IsZero() || due.Before(cu.until):
 		cu.timer.Reset(time.Until(due))
 	default:
@@ -191,8 +245,12 @@ func (cu *Cursor) Close() {
 	if cu.timer != nil {
 		cu.timer.Stop()
 	}
+	if cu.stop != nil {
+		cu.stop()
+	}
 	cu.c.mu.Lock()
 	defer cu.c.mu.Unlock()
+	cu.t.leave(cu)
 	if cu.t.cursors--; cu.t.cursors == 0 && cu.c.topics[cu.t.key] == cu.t {
 		delete(cu.c.topics, cu.t.key)
 	}
