@@ -45,6 +45,41 @@ var (
 	ErrFull = errors.New("store: database space exceeded")
 )
 
+// Op is one part of a Commit: what a key must be, and what becomes of it.
+type Op struct {
+	Key  string
+	Seen int64 // the key's mod revision; 0: it does not exist
+	Do   Do
+	// Value is what Write stores.
+	Value []byte
+}
+
+// Do is what becomes of a key.
+type Do uint8
+
+const (
+	Write Do = iota
+	Remove
+	// Check changes nothing: the others hold only if this key is as it was seen.
+	Check
+)
+
+// ConflictError is the ErrConflict of a Commit: Key is the first of its keys that is
+// not as it was seen.
+type ConflictError struct{ Key string }
+
+func (e *ConflictError) Error() string { return ErrConflict.Error() + ": " + e.Key }
+
+// Is makes errors.Is(err, ErrConflict) true.
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
+
+// Renewer is what a store may be in which a value can be out of date although it means
+// the same: encrypted with a key that is not the newest, or not at all.
+type Renewer interface {
+	// Stale reports that writing the same value again would change what is kept.
+	Stale(ctx context.Context, key string) (bool, error)
+}
+
 // Store is safe for concurrent use. Every call is bounded by its context.
 type Store interface {
 	// Put writes value if the key's mod revision equals seen; 0 means that the key must not exist.
@@ -52,6 +87,9 @@ type Store interface {
 	Put(ctx context.Context, key string, value []byte, seen int64, ttl time.Duration) (rev int64, err error)
 	// Delete removes the key if its mod revision equals seen.
 	Delete(ctx context.Context, key string, seen int64) (rev int64, err error)
+	// Commit does all of ops as one revision, or none: a *ConflictError when a key is not as it was seen.
+	// No key may stand in it twice.
+	Commit(ctx context.Context, ops []Op) (rev int64, err error)
 	// Get is a linearizable read; nil when the key does not exist.
 	Get(ctx context.Context, key string) (*KV, error)
 	// Rev is the current revision, linearizable: every write acknowledged before the call is at or below it.

@@ -23,7 +23,7 @@ type Store struct {
 	rev       int64
 	compacted int64
 	keys      map[string]store.KV
-	history   []store.Event // one per revision, oldest first, all after compacted
+	history   []store.Event // oldest first, all after compacted
 	changed   chan struct{} // closed at the next change
 	fail      func(call, key string) error
 }
@@ -49,8 +49,8 @@ func (s *Store) failing(call, key string) error {
 	return s.fail(call, key)
 }
 
-func (s *Store) record(ev store.Event) {
-	s.history = append(s.history, ev)
+func (s *Store) record(events ...store.Event) {
+	s.history = append(s.history, events...)
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -99,6 +99,42 @@ func (s *Store) Delete(ctx context.Context, key string, seen int64) (int64, erro
 	s.rev++
 	delete(s.keys, key)
 	s.record(store.Event{KV: store.KV{Key: key, ModRev: s.rev}, Deleted: true})
+	return s.rev, nil
+}
+
+// Commit is store.Store's.
+func (s *Store) Commit(ctx context.Context, ops []store.Op) (int64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, op := range ops {
+		if err := s.failing("put", op.Key); err != nil {
+			return 0, err
+		}
+		if s.keys[op.Key].ModRev != op.Seen || op.Do == store.Remove && op.Seen == 0 {
+			return 0, &store.ConflictError{Key: op.Key}
+		}
+	}
+	s.rev++
+	var events []store.Event
+	for _, op := range ops {
+		kv := store.KV{Key: op.Key, CreateRev: s.keys[op.Key].CreateRev, ModRev: s.rev}
+		switch op.Do {
+		case store.Write:
+			kv.Value = append([]byte(nil), op.Value...)
+			if op.Seen == 0 {
+				kv.CreateRev = s.rev
+			}
+			s.keys[op.Key] = kv
+			events = append(events, store.Event{KV: kv})
+		case store.Remove:
+			delete(s.keys, op.Key)
+			events = append(events, store.Event{KV: store.KV{Key: op.Key, ModRev: s.rev}, Deleted: true})
+		}
+	}
+	s.record(events...)
 	return s.rev, nil
 }
 

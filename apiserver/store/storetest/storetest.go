@@ -28,6 +28,7 @@ func Run(t *testing.T, open func(*testing.T) store.Store) {
 		{"a watch misses nothing and repeats nothing", watch},
 		{"a watch from a compacted revision says so", compacted},
 		{"one of many writers wins each revision", contend},
+		{"a commit does all or nothing, as one revision", commit},
 		{"a key with a life of a second goes", expire},
 		{"a call ends with its context", canceled},
 	} {
@@ -264,5 +265,61 @@ func canceled(t *testing.T, ctx context.Context, s store.Store) {
 	}
 	if err := s.Watch(ctx, 1<<40, func(store.Batch) error { return nil }); err == nil {
 		t.Error("watch did not end")
+	}
+}
+
+func commit(t *testing.T, ctx context.Context, s store.Store) {
+	a := put(t, ctx, s, "commit/a", "1", 0)
+	b := put(t, ctx, s, "commit/b", "1", 0)
+	keep := put(t, ctx, s, "commit/keep", "1", 0)
+	refused := func(key string, ops ...store.Op) {
+		t.Helper()
+		_, err := s.Commit(ctx, ops)
+		wantErr(t, err, store.ErrConflict)
+		var c *store.ConflictError
+		if !errors.As(err, &c) || c.Key != key {
+			t.Fatalf("got %v, want a conflict at %s", err, key)
+		}
+		if kv, err := s.Get(ctx, "commit/a"); err != nil || kv == nil || kv.ModRev != a {
+			t.Fatalf("a refused commit has changed commit/a: %+v, %v", kv, err)
+		}
+	}
+	write := func(key string, seen int64) store.Op {
+		return store.Op{Key: key, Seen: seen, Value: []byte("2")}
+	}
+	refused("commit/b", write("commit/a", a), write("commit/b", 0))
+	refused("commit/keep", write("commit/a", a), store.Op{Key: "commit/keep", Seen: keep - 1, Do: store.Check})
+	refused("commit/none", write("commit/a", a), store.Op{Key: "commit/none", Do: store.Remove})
+	refused("commit/none", write("commit/a", a), store.Op{Key: "commit/none", Seen: keep, Do: store.Remove})
+
+	rev, err := s.Commit(ctx, []store.Op{
+		write("commit/a", a), {Key: "commit/b", Seen: b, Do: store.Remove}, write("commit/c", 0),
+		{Key: "commit/keep", Seen: keep, Do: store.Check}, {Key: "commit/none", Do: store.Check},
+	})
+	if err != nil || rev <= keep {
+		t.Fatalf("commit: revision %d, %v", rev, err)
+	}
+	for key, want := range map[string]int64{"commit/a": rev, "commit/b": 0, "commit/c": rev, "commit/keep": keep, "commit/none": 0} {
+		kv, err := s.Get(ctx, key)
+		if err != nil || (kv == nil) != (want == 0) || kv != nil && kv.ModRev != want {
+			t.Fatalf("%s: %+v, %v; want revision %d", key, kv, err, want)
+		}
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	var seen []string
+	err = s.Watch(watching, keep, func(b store.Batch) error {
+		for _, e := range b.Events {
+			if e.KV.ModRev == rev {
+				seen = append(seen, fmt.Sprint(e.KV.Key, e.Deleted))
+			}
+		}
+		if b.Rev >= rev {
+			stop()
+		}
+		return nil
+	})
+	if len(seen) != 3 {
+		t.Fatalf("the watch has seen %v of one commit in one batch, want three changes (%v)", seen, err)
 	}
 }
