@@ -7,7 +7,6 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -71,9 +70,9 @@ var serviceCIDRs = Resource[networkingv1.ServiceCIDR]{
 	Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR", Plural: "servicecidrs", Prefix: "servicecidrs", Scope: Cluster, NoGeneration: true,
 	List: listOf[networkingv1.ServiceCIDRList],
 	Main: mainPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRStatus { return &c.Status }, validateServiceCIDR),
-	Status: statusPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRSpec { return &c.Spec }, func(c, _ *networkingv1.ServiceCIDR) field.ErrorList {
-		return metavalidation.ValidateConditions(c.Status.Conditions, field.NewPath("status", "conditions"))
-	}),
+	// Upstream has no rule for the conditions: those that it sets itself carry no reason.
+	Status: statusPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRSpec { return &c.Spec },
+		func(_, _ *networkingv1.ServiceCIDR) field.ErrorList { return nil }),
 	Columns: []Column[networkingv1.ServiceCIDR]{
 		text("CIDRs", func(c *networkingv1.ServiceCIDR) string { return strings.Join(c.Spec.CIDRs, ",") }),
 		ageColumn[networkingv1.ServiceCIDR](),

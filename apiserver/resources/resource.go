@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/store"
 )
 
 // Object is any stored API object: a k8s.io/api type, or unstructured content
@@ -154,9 +156,11 @@ type Resource[T any] struct {
 	CreateOnUpdate bool
 	// UnconditionalUpdate: PUT without resourceVersion overwrites; default true, set NeedsVersion to refuse.
 	NeedsVersion bool
-	// Allocate runs after validation and before the write, outside dry run: cluster
-	// addresses, node ports. undo is called when the write fails; it may be nil.
-	Allocate func(rq *Request, obj, old *T) (undo func(), err error)
+	// Allocate runs after validation and before a write or a removal (obj is nil then): it fills in
+	// what no other object may have (cluster addresses, node ports) and names what has to be written
+	// beside obj. All of it is stored as one revision, or it is called again with a newer tree. An
+	// error stands if it is given twice, the second time on a tree that has just been brought up to date.
+	Allocate func(rq *Request, obj, old *T) ([]Beside, error)
 	// TTL of the stored key; zero is for ever (events: one hour).
 	TTL func(obj *T) time.Duration
 	// Stored is set when this version is a view of another row's storage
@@ -193,9 +197,9 @@ type Row struct {
 	Grace                                  func(rq *Request, obj Object, opts *metav1.DeleteOptions) int64 // nil: none
 	OrphanByDefault, CreateOnUpdate        bool
 	NeedsVersion, NoGeneration             bool
-	Allocate                               func(rq *Request, obj, old Object) (func(), error) // nil: none
-	TTL                                    func(Object) time.Duration                         // nil: none
-	Stored                                 *Row                                               // nil: itself
+	Allocate                               func(rq *Request, obj, old Object) ([]Beside, error) // nil: none
+	TTL                                    func(Object) time.Duration                           // nil: none
+	Stored                                 *Row                                                 // nil: itself
 	ToStored                               func(Object) Object
 	FromStored                             func(Object) Object
 	// Custom is set for rows made from a CustomResourceDefinition: stored as
@@ -207,6 +211,19 @@ type Row struct {
 	Warning string
 	// Deleting changes an object whose deletion is asked for, before its finalizers are looked at.
 	Deleting func(rq *Request, obj Object) // nil: nothing
+}
+
+// Beside is another object that a write takes along: all of them are stored, or none.
+type Beside struct {
+	Resource        schema.GroupResource
+	Namespace, Name string
+	// Seen is the resourceVersion that the object must still have; "" if there must be none.
+	Seen string
+	Do   store.Do
+	// Object is what Write stores, given away. UID and creation time are set by rest.
+	Object Object
+	// Contended: many writers want this object. They wait for each other.
+	Contended bool
 }
 
 // ErasedPart is a Part over Object. Its functions are never nil.
@@ -347,12 +364,15 @@ func (r Resource[T]) Row() *Row {
 		row.Grace = func(rq *Request, o Object, opts *metav1.DeleteOptions) int64 { return r.Grace(rq, as(o), opts) }
 	}
 	if r.Allocate != nil {
-		row.Allocate = func(rq *Request, obj, old Object) (func(), error) {
-			var o *T
+		row.Allocate = func(rq *Request, obj, old Object) ([]Beside, error) {
+			var n, o *T
+			if obj != nil {
+				n = as(obj)
+			}
 			if old != nil {
 				o = as(old)
 			}
-			return r.Allocate(rq, as(obj), o)
+			return r.Allocate(rq, n, o)
 		}
 	}
 	if r.Deleting != nil {

@@ -4,118 +4,76 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/alloc"
 	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/store"
 )
 
 var (
-	servicesGR     = schema.GroupResource{Resource: "services"}
-	serviceCIDRsGR = schema.GroupResource{Group: "networking.k8s.io", Resource: "servicecidrs"}
+	servicesGR         = schema.GroupResource{Resource: "services"}
+	serviceCIDRsGR     = schema.GroupResource{Group: "networking.k8s.io", Resource: "servicecidrs"}
+	ipAddressesGR      = schema.GroupResource{Group: "networking.k8s.io", Resource: "ipaddresses"}
+	rangeAllocationsGR = schema.GroupResource{Resource: "rangeallocations"}
 )
 
 const (
-	// A choice at random avoids what was chosen in the last seconds; a wish is
-	// refused only for what the tree cannot show yet.
-	heldFromRandom = 10 * time.Second
-	heldFromWish   = time.Second
-	// takenFor is how long one scan of all Services is believed.
-	takenFor = time.Second
+	// NodePortsName is the object that holds the set of node ports; its key is upstream's.
+	NodePortsName = "servicenodeports"
+	// AddressManager is the value of the label that says who has made an IPAddress. Source: upstream.
+	AddressManager = "ipallocator.k8s.io"
 )
+
+// rangeAllocations is the storage of what is taken of a range. Nobody is served it.
+func rangeAllocations() *Row {
+	row := Resource[corev1.RangeAllocation]{
+		Version: "v1", Kind: "RangeAllocation", Plural: "rangeallocations", Prefix: "ranges", Scope: Cluster, NoGeneration: true,
+	}.Row()
+	row.Hidden = true
+	return row
+}
 
 type nodePort struct {
 	protocol corev1.Protocol
 	port     int32
 }
 
-// allocator hands out what Services need that no other Service may have.
-type allocator struct {
-	cfg   Config
-	ips   alloc.Ledger[netip.Addr]
-	ports alloc.Ledger[nodePort]
-
-	mu    sync.Mutex
-	taken *takenSet // guarded by mu; the set itself is not changed after it was made
-}
-
-type takenSet struct {
-	at     time.Time
-	ips    map[netip.Addr]string // by owner, "namespace/name"
-	ports  map[nodePort]string
-	ranges []netip.Prefix
-}
-
-// scan returns what the tree says is taken; fresh asks for a new look.
-func (a *allocator) scan(rq *Request, fresh bool) (*takenSet, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.taken != nil && !fresh && rq.Now.Sub(a.taken.at) < takenFor {
-		return a.taken, nil
-	}
-	t := &takenSet{at: rq.Now, ips: map[netip.Addr]string{}, ports: map[nodePort]string{}, ranges: a.cfg.ServiceCIDRs}
-	err := rq.Read.Each(servicesGR, "", func(o Object) bool {
-		s, ok := o.(*corev1.Service)
-		if !ok {
-			return true
-		}
-		owner := s.Namespace + "/" + s.Name
-		for _, text := range s.Spec.ClusterIPs {
-			if ip, err := netip.ParseAddr(text); err == nil {
-				t.ips[ip] = owner
-			}
-		}
-		for _, p := range servicePorts(s) {
-			t.ports[p] = owner
-		}
-		return true
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list services to allocate from: %w", err)
-	}
-	err = rq.Read.Each(serviceCIDRsGR, "", func(o Object) bool {
-		if c, ok := o.(*networkingv1.ServiceCIDR); ok && c.DeletionTimestamp == nil {
-			for _, text := range c.Spec.CIDRs {
-				if r, err := netip.ParsePrefix(text); err == nil && !containsPrefix(t.ranges, r) {
-					t.ranges = append(t.ranges[:len(t.ranges):len(t.ranges)], r)
-				}
-			}
-		}
-		return true
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list service CIDRs to allocate from: %w", err)
-	}
-	a.taken = t
-	return t, nil
-}
-
-func containsPrefix(list []netip.Prefix, r netip.Prefix) bool {
-	for _, l := range list {
-		if l.Masked() == r.Masked() {
-			return true
-		}
-	}
-	return false
-}
-
 // servicePorts are all node ports that a Service holds, health check included.
-func servicePorts(s *corev1.Service) []nodePort {
-	var out []nodePort
+func servicePorts(s *corev1.Service) []int32 {
+	var out []int32
+	if s == nil {
+		return nil
+	}
 	for _, p := range s.Spec.Ports {
 		if p.NodePort != 0 {
-			out = append(out, nodePort{p.Protocol, p.NodePort})
+			out = append(out, p.NodePort)
 		}
 	}
 	if n := s.Spec.HealthCheckNodePort; n != 0 {
-		out = append(out, nodePort{corev1.ProtocolTCP, n})
+		out = append(out, n)
+	}
+	return out
+}
+
+// serviceAddresses are the addresses that a Service holds.
+func serviceAddresses(s *corev1.Service) []netip.Addr {
+	var out []netip.Addr
+	if s == nil || s.Spec.Type == corev1.ServiceTypeExternalName {
+		return nil
+	}
+	for _, text := range s.Spec.ClusterIPs {
+		if ip, err := netip.ParseAddr(text); err == nil {
+			out = append(out, ip)
+		}
 	}
 	return out
 }
@@ -127,228 +85,321 @@ func familyOf(ip netip.Addr) corev1.IPFamily {
 	return corev1.IPv6Protocol
 }
 
-// allocate fills in addresses and ports and reserves them. What the old object
-// holds already is kept; what it no longer holds is free as soon as the write is seen.
-func (a *allocator) allocate(rq *Request, s, old *corev1.Service) (undo func(), err error) {
-	var undos []func()
-	release := func() {
-		for _, u := range undos {
-			u()
+// NewIPAddress is the object that says that a Service has an address.
+//
+// Source: KEP-1880; labels and reference are what upstream's allocator writes.
+func NewIPAddress(ip netip.Addr, namespace, name string) *networkingv1.IPAddress {
+	return &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: ip.String(), Labels: map[string]string{
+			networkingv1.LabelIPAddressFamily: string(familyOf(ip)), networkingv1.LabelManagedBy: AddressManager,
+		}},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{
+			Resource: "services", Namespace: namespace, Name: name,
+		}},
+	}
+}
+
+// refersTo reports whether the address was made for the Service.
+func refersTo(a *networkingv1.IPAddress, s *corev1.Service) bool {
+	r := a.Spec.ParentRef
+	return r != nil && r.Group == "" && r.Resource == "services" && r.Namespace == s.Namespace && r.Name == s.Name
+}
+
+// allocator hands out what Services need that no other Service may have. It has no
+// memory: the tree says what is taken, and the store refuses what the tree did not show yet.
+type allocator struct{ cfg Config }
+
+// addressRange is a range that new addresses may come from, with the object that says so.
+type addressRange struct {
+	prefix     netip.Prefix
+	name, seen string // of the ServiceCIDR; "" for the server's own range in a new cluster
+}
+
+// ranges are those of every ServiceCIDR that is ready and not on its way out. Before the first one
+// exists, those of the configuration.
+func (a allocator) ranges(rq *Request) ([]addressRange, error) {
+	var out []addressRange
+	any := false
+	err := rq.Read.Each(serviceCIDRsGR, "", func(o Object) bool {
+		c, ok := o.(*networkingv1.ServiceCIDR)
+		if !ok {
+			return true
+		}
+		any = true
+		if c.DeletionTimestamp != nil || !meta.IsStatusConditionTrue(c.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
+			return true
+		}
+		for _, text := range c.Spec.CIDRs {
+			if r, err := netip.ParsePrefix(text); err == nil {
+				out = append(out, addressRange{r, c.Name, c.ResourceVersion})
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list service CIDRs to allocate from: %w", err)
+	}
+	if !any {
+		for _, r := range a.cfg.ServiceCIDRs {
+			out = append(out, addressRange{prefix: r})
 		}
 	}
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	t, err := a.scan(rq, false)
+	return out, nil
+}
+
+// allocate fills in addresses and ports. What the old object holds already is kept; what
+// it holds no longer is freed.
+func (a allocator) allocate(rq *Request, s, old *corev1.Service) ([]Beside, error) {
+	var f check.Faults
+	beside, err := a.addresses(rq, s, old, &f)
 	if err != nil {
 		return nil, err
 	}
-	owner := s.Namespace + "/" + s.Name
-	var f check.Faults
+	ports, err := a.nodePorts(rq, s, old, &f)
+	if err != nil {
+		return nil, err
+	}
+	if !f.Empty() {
+		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, f.List())
+	}
+	return append(beside, ports...), nil
+}
 
-	// Addresses.
-	if s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != corev1.ClusterIPNone {
-		had := map[string]bool{}
-		if old != nil && old.Spec.Type != corev1.ServiceTypeExternalName {
-			for _, ip := range old.Spec.ClusterIPs {
-				had[ip] = true
-			}
-		}
+func (a allocator) addresses(rq *Request, s, old *corev1.Service, f *check.Faults) ([]Beside, error) {
+	had := map[netip.Addr]bool{}
+	for _, ip := range serviceAddresses(old) {
+		had[ip] = true
+	}
+	var beside []Beside
+	keep := map[netip.Addr]bool{}
+	if s != nil && s.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.ClusterIP != corev1.ClusterIPNone {
+		var ranges []addressRange
+		checked := map[string]bool{}
 		for i, family := range s.Spec.IPFamilies {
-			if i < len(s.Spec.ClusterIPs) && s.Spec.ClusterIPs[i] != "" {
-				text := s.Spec.ClusterIPs[i]
-				if had[text] {
-					continue
-				}
-				ip, perr := netip.ParseAddr(text)
-				if perr != nil {
+			var ip netip.Addr
+			wished := i < len(s.Spec.ClusterIPs) && s.Spec.ClusterIPs[i] != ""
+			if wished {
+				var err error
+				if ip, err = netip.ParseAddr(s.Spec.ClusterIPs[i]); err != nil {
 					continue // reported by the rules
 				}
-				if why := a.wishAddress(rq, &t, ip, owner); why != "" {
-					f.Invalid(field.NewPath("spec", "clusterIPs"), []string{text}, fmt.Sprintf("failed to allocate IP %s: %s", text, why))
+				if had[ip] {
+					keep[ip] = true
 					continue
 				}
-				undos = append(undos, func() { a.ips.Free(ip) })
-				continue
 			}
-			ip, ok := a.pickAddress(rq, t, family)
-			if !ok {
-				return nil, apierrors.NewInternalError(errors.New("failed to allocate a serviceIP: range is full"))
+			if ranges == nil {
+				var err error
+				if ranges, err = a.ranges(rq); err != nil {
+					return nil, err
+				}
 			}
-			undos = append(undos, func() { a.ips.Free(ip) })
-			s.Spec.ClusterIPs = append(s.Spec.ClusterIPs[:i:i], ip.String())
+			var from addressRange
+			if wished {
+				var why string
+				if from, why = wishAddress(rq, ranges, ip); why != "" {
+					f.Invalid(field.NewPath("spec", "clusterIPs"), s.Spec.ClusterIPs, fmt.Sprintf("failed to allocate IP %s: %s", ip, why))
+					continue
+				}
+			} else {
+				var ok bool
+				if ip, from, ok = pickAddress(rq, ranges, family); !ok {
+					return nil, apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: range is full", s.Name))
+				}
+				s.Spec.ClusterIPs = append(s.Spec.ClusterIPs[:i:i], ip.String())
+			}
+			keep[ip] = true
+			beside = append(beside, Beside{Resource: ipAddressesGR, Name: ip.String(), Object: NewIPAddress(ip, s.Namespace, s.Name)})
+			if from.name != "" && !checked[from.name] { // a range that goes meanwhile hands out nothing
+				checked[from.name] = true
+				beside = append(beside, Beside{Resource: serviceCIDRsGR, Name: from.name, Seen: from.seen, Do: store.Check})
+			}
 		}
 		if len(s.Spec.ClusterIPs) > 0 {
 			s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 		}
 	}
+	for _, ip := range serviceAddresses(old) {
+		if keep[ip] {
+			continue
+		}
+		have, err := Lookup[networkingv1.IPAddress](rq.Read, ipAddressesGR, "", ip.String())
+		if err != nil {
+			return nil, err
+		}
+		if have != nil && refersTo(have, old) {
+			beside = append(beside, Beside{Resource: ipAddressesGR, Name: ip.String(), Seen: have.ResourceVersion, Do: store.Remove})
+		}
+	}
+	return beside, nil
+}
 
-	// Node ports.
-	had := map[nodePort]bool{}
-	if old != nil {
-		for _, p := range servicePorts(old) {
-			had[p] = true
+func addressTaken(rq *Request, ip netip.Addr) bool {
+	have, err := rq.Read.Get(ipAddressesGR, "", ip.String())
+	return err != nil || have != nil
+}
+
+// wishAddress finds the range of an address, or says why it cannot be had.
+func wishAddress(rq *Request, ranges []addressRange, ip netip.Addr) (from addressRange, why string) {
+	why = "the provided network does not match the current range"
+	for _, r := range ranges {
+		if !r.prefix.Contains(ip) {
+			continue
+		}
+		if !alloc.Usable(r.prefix, ip) {
+			why = fmt.Sprintf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, r.prefix)
+			continue
+		}
+		if addressTaken(rq, ip) {
+			return r, "provided IP is already allocated"
+		}
+		return r, ""
+	}
+	return from, why
+}
+
+func pickAddress(rq *Request, ranges []addressRange, family corev1.IPFamily) (netip.Addr, addressRange, bool) {
+	for _, r := range ranges {
+		if familyOf(r.prefix.Addr()) != family {
+			continue
+		}
+		if ip, ok := alloc.Address(r.prefix, func(ip netip.Addr) bool { return addressTaken(rq, ip) }, spread(rq.Now)); ok {
+			return ip, r, true
 		}
 	}
-	mine := map[nodePort]bool{} // by this call
-	wish := func(p nodePort, at *field.Path) {
-		if had[p] || mine[p] {
-			return
-		}
-		if why := a.wishPort(rq, &t, p, owner); why != "" {
-			f.Invalid(at, p.port, why)
-			return
-		}
-		mine[p] = true
-		undos = append(undos, func() { a.ports.Free(p) })
+	return netip.Addr{}, addressRange{}, false
+}
+
+// nodePorts fills in node ports, and books in one set what the Service holds now.
+func (a allocator) nodePorts(rq *Request, s, old *corev1.Service, f *check.Faults) ([]Beside, error) {
+	had := map[int32]bool{}
+	for _, n := range servicePorts(old) {
+		had[n] = true
 	}
-	if needsNodePorts(s) {
-		for i, p := range s.Spec.Ports {
-			if p.NodePort != 0 {
-				wish(nodePort{p.Protocol, p.NodePort}, field.NewPath("spec", "ports").Index(i).Child("nodePort"))
+	if len(had) == 0 && (s == nil || !needsNodePorts(s)) {
+		return nil, nil
+	}
+	stored, ports, err := a.takenPorts(rq)
+	if err != nil {
+		return nil, err
+	}
+	mine := map[int32]bool{} // what s holds in the end
+	if s != nil && needsNodePorts(s) {
+		if err := fillNodePorts(rq, s, ports, had, mine, f); err != nil {
+			return nil, err
+		}
+	}
+	changed := false
+	for n := range mine {
+		changed = changed || !had[n]
+	}
+	for n := range had {
+		if !mine[n] {
+			changed = true
+			ports.Free(n)
+		}
+	}
+	if !changed {
+		return nil, nil
+	}
+	next := &corev1.RangeAllocation{Range: ports.Range(), Data: ports.Data()}
+	seen := ""
+	if stored != nil {
+		next.ObjectMeta, seen = *stored.ObjectMeta.DeepCopy(), stored.ResourceVersion
+	}
+	return []Beside{{Resource: rangeAllocationsGR, Name: NodePortsName, Seen: seen, Object: next, Contended: true}}, nil
+}
+
+// takenPorts is the stored set. Where there is none yet, it is what the Services say.
+func (a allocator) takenPorts(rq *Request) (*corev1.RangeAllocation, *alloc.Ports, error) {
+	r := a.cfg.NodePorts
+	stored, err := Lookup[corev1.RangeAllocation](rq.Read, rangeAllocationsGR, "", NodePortsName)
+	if err != nil {
+		return nil, nil, err
+	}
+	if stored != nil {
+		ports, err := alloc.ReadPorts(r.First, r.Last, stored.Range, stored.Data)
+		return stored, ports, err
+	}
+	ports := &alloc.Ports{First: r.First, Last: r.Last}
+	err = rq.Read.Each(servicesGR, "", func(o Object) bool {
+		if other, ok := o.(*corev1.Service); ok {
+			for _, n := range servicePorts(other) {
+				ports.Take(n)
 			}
 		}
-		allocate := s.Spec.Type == corev1.ServiceTypeNodePort || valueOr(s.Spec.AllocateLoadBalancerNodePorts, true)
-		shared := map[int32]int32{} // one port number with two protocols gets one node port
+		return true
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list services to allocate from: %w", err)
+	}
+	return nil, ports, nil
+}
+
+// fillNodePorts takes the ports that s names and chooses those that it needs. A number belongs to one
+// Service, which may use it once for each protocol.
+func fillNodePorts(rq *Request, s *corev1.Service, ports *alloc.Ports, had, mine map[int32]bool, f *check.Faults) error {
+	wish := func(n int32, at *field.Path) {
+		switch {
+		case mine[n]:
+		case had[n]:
+			mine[n] = true
+		case !ports.Covers(n):
+			f.Invalid(at, n, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %s", ports.Range()))
+		case ports.Has(n):
+			f.Invalid(at, n, "provided port is already allocated")
+		default:
+			ports.Take(n)
+			mine[n] = true
+		}
+	}
+	pick := func(what string) (int32, error) {
+		n, ok := alloc.Port(ports.First, ports.Last, ports.Has, spread(rq.Now))
+		if !ok {
+			return 0, apierrors.NewInternalError(errors.New("failed to allocate a " + what + ": range is full"))
+		}
+		ports.Take(n)
+		mine[n] = true
+		return n, nil
+	}
+	shared := map[int32]int32{} // one port number with two protocols gets one node port
+	used := map[nodePort]bool{}
+	for i, p := range s.Spec.Ports {
+		if p.NodePort != 0 {
+			wish(p.NodePort, field.NewPath("spec", "ports").Index(i).Child("nodePort"))
+			shared[p.Port] = p.NodePort
+			used[nodePort{p.Protocol, p.NodePort}] = true
+		}
+	}
+	if s.Spec.Type == corev1.ServiceTypeNodePort || valueOr(s.Spec.AllocateLoadBalancerNodePorts, true) {
 		for i := range s.Spec.Ports {
 			p := &s.Spec.Ports[i]
 			if p.NodePort != 0 {
-				shared[p.Port] = p.NodePort
-			}
-		}
-		for i := range s.Spec.Ports {
-			p := &s.Spec.Ports[i]
-			if p.NodePort != 0 || !allocate {
 				continue
 			}
-			if n, ok := shared[p.Port]; ok {
-				if key := (nodePort{p.Protocol, n}); !mine[key] && !had[key] && a.wishPort(rq, &t, key, owner) == "" {
-					p.NodePort = n
-					mine[key] = true
-					undos = append(undos, func() { a.ports.Free(key) })
-					continue
+			n, ok := shared[p.Port]
+			if !ok || used[nodePort{p.Protocol, n}] || !mine[n] {
+				var err error
+				if n, err = pick("nodePort"); err != nil {
+					return err
 				}
 			}
-			n, ok := a.pickPort(rq, t, p.Protocol)
-			if !ok {
-				return nil, apierrors.NewInternalError(errors.New("failed to allocate a nodePort: range is full"))
-			}
-			key := nodePort{p.Protocol, n}
-			mine[key] = true
-			undos = append(undos, func() { a.ports.Free(key) })
 			p.NodePort, shared[p.Port] = n, n
+			used[nodePort{p.Protocol, n}] = true
 		}
 	}
 	if needsHealthPort(s) {
 		if s.Spec.HealthCheckNodePort != 0 {
-			wish(nodePort{corev1.ProtocolTCP, s.Spec.HealthCheckNodePort}, field.NewPath("spec", "healthCheckNodePort"))
-		} else {
-			n, ok := a.pickPort(rq, t, corev1.ProtocolTCP)
-			if !ok {
-				return nil, apierrors.NewInternalError(errors.New("failed to allocate a HealthCheck NodePort: range is full"))
-			}
-			key := nodePort{corev1.ProtocolTCP, n}
-			undos = append(undos, func() { a.ports.Free(key) })
-			s.Spec.HealthCheckNodePort = n
+			wish(s.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"))
+			return nil
 		}
-	}
-	if !f.Empty() {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, f.List())
-	}
-	return release, nil
-}
-
-// wishAddress reserves one address, or says why it cannot be had. A refusal is
-// given only after a fresh look at the tree.
-func (a *allocator) wishAddress(rq *Request, t **takenSet, ip netip.Addr, owner string) string {
-	free := func() bool {
-		who, used := (*t).ips[ip]
-		return !used || who == owner
-	}
-	in := func() bool {
-		for _, r := range (*t).ranges {
-			if r.Contains(ip) && r.Masked().Addr() != ip {
-				return true
-			}
+		n, err := pick("HealthCheck NodePort")
+		if err != nil {
+			return err
 		}
-		return false
+		s.Spec.HealthCheckNodePort = n
 	}
-	if !free() || !in() {
-		if fresh, err := a.scan(rq, true); err == nil {
-			*t = fresh
-		}
-	}
-	if !in() {
-		return fmt.Sprintf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, rangesText((*t).ranges, ip))
-	}
-	if !free() || !a.ips.Take(ip, rq.Now, heldFromWish) {
-		return "provided IP is already allocated"
-	}
-	return ""
-}
-
-func rangesText(ranges []netip.Prefix, ip netip.Addr) string {
-	text := ""
-	for _, r := range ranges {
-		if r.Addr().Is4() == ip.Is4() {
-			if text != "" {
-				text += ", "
-			}
-			text += r.String()
-		}
-	}
-	return text
-}
-
-func (a *allocator) pickAddress(rq *Request, t *takenSet, family corev1.IPFamily) (netip.Addr, bool) {
-	for _, r := range t.ranges {
-		if familyOf(r.Addr()) != family {
-			continue
-		}
-		ip, ok := alloc.Address(r, func(ip netip.Addr) bool {
-			_, used := t.ips[ip]
-			return used || !a.ips.Take(ip, rq.Now, heldFromRandom)
-		}, spread(rq.Now))
-		if ok {
-			return ip, true
-		}
-	}
-	return netip.Addr{}, false
-}
-
-func (a *allocator) wishPort(rq *Request, t **takenSet, p nodePort, owner string) string {
-	r := a.cfg.NodePorts
-	if p.port < r.First || p.port > r.Last {
-		return fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %d-%d", r.First, r.Last)
-	}
-	free := func() bool {
-		who, used := (*t).ports[p]
-		return !used || who == owner
-	}
-	if !free() {
-		if fresh, err := a.scan(rq, true); err == nil {
-			*t = fresh
-		}
-	}
-	if !free() || !a.ports.Take(p, rq.Now, heldFromWish) {
-		return "provided port is already allocated"
-	}
-	return ""
-}
-
-// pickPort takes a port that no protocol uses, so that one can be added later.
-func (a *allocator) pickPort(rq *Request, t *takenSet, protocol corev1.Protocol) (int32, bool) {
-	return alloc.Port(a.cfg.NodePorts.First, a.cfg.NodePorts.Last, func(n int32) bool {
-		for _, other := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
-			key := nodePort{other, n}
-			if _, used := t.ports[key]; used || a.ports.Held(key, rq.Now, heldFromRandom) {
-				return true
-			}
-		}
-		return !a.ports.Take(nodePort{protocol, n}, rq.Now, heldFromRandom)
-	}, spread(rq.Now))
+	return nil
 }
 
 func needsNodePorts(s *corev1.Service) bool {

@@ -20,7 +20,7 @@ import (
 type service = corev1.Service
 
 func services(cfg Config) Resource[service] {
-	a := &allocator{cfg: cfg}
+	a := allocator{cfg: cfg}
 	return Resource[service]{
 		Group: "", Version: "v1", Kind: "Service", Plural: "services", Prefix: "services/specs", NoGeneration: true,
 		Short: []string{"svc"}, Categories: []string{"all"}, Name: DNSLabel, CreateOnUpdate: true,

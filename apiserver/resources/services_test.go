@@ -3,13 +3,16 @@ package resources
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"pgregory.net/rapid"
+
+	"github.com/keelson/keelson/apiserver/resources/alloc"
+	"github.com/keelson/keelson/apiserver/store"
 )
 
 func svc(name string, change func(*corev1.Service)) *corev1.Service {
@@ -110,7 +113,8 @@ func TestServiceIsRefused(t *testing.T) {
 		change func(*corev1.Service)
 	}{
 		{"provided IP is already allocated", func(s *corev1.Service) { s.Spec.ClusterIP = "10.96.7.7" }},
-		{"is not in the valid range. The range of valid IPs is 10.96.0.0/16", func(s *corev1.Service) { s.Spec.ClusterIP = "10.1.0.1" }},
+		{"failed to allocate IP 10.1.0.1: the provided network does not match the current range", func(s *corev1.Service) { s.Spec.ClusterIP = "10.1.0.1" }},
+		{"the provided IP (10.96.0.0) is not in the valid range. The range of valid IPs is 10.96.0.0/16", func(s *corev1.Service) { s.Spec.ClusterIP = "10.96.0.0" }},
 		{"spec.ports[0].nodePort: Invalid value: 30777: provided port is already allocated", func(s *corev1.Service) { s.Spec.Type, s.Spec.Ports[0].NodePort = "NodePort", 30777 }},
 		{"provided port is not in the valid range. The range of valid ports is 30000-32767", func(s *corev1.Service) { s.Spec.Type, s.Spec.Ports[0].NodePort = "NodePort", 99 }},
 		{"may not be used when `type` is 'ClusterIP'", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 30000 }},
@@ -120,7 +124,7 @@ func TestServiceIsRefused(t *testing.T) {
 		{"spec.ports[1].name: Required value", func(s *corev1.Service) { s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: 81}) }},
 		{"may not be set to 'None' for NodePort services", func(s *corev1.Service) { s.Spec.Type, s.Spec.ClusterIP = "NodePort", "None" }},
 	} {
-		err := write(services(DefaultConfig()).Row(), request(taken), svc("a", c.change), nil)
+		err := write(services(DefaultConfig()).Row(), request(taken, NewIPAddress(netip.MustParseAddr("10.96.7.7"), "d", "other")), svc("a", c.change), nil)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("want %q, got %v", c.want, err)
 		}
@@ -171,40 +175,93 @@ func TestServiceChanges(t *testing.T) {
 	}
 }
 
-// TestNoTwoServicesShare: whatever the order of creations and deletions, and however
-// late the tree shows them, no address and no node port has two owners.
-func TestNoTwoServicesShare(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		cfg := DefaultConfig()
-		cfg.ServiceCIDRs = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/27")}
-		cfg.NodePorts = PortRange{30000, 30031}
-		row := services(cfg).Row()
-		now := time.Unix(1_800_000_000, 0)
-		var all, shown []Object
-		for i := range rapid.IntRange(1, 25).Draw(t, "services") {
-			rq := request(shown...)
-			rq.Now = now
-			s := svc(fmt.Sprintf("s%d", i), func(s *corev1.Service) { s.Spec.Type = "NodePort" })
-			if err := write(row, rq, s, nil); err != nil {
-				t.Fatalf("service %d of 30 addresses: %v", i, err)
-			}
-			all = append(all, s)
-			if rapid.Bool().Draw(t, "shown") {
-				shown = append([]Object(nil), all...)
-			}
-			now = now.Add(time.Duration(rapid.IntRange(0, 300).Draw(t, "wait")) * time.Millisecond)
-		}
-		ips, ports := map[string]string{}, map[int32]string{}
-		for _, o := range all {
-			s := o.(*corev1.Service)
-			if other, ok := ips[s.Spec.ClusterIP]; ok {
-				t.Fatalf("%s and %s share %s", other, s.Name, s.Spec.ClusterIP)
-			}
-			ips[s.Spec.ClusterIP] = s.Name
-			if other, ok := ports[s.Spec.Ports[0].NodePort]; ok {
-				t.Fatalf("%s and %s share port %d", other, s.Name, s.Spec.Ports[0].NodePort)
-			}
-			ports[s.Spec.Ports[0].NodePort] = s.Name
-		}
+// A removal frees addresses and ports, and an update those that are not kept.
+func TestServiceFrees(t *testing.T) {
+	row := services(dualStack()).Row()
+	both := svc("a", func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.IPFamilyPolicy = "NodePort", ptr(corev1.IPFamilyPolicyRequireDualStack)
 	})
+	row.Default(both)
+	row.Main.Prepare(request(), both, nil)
+	made, err := row.Allocate(request(), both, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := []Object{both}
+	for _, b := range made {
+		b.Object.SetResourceVersion("7")
+		b.Object.SetName(b.Name)
+		tree = append(tree, b.Object)
+	}
+	if got, want := steps(made), []string{"write " + both.Spec.ClusterIPs[0], "write " + both.Spec.ClusterIPs[1], "write servicenodeports: 1 taken"}; !slices.Equal(got, want) {
+		t.Errorf("creation: got %q, want %q", got, want)
+	}
+	gone, err := row.Allocate(request(tree...), nil, both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := steps(gone), []string{"remove " + both.Spec.ClusterIPs[0], "remove " + both.Spec.ClusterIPs[1], "write servicenodeports: 0 taken"}; !slices.Equal(got, want) {
+		t.Errorf("removal: got %q, want %q", got, want)
+	}
+	one := both.DeepCopy()
+	one.Spec.IPFamilyPolicy = ptr(corev1.IPFamilyPolicySingleStack)
+	row.Main.Prepare(request(tree...), one, both)
+	less, err := row.Allocate(request(tree...), one, both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := steps(less), []string{"remove " + both.Spec.ClusterIPs[1]}; !slices.Equal(got, want) {
+		t.Errorf("second family given up: got %q, want %q", got, want)
+	}
+}
+
+func steps(beside []Beside) []string {
+	var out []string
+	for _, b := range beside {
+		text := map[store.Do]string{store.Write: "write ", store.Remove: "remove ", store.Check: "check "}[b.Do] + b.Name
+		if r, ok := b.Object.(*corev1.RangeAllocation); ok {
+			p, err := alloc.ReadPorts(30000, 32767, r.Range, r.Data)
+			if err != nil {
+				return []string{err.Error()}
+			}
+			text += fmt.Sprintf(": %d taken", p.Count())
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// Addresses come from every range that is ready, and from none that goes.
+func TestServiceRanges(t *testing.T) {
+	row := services(DefaultConfig()).Row()
+	cidr := func(name, r string, ready, going bool) *networkingv1.ServiceCIDR {
+		c := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: "5"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{r}}}
+		if ready {
+			c.Status.Conditions = []metav1.Condition{{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue}}
+		}
+		if going {
+			c.DeletionTimestamp = &metav1.Time{}
+		}
+		return c
+	}
+	allocated := func(tree ...Object) (string, []string, error) {
+		s := svc("a", nil)
+		row.Default(s)
+		row.Main.Prepare(request(tree...), s, nil)
+		beside, err := row.Allocate(request(tree...), s, nil)
+		return s.Spec.ClusterIP, steps(beside), err
+	}
+	full := []Object{cidr("kubernetes", "10.0.0.0/30", true, false), NewIPAddress(netip.MustParseAddr("10.0.0.1"), "d", "x"), NewIPAddress(netip.MustParseAddr("10.0.0.2"), "d", "y")}
+	if _, _, err := allocated(full...); err == nil || !strings.Contains(err.Error(), `failed to allocate a serviceIP for Service "a": range is full`) {
+		t.Errorf("a full range: %v", err)
+	}
+	for _, other := range []*networkingv1.ServiceCIDR{cidr("other", "10.9.0.0/24", false, false), cidr("other", "10.9.0.0/24", true, true)} {
+		if ip, _, err := allocated(append(full, other)...); err == nil {
+			t.Errorf("%s is from a range that is not ready or goes", ip)
+		}
+	}
+	ip, did, err := allocated(append(full, cidr("other", "10.9.0.0/24", true, false))...)
+	if err != nil || !strings.HasPrefix(ip, "10.9.0.") || !slices.Equal(did, []string{"write " + ip, "check other"}) {
+		t.Errorf("a second range: %s, %q, %v", ip, did, err)
+	}
 }

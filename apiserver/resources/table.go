@@ -56,6 +56,7 @@ func TableFor(cfg Config) []*Row {
 		secrets.Row(),
 		serviceAccounts.Row(),
 		services(cfg).Row(),
+		rangeAllocations(),
 		// events.k8s.io
 		eventsV1(coreEvents).Row(),
 		// authentication.k8s.io, authorization.k8s.io

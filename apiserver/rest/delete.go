@@ -109,8 +109,8 @@ func (o *Objects) removeOnce(ctx context.Context, rq *resources.Request, row *re
 		return it, false, err
 	}
 	if !rq.DryRun {
-		if _, err := o.store.Delete(ctx, seen.Key, seen.Rev); err != nil {
-			return nil, false, storeError(row, err)
+		if err := o.erase(ctx, rq, row, old, seen); err != nil {
+			return nil, false, err
 		}
 	}
 	if row.Grace == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"strconv"
 	"strings"
@@ -45,6 +46,7 @@ type Objects struct {
 	chain  admission.Chain
 	fields *patch.Fields
 	now    func() time.Time
+	turn   chan struct{} // held by the writer of a contended object
 }
 
 // NewObjects returns the verbs over a cache and the store below it.
@@ -52,7 +54,7 @@ func NewObjects(reg *resources.Registry, cache *watchcache.Cache, st store.Store
 	if now == nil {
 		now = time.Now
 	}
-	return &Objects{reg: reg, cache: cache, store: st, chain: chain, fields: patch.NewFields(reg.Kind), now: now}
+	return &Objects{reg: reg, cache: cache, store: st, chain: chain, fields: patch.NewFields(reg.Kind), now: now, turn: make(chan struct{}, 1)}
 }
 
 // WriteOptions are what create, update and patch have in common.
@@ -266,18 +268,10 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		undo.add(u)
 	}
 	key := row.Key(obj.GetNamespace(), obj.GetName())
-	if rq.DryRun {
-		if o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
-			return nil, o.exists(row, obj)
-		}
-	} else if row.Allocate != nil {
-		u, err := row.Allocate(rq, obj, nil)
-		if err != nil {
-			return nil, o.allocateError(row, obj, err)
-		}
-		undo.add(u)
+	if rq.DryRun && o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
+		return nil, o.exists(row, obj)
 	}
-	return o.put(ctx, rq, row, obj, key, nil)
+	return o.putAllocated(ctx, rq, row, obj, nil, key, nil)
 }
 
 // book keeps managedFields. A custom object that does not fit its schema cannot be booked;
@@ -290,20 +284,9 @@ func (o *Objects) book(w patch.Write, old, obj resources.Object) error {
 	return nil
 }
 
-func (o *Objects) allocateError(row *resources.Row, obj resources.Object, err error) error {
-	if as := apierrors.APIStatus(nil); errors.As(err, &as) {
-		return err
-	}
-	var one *field.Error
-	if errors.As(err, &one) {
-		return apierrors.NewInvalid(row.GVK().GroupKind(), obj.GetName(), field.ErrorList{one})
-	}
-	return apierrors.NewInternalError(err)
-}
-
-// put encodes and stores obj if the key is still as in prev (nil: absent), and
+// put encodes and stores obj if the key is still as in prev (nil: absent), together with beside, and
 // returns the item as row's storage keeps it.
-func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources.Row, obj resources.Object, key string, prev *watchcache.Item) (*watchcache.Item, error) {
+func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources.Row, obj resources.Object, key string, prev *watchcache.Item, beside ...store.Op) (*watchcache.Item, error) {
 	storage, kept := row.Storage(), obj
 	if row.ToStored != nil {
 		kept = row.ToStored(obj)
@@ -319,8 +302,10 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 	var seen, created int64
 	if prev != nil {
 		seen, created = prev.Rev, prev.CreateRev
-		if same, err := codec.WithRev(storage, raw, prev.Rev); err == nil && bytes.Equal(same, prev.Raw) {
-			return prev, nil
+		if same, err := codec.WithRev(storage, raw, prev.Rev); err == nil && bytes.Equal(same, prev.Raw) && len(beside) == 0 {
+			if stale, err := o.stale(ctx, row, key); !stale || rq.DryRun {
+				return prev, err
+			}
 		}
 	}
 	value := codec.Wrap(storage, raw)
@@ -334,8 +319,15 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 	if storage.TTL != nil {
 		ttl = storage.TTL(kept)
 	}
-	rev, err := o.store.Put(ctx, key, value, seen, ttl)
+	var rev int64
+	if len(beside) == 0 {
+		rev, err = o.store.Put(ctx, key, value, seen, ttl)
+	} else {
+		rev, err = o.commit(ctx, store.Op{Key: key, Seen: seen, Value: value}, beside)
+	}
 	switch {
+	case errors.Is(err, errBeside):
+		return nil, err
 	case errors.Is(err, store.ErrConflict) && prev == nil:
 		return nil, o.exists(row, obj)
 	case err != nil:
@@ -363,9 +355,10 @@ func storeError(row *resources.Row, err error) error {
 	case errors.Is(err, store.ErrConflict):
 		return err
 	case errors.Is(err, store.ErrFull):
-		e := apierrors.NewInternalError(errors.New("etcdserver: mvcc: database space exceeded: delete objects to go on"))
-		e.ErrStatus.Code = 507
-		return e
+		// As upstream passes etcd's own error on: 500, without a reason.
+		return &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: "etcdserver: mvcc: database space exceeded",
+		}}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewServerTimeout(row.GR(), "write", 1)
 	}
@@ -541,21 +534,19 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		}
 		undo.add(u)
 	}
-	if row.Allocate != nil && part == "" && !rq.DryRun {
-		u, err := row.Allocate(rq, obj, old)
-		if err != nil {
-			return nil, o.allocateError(row, obj, err)
-		}
-		undo.add(u)
-	}
 	if finished(obj) && !rq.DryRun {
 		// The last finalizer is gone: the update is the removal.
-		if _, err := o.store.Delete(ctx, seen.Key, seen.Rev); err != nil {
-			return nil, o.lost(row, name, storeError(row, err), pinned && !opts.Retry)
+		if err := o.erase(ctx, rq, row, old, seen); err != nil {
+			return nil, o.lost(row, name, err, pinned && !opts.Retry)
 		}
 		return o.lastState(row, obj, seen)
 	}
-	it, err := o.put(ctx, rq, row, obj, seen.Key, seen)
+	var it *watchcache.Item
+	if part == "" {
+		it, err = o.putAllocated(ctx, rq, row, obj, old, seen.Key, seen)
+	} else {
+		it, err = o.put(ctx, rq, row, obj, seen.Key, seen)
+	}
 	return it, o.lost(row, name, err, pinned && !opts.Retry)
 }
 

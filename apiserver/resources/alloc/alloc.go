@@ -1,20 +1,18 @@
-// Package alloc chooses cluster addresses and node ports that nobody has.
+// Package alloc chooses cluster addresses and node ports that nobody has, and
+// keeps the set of node ports in the form in which it is stored.
 //
-// What is taken is what the tree of stored Services says plus the Ledger: the
-// choices of this process that the tree may not show yet. A choice is free again
-// when its write failed, or when it has aged and the tree still does not show it.
+// What is taken is what stored objects say: an IPAddress for each address, one
+// [Ports] set for all node ports. Both are written in the transaction that writes the
+// Service, so the store decides between API servers that choose alike.
 //
-// The package is pure: time and randomness come as arguments. It does not keep
-// several API servers from choosing alike in the same instant; random choice from
-// a large range makes that rare.
+// The package is pure: randomness comes as an argument.
 package alloc
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/big"
 	"net/netip"
-	"sync"
-	"time"
 )
 
 // Random returns a number in [0, n).
@@ -46,6 +44,15 @@ func Address(r netip.Prefix, taken func(netip.Addr) bool, random Random) (netip.
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// Usable reports whether an address of the range may be given to a Service: not the network's own,
+// nor the broadcast address of an IPv4 range.
+func Usable(r netip.Prefix, ip netip.Addr) bool {
+	if !r.Contains(ip) || ip == r.Masked().Addr() {
+		return false
+	}
+	return !ip.Is4() || r.Bits() >= 31 || r.Contains(ip.Next())
 }
 
 // Port picks a free port of first..last; the lowest part is used last.
@@ -95,44 +102,64 @@ func At(r netip.Prefix, n uint64) netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// Ledger remembers the choices that the tree may not show yet. It is safe for concurrent use.
-type Ledger[K comparable] struct {
-	mu   sync.Mutex
-	made map[K]time.Time // guarded by mu
+// Ports is the set of node ports that are taken, out of First..Last. Its stored
+// form is upstream's RangeAllocation: the range as text, and a number in which bit n
+// stands for First+n, most significant byte first.
+type Ports struct {
+	First, Last int32
+	taken       big.Int
 }
 
-// Take reserves k unless it was reserved less than hold ago.
-func (l *Ledger[K]) Take(k K, now time.Time, hold time.Duration) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if at, ok := l.made[k]; ok && now.Sub(at) < hold {
-		return false
+// ReadPorts reads a stored set. What was taken of another range and lies outside
+// first..last is dropped.
+func ReadPorts(first, last int32, rangeText string, data []byte) (*Ports, error) {
+	p := &Ports{First: first, Last: last}
+	if rangeText == p.Range() {
+		p.taken.SetBytes(data)
+		return p, nil
 	}
-	if l.made == nil {
-		l.made = map[K]time.Time{}
+	was := Ports{}
+	if _, err := fmt.Sscanf(rangeText, "%d-%d", &was.First, &was.Last); err != nil {
+		return nil, fmt.Errorf("stored range of node ports %q: %w", rangeText, err)
 	}
-	if len(l.made) > 4096 {
-		for old, at := range l.made {
-			if now.Sub(at) > time.Minute {
-				delete(l.made, old)
-			}
+	was.taken.SetBytes(data)
+	for n := range was.taken.BitLen() {
+		if was.taken.Bit(n) == 1 {
+			p.Take(was.First + int32(n))
 		}
 	}
-	l.made[k] = now
-	return true
+	return p, nil
 }
 
-// Free forgets a reservation.
-func (l *Ledger[K]) Free(k K) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.made, k)
+// Range is the range as it is stored: "30000-32767".
+func (p *Ports) Range() string { return fmt.Sprintf("%d-%d", p.First, p.Last) }
+
+// Data is the set as it is stored.
+func (p *Ports) Data() []byte { return p.taken.Bytes() }
+
+// Covers reports whether n is in the range.
+func (p *Ports) Covers(n int32) bool { return p.First <= n && n <= p.Last }
+
+// Has reports whether n is taken.
+func (p *Ports) Has(n int32) bool { return p.Covers(n) && p.taken.Bit(int(n-p.First)) == 1 }
+
+// Take adds n; a port outside the range is nobody's business.
+func (p *Ports) Take(n int32) { p.set(n, 1) }
+
+// Free removes n.
+func (p *Ports) Free(n int32) { p.set(n, 0) }
+
+func (p *Ports) set(n int32, bit uint) {
+	if p.Covers(n) {
+		p.taken.SetBit(&p.taken, int(n-p.First), bit)
+	}
 }
 
-// Held reports a reservation made less than hold ago.
-func (l *Ledger[K]) Held(k K, now time.Time, hold time.Duration) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	at, ok := l.made[k]
-	return ok && now.Sub(at) < hold
+// Count is how many ports are taken.
+func (p *Ports) Count() int {
+	n := 0
+	for i := range p.taken.BitLen() {
+		n += int(p.taken.Bit(i))
+	}
+	return n
 }
