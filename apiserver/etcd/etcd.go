@@ -17,14 +17,16 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -97,10 +99,14 @@ func (c Config) Validate(at *field.Path) field.ErrorList {
 
 // Server is a running member.
 type Server struct {
-	cfg   Config
-	log   *slog.Logger
-	etcd  *embed.Etcd
-	maint pb.MaintenanceServer
+	cfg  Config
+	log  *slog.Logger
+	etcd *embed.Etcd
+
+	// Of Maintain's goroutine: up to where history was forgotten to make room, and whether it was
+	// said that it did not help.
+	forgotten int64
+	told      bool
 }
 
 // format is the version of the data directory: its first line in the marker file.
@@ -145,7 +151,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.DataDir, err)
 	}
-	s := &Server{cfg: cfg, log: log, etcd: e, maint: v3rpc.NewMaintenanceServer(e.Server, nil)}
+	s := &Server{cfg: cfg, log: log, etcd: e}
 	select {
 	case <-e.Server.ReadyNotify():
 		return s, nil
@@ -255,48 +261,115 @@ func (s *Server) Close() {
 	s.etcd.Close()
 }
 
-// Maintain looks after the database's space until ctx ends: after the quota was used
-// up and enough was deleted and forgotten, the file is rewritten and the alarm ended.
-// The quota counts the file, which does not shrink by itself.
+// How often the database's space is looked at: often while writes are refused.
+const (
+	tendEvery     = 30 * time.Second
+	tendFullEvery = 3 * time.Second
+)
+
+// Maintain looks after the database's space until ctx ends. After the quota was used up,
+// history is forgotten, the file is rewritten (the quota counts the file, which does
+// not shrink by itself), and the alarm is ended as soon as there is room again. A file
+// that is mostly empty is rewritten too, by one member at a time.
 func (s *Server) Maintain(ctx context.Context) error {
-	tick := time.NewTicker(30 * time.Second)
-	defer tick.Stop()
+	pause := tendFullEvery
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(pause):
 		}
-		if err := s.tend(ctx); err != nil && ctx.Err() == nil {
+		pause = tendEvery
+		var err error
+		if s.full() {
+			pause = tendFullEvery
+			err = s.makeRoom(ctx)
+		} else if s.wasteful() && turn(time.Now(), s.members(), s.etcd.Server.MemberID()) {
+			err = s.rewrite()
+		}
+		if err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot tend the database", "err", err)
 		}
 	}
 }
 
-func (s *Server) tend(ctx context.Context) error {
-	b := s.etcd.Server.Backend()
-	file, used := b.Size(), b.SizeInUse()
-	full := false
+// full reports the alarm of this member. Each looks after its own; any of them stops all writes.
+func (s *Server) full() bool {
 	for _, a := range s.etcd.Server.Alarms() {
-		full = full || a.Alarm == pb.AlarmType_NOSPACE
+		if a.Alarm == pb.AlarmType_NOSPACE && a.MemberID == uint64(s.etcd.Server.MemberID()) {
+			return true
+		}
 	}
-	// Rewriting stops writes for a moment: only when it pays.
-	wasteful := file > 256<<20 && used < file/4
-	if !(full && used < s.cfg.QuotaBytes/10*9) && !wasteful {
+	return false
+}
+
+// wasteful: rewriting stops this member's writes for a moment, so it must pay.
+func (s *Server) wasteful() bool {
+	b := s.etcd.Server.Backend()
+	return b.Size() > 256<<20 && b.SizeInUse() < b.Size()/4
+}
+
+func (s *Server) members() []types.ID {
+	var ids []types.ID
+	for _, m := range s.etcd.Server.Cluster().Members() {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+// turn lets members rewrite their files one after the other, without asking each other: each has
+// minutes of its own, by the order of the IDs. Clocks that differ cost a slow moment, no more.
+func turn(now time.Time, members []types.ID, self types.ID) bool {
+	slices.Sort(members)
+	i := slices.Index(members, self)
+	return i >= 0 && int(now.Unix()/60)%len(members) == i
+}
+
+// makeRoom ends the space alarm if the database can be made smaller than its quota.
+func (s *Server) makeRoom(ctx context.Context) error {
+	b := s.etcd.Server.Backend()
+	if rev := s.etcd.Server.KV().Rev(); rev > s.forgotten {
+		// What was deleted is free only when its history is.
+		_, err := s.etcd.Server.Compact(ctx, &pb.CompactionRequest{Revision: rev, Physical: true})
+		if err != nil && !errors.Is(err, mvcc.ErrCompacted) {
+			return fmt.Errorf("compact: %w", err)
+		}
+		s.forgotten = rev
+		b.ForceCommit() // so that what is in use is counted anew
+	}
+	// Some room must be left, or the next write raises the alarm again.
+	const enough = 95
+	if b.SizeInUse() > s.cfg.QuotaBytes/100*enough {
+		if !s.told {
+			s.told = true
+			s.log.Error("the database is full: only deletions work until objects are deleted or the quota is raised",
+				"inUseBytes", b.SizeInUse(), "quotaBytes", s.cfg.QuotaBytes)
+		}
 		return nil
 	}
-	if file-used > file/20 {
-		if _, err := s.maint.Defragment(ctx, &pb.DefragmentRequest{}); err != nil {
-			return fmt.Errorf("defragment: %w", err)
+	if b.Size() > s.cfg.QuotaBytes/100*enough {
+		if err := s.rewrite(); err != nil {
+			return err
 		}
-		s.log.Info("database was rewritten", "beforeBytes", file, "afterBytes", b.Size())
 	}
-	if full && b.Size() < s.cfg.QuotaBytes {
-		_, err := s.maint.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE})
-		if err != nil {
-			return fmt.Errorf("end the space alarm: %w", err)
-		}
-		s.log.Info("space alarm ended", "bytes", b.Size(), "quotaBytes", s.cfg.QuotaBytes)
+	_, err := s.etcd.Server.Alarm(ctx, &pb.AlarmRequest{
+		Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: uint64(s.etcd.Server.MemberID()),
+	})
+	if err != nil {
+		return fmt.Errorf("end the space alarm: %w", err)
 	}
+	s.told = false
+	s.log.Info("the database has room again, writes work", "bytes", b.Size(), "quotaBytes", s.cfg.QuotaBytes)
+	return nil
+}
+
+// rewrite defragments this member's file.
+func (s *Server) rewrite() error {
+	b := s.etcd.Server.Backend()
+	before, started := b.Size(), time.Now()
+	if err := b.Defrag(); err != nil {
+		return fmt.Errorf("defragment: %w", err)
+	}
+	s.log.Info("database was rewritten", "beforeBytes", before, "afterBytes", b.Size(), "took", time.Since(started))
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keelson/keelson/apiserver/etcd"
 	"github.com/keelson/keelson/apiserver/store"
@@ -67,6 +68,59 @@ func TestFull(t *testing.T) {
 		if _, err := s.Delete(ctx, key, rev); err != nil {
 			t.Fatalf("delete %s while full: %v", key, err)
 		}
+	}
+}
+
+// A full database comes back by itself once enough was deleted: history goes, the file is
+// rewritten, the alarm ends. Nobody has to do anything but delete.
+func TestFullRecovers(t *testing.T) {
+	srv := start(t, func(c *etcd.Config) { c.QuotaBytes = 16 << 20 })
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	tending, stop := context.WithCancel(ctx)
+	go func() { done <- srv.Maintain(tending) }()
+	defer func() { stop(); <-done }()
+	s := etcdstore.Embedded(srv.Etcd(), "/registry")
+	big := []byte(strings.Repeat("x", 1<<20))
+	revs := map[string]int64{}
+	var full error
+	for i := 0; i < 64 && full == nil; i++ {
+		key := fmt.Sprintf("configmaps/default/%d", i)
+		var rev int64
+		if rev, full = s.Put(ctx, key, big, 0, 0); full == nil {
+			revs[key] = rev
+		}
+	}
+	if !errors.Is(full, store.ErrFull) {
+		t.Fatalf("got %v, want ErrFull", full)
+	}
+	n := 0
+	for key, rev := range revs {
+		if n++; n > len(revs)/2 {
+			break
+		}
+		// A commit that only removes works too.
+		if _, err := s.Commit(ctx, []store.Op{{Key: key, Seen: rev, Do: store.Remove}}); err != nil {
+			t.Fatalf("delete %s while full: %v", key, err)
+		}
+	}
+	for {
+		_, err := s.Put(ctx, "configmaps/default/again", []byte("small"), 0, 0)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, store.ErrFull) {
+			t.Fatalf("while full: %v", err)
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("writes still fail: %v", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if got := srv.Etcd().Backend().Size(); got >= 16<<20 {
+		t.Errorf("the file has %d bytes, not less than the quota", got)
 	}
 }
 

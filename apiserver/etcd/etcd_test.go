@@ -1,0 +1,33 @@
+package etcd
+
+import (
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+)
+
+// In every minute it is one member's turn, and in as many minutes as there are members, each has had it.
+func TestTurn(t *testing.T) {
+	members := []types.ID{30, 10, 20}
+	had := map[types.ID]int{}
+	for minute := range 6 {
+		now := time.Unix(int64(minute)*60+30, 0)
+		n := 0
+		for _, m := range []types.ID{10, 20, 30} {
+			if turn(now, members, m) {
+				n++
+				had[m]++
+			}
+		}
+		if n != 1 {
+			t.Errorf("minute %d: %d members have their turn", minute, n)
+		}
+	}
+	if had[10] != 2 || had[20] != 2 || had[30] != 2 {
+		t.Errorf("turns of six minutes: %v", had)
+	}
+	if turn(time.Now(), members, 99) {
+		t.Error("who is no member has no turn")
+	}
+}
