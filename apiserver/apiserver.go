@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -34,12 +35,15 @@ import (
 	"github.com/keelson/keelson/apiserver/actions"
 	"github.com/keelson/keelson/apiserver/admission"
 	"github.com/keelson/keelson/apiserver/aggregator"
+	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/bootstrap"
 	"github.com/keelson/keelson/apiserver/crd"
+	"github.com/keelson/keelson/apiserver/encrypt"
 	"github.com/keelson/keelson/apiserver/etcd"
 	"github.com/keelson/keelson/apiserver/fairness"
+	"github.com/keelson/keelson/apiserver/ranges"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
 	"github.com/keelson/keelson/apiserver/store"
@@ -73,6 +77,12 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	upper := run.New(ctx)
+	if s.secret != nil {
+		lower.Go("encryption", s.secret.Run)
+	}
+	if s.audit != nil {
+		lower.Go("audit", s.audit.Run)
+	}
 	lower.Go("watch cache", s.cache.Run)
 	lower.Go("compaction", func(ctx context.Context) error { return compact(ctx, st, cfg.Compaction.Duration, log) })
 	lower.Go("watch below", func(ctx context.Context) error {
@@ -89,6 +99,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	upper.Go("serve", s.serve)
 	upper.Go("bootstrap", s.bootstrap)
 	upper.Go("policy status", s.checkPolicies)
+	upper.Go("ranges", s.tendRanges)
 	err = upper.Wait()
 	if cause := context.Cause(lower.Context()); cause != nil && !errors.Is(cause, run.ErrEnded) {
 		err = errors.Join(err, cause)
@@ -177,6 +188,8 @@ type server struct {
 	ending  context.Context // ends when watches and streams shall end
 	end     context.CancelCauseFunc
 	clients *roots
+	secret  *encrypt.Store // nil: nothing is encrypted
+	audit   *audit.Auditor // nil: nothing is recorded
 }
 
 func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listener) (*server, error) {
@@ -195,6 +208,26 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		return nil, err
 	}
 	s := &server{cfg: cfg, log: log, st: st, reg: reg}
+	web := cfg.Config
+	web.Listener = listener
+	web.Tune = tune
+	web.DrainTimeout = cfg.RequestTimeout.Duration
+	c := &chain{}
+	web.Wrap = func(other http.Handler) http.Handler { c.other = other; return c }
+	if s.web, err = serve.New(web, log); err != nil {
+		return nil, err
+	}
+	if cfg.EncryptionConfig != "" {
+		s.secret, err = encrypt.New(encrypt.Options{
+			Below: st, File: cfg.EncryptionConfig, Reload: cfg.EncryptionReload, Prefix: cfg.EtcdPrefix,
+			Resource: resourceAt(reg), Metrics: encrypt.NewMetrics(s.web.Registry()), Log: log.With("room", "encrypt"),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("--encryption-provider-config: %w", err)
+		}
+		s.st, st = s.secret, s.secret
+		s.web.Check("kms-providers", s.secret.Healthy)
+	}
 	s.ending, s.end = context.WithCancelCause(context.Background())
 	s.cache = watchcache.New(st, reg, watchcache.Options{FormBytes: cfg.CacheFormBytes, Log: log.With("room", "watchcache")})
 	read := s.cache.Reader()
@@ -275,23 +308,36 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		Cache: s.cache, Writer: flowObjects{s.api}, Seats: cfg.MaxRequestsInFlight + cfg.MaxMutatingRequestsInFlight,
 		Alone: !cfg.PriorityFairness, Wait: cfg.RequestTimeout.Duration / 4, Log: log.With("room", "fairness"),
 	})
-	c := &chain{
-		authorizer: authorizer, credentials: who.Authenticate, fair: s.fair,
-		timeout: cfg.RequestTimeout.Duration, log: log, handler: s.rest, others: s.others, ready: s.cache.Ready(), ending: s.ending,
-	}
-	web := cfg.Config
-	web.Listener = listener
-	web.Tune = tune
-	web.Wrap = func(other http.Handler) http.Handler { c.other = other; return c }
-	web.DrainTimeout = cfg.RequestTimeout.Duration
-	if s.web, err = serve.New(web, log); err != nil {
+	c.authorizer, c.credentials, c.fair, c.others = authorizer, who.Authenticate, s.fair, s.others
+	c.timeout, c.log, c.handler, c.ready, c.ending = cfg.RequestTimeout.Duration, log, s.rest, s.cache.Ready(), s.ending
+	s.web.Authorize(func(*http.Request) error { return nil }) // the chain has done it
+	if s.audit, err = s.auditor(s.web.Registry()); err != nil {
 		return nil, err
 	}
-	s.web.Authorize(func(*http.Request) error { return nil }) // the chain has done it
+	c.audit = s.audit
 	c.metrics = newMetrics(s.web.Registry(), s.cache, &c.reading, &c.writing)
 	s.web.Registry().MustRegister(s.others, s.fair)
 	s.endpoints(accounts)
 	return s, nil
+}
+
+// resourceAt tells which resource's objects are stored at a key. Keys of kinds that are not
+// served yet are those of custom resources; the rest are the server's own, in the core group.
+func resourceAt(reg *resources.Registry) func(key string) schema.GroupResource {
+	return func(key string) schema.GroupResource {
+		first, rest, _ := strings.Cut(key, "/")
+		second, _, _ := strings.Cut(rest, "/")
+		if row := reg.ByPrefix(first + "/" + second); row != nil {
+			return row.GR()
+		}
+		if row := reg.ByPrefix(first); row != nil {
+			return row.GR()
+		}
+		if strings.Contains(first, ".") {
+			return schema.GroupResource{Group: first, Resource: second}
+		}
+		return schema.GroupResource{Resource: first}
+	}
 }
 
 // tune fits net/http to what clients do: many watches on few connections.
@@ -550,6 +596,27 @@ func (s *server) bootstrap(ctx context.Context) error {
 		s.log.Warn("this server could not be taken out of the endpoints of default/kubernetes", "err", err)
 	}
 	return nil
+}
+
+// tendRanges keeps what is booked of addresses and node ports in step with the Services.
+func (s *server) tendRanges(ctx context.Context) error {
+	select {
+	case <-s.cache.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	ports, err := s.cfg.nodePorts()
+	if err != nil {
+		return err
+	}
+	l := &ranges.Loop{
+		Range: ports, Read: s.cache.Reader(), Commit: s.rest.Objects().Commit,
+		Changed: s.cache.Changed("services/specs", "ipaddresses", "ranges"), Log: s.log.With("room", "ranges"),
+	}
+	if err := l.Pass(ctx); err != nil && ctx.Err() == nil {
+		s.log.Warn("addresses and node ports could not all be checked", "err", err)
+	}
+	return l.Run(ctx)
 }
 
 // frontProxy is the content of kube-system/extension-apiserver-authentication.

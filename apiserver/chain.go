@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/aggregator"
+	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/fairness"
@@ -41,6 +42,7 @@ type chain struct {
 	credentials func(*http.Request) (*authn.User, error)
 	ready       <-chan struct{} // closed when there is something to read
 	ending      context.Context // ends when watches and streams shall end
+	audit       *audit.Auditor  // nil: nothing is recorded
 }
 
 func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
@@ -48,20 +50,25 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w := &answer{ResponseWriter: rw}
 	info := rest.ParseInfo(r)
 	long := info.Long || strings.HasPrefix(info.Path, "/debug/pprof/")
+	var record *audit.Record
 	defer func() {
 		if p := recover(); p != nil {
+			record.End(p, long)
 			if p == http.ErrAbortHandler {
 				panic(p)
 			}
 			c.log.Error("request panicked", "verb", info.Verb, "path", info.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			if w.code == 0 {
+				w.record = nil // its event has been written
 				rest.WriteError(w, r, apierrors.NewInternalError(errors.New("the request panicked; the log has the stack")))
+				record = nil
 			} else {
 				c.metrics.observe(&info, w, long, time.Since(started))
 				panic(http.ErrAbortHandler) // the answer has begun: only a broken connection tells
 			}
 		}
 		c.metrics.observe(&info, w, long, time.Since(started))
+		record.End(nil, long)
 	}()
 
 	id := r.Header.Get("Audit-Id")
@@ -84,6 +91,14 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	user, err := c.credentials(r)
+	// Nobody in particular: whoever is refused here is recorded too.
+	var lost error
+	r, record, lost = c.audit.Begin(r, id, subject(user, &info), long, started)
+	if lost != nil {
+		rest.WriteError(w, r, apierrors.NewInternalError(lost))
+		return
+	}
+	w.record, w.long = record, long
 	if err != nil {
 		c.log.Debug("request is not authenticated", "path", info.Path, "remote", r.RemoteAddr, "err", err)
 		h.Set("WWW-Authenticate", `Bearer realm="kubernetes"`)
@@ -96,6 +111,9 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		rest.WriteError(w, r, err)
 		return
+	}
+	if acting != user {
+		record.Impersonated(acting)
 	}
 
 	asked := attributes(acting, &info)
@@ -130,10 +148,15 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		defer served.Add(-1)
 	}
 
-	if err := permit(ctx, c.authorizer, asked); err != nil {
+	reason, err := permit(ctx, c.authorizer, asked)
+	if err != nil {
+		record.Annotate("authorization.k8s.io/decision", "forbid")
+		record.Annotate("authorization.k8s.io/reason", reason)
 		rest.WriteError(w, r, err)
 		return
 	}
+	record.Annotate("authorization.k8s.io/decision", "allow")
+	record.Annotate("authorization.k8s.io/reason", reason)
 	ctx = rest.WithInfo(authn.With(ctx, acting), &info)
 	r = r.WithContext(ctx)
 	if h := c.others.For(info.Path); h != nil {
@@ -182,11 +205,11 @@ func attributes(u *authn.User, in *rest.Info) authz.Attributes {
 	}
 }
 
-// permit returns the 403 of a refusal, in upstream's words.
-func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) error {
+// permit returns the authorizer's reason, and the 403 of a refusal in upstream's words.
+func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) (reason string, refusal error) {
 	d, reason, err := z.Authorize(ctx, a)
 	if d == authz.Allow {
-		return nil
+		return reason, nil
 	}
 	text := ""
 	if a.Resource {
@@ -210,9 +233,9 @@ func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) error {
 		text += ": " + err.Error()
 	}
 	if !a.Resource {
-		return apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(text))
+		return reason, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(text))
 	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Plural}, a.Name, errors.New(text))
+	return reason, apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Plural}, a.Name, errors.New(text))
 }
 
 // impersonate returns whom the request acts as; every attribute that is taken on
@@ -228,10 +251,11 @@ func (c *chain) impersonate(ctx context.Context, r *http.Request, u *authn.User)
 		return u, nil
 	}
 	ask := func(group, version, plural, sub, namespace, name string) error {
-		return permit(ctx, c.authorizer, authz.Attributes{
+		_, err := permit(ctx, c.authorizer, authz.Attributes{
 			User: u, Verb: "impersonate", Resource: true, Group: group, Version: version,
 			Plural: plural, Subresource: sub, Namespace: namespace, Name: name,
 		})
+		return err
 	}
 	if ns, name, ok := authn.SplitServiceAccount(im.User); ok {
 		err = ask("", "v1", "serviceaccounts", "", ns, name)
@@ -260,33 +284,40 @@ func (c *chain) impersonate(ctx context.Context, r *http.Request, u *authn.User)
 	return im.As(), nil
 }
 
-// answer remembers what was written, for metrics and for the panic handler.
+// answer remembers what was written, for metrics, for the panic handler and for the audit record.
 type answer struct {
 	http.ResponseWriter
-	code  int
-	bytes int64
+	code   int
+	bytes  int64
+	record *audit.Record // nil: none
+	long   bool
+}
+
+// begin notes the code of the answer, once.
+func (w *answer) begin(code int) {
+	if w.code == 0 {
+		w.code = code
+		w.record.Answering(code, w.Header().Get("Content-Type"), w.long)
+	}
 }
 
 func (w *answer) WriteHeader(code int) {
-	if w.code == 0 && code >= 200 {
-		w.code = code
+	if code >= 200 {
+		w.begin(code)
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *answer) Write(b []byte) (int, error) {
-	if w.code == 0 {
-		w.code = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
+	w.record.Answered(b[:n])
 	return n, err
 }
 
 func (w *answer) Flush() {
-	if w.code == 0 {
-		w.code = http.StatusOK
-	}
+	w.begin(http.StatusOK)
 	if f, ok := w.ResponseWriter.(http.Flusher); ok {
 		f.Flush()
 	}
@@ -296,8 +327,6 @@ func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Hijack hands the connection over, on HTTP/1 only: exec, attach and port-forward.
 func (w *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if w.code == 0 {
-		w.code = http.StatusSwitchingProtocols
-	}
+	w.begin(http.StatusSwitchingProtocols)
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }

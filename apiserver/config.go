@@ -34,6 +34,9 @@ type Config struct {
 	EtcdPrefix   string          `yaml:"etcdPrefix" flag:"etcd-prefix" help:"what every key begins with"`
 	Compaction   metav1.Duration `yaml:"etcdCompactionInterval" flag:"etcd-compaction-interval" help:"history older than this is forgotten; 0 keeps all"`
 	Etcd         etcd.Config     `yaml:"etcd"`
+	// Encryption at rest.
+	EncryptionConfig string `yaml:"encryptionProviderConfig" flag:"encryption-provider-config" help:"file with an EncryptionConfiguration: what is encrypted in etcd, and with which keys"`
+	EncryptionReload bool   `yaml:"encryptionProviderConfigAutomaticReload" flag:"encryption-provider-config-automatic-reload" help:"follow changes of that file"`
 
 	// Authentication.
 	AnonymousAuth               bool            `yaml:"anonymousAuth" flag:"anonymous-auth" help:"requests without credentials are those of system:anonymous; false refuses them"`
@@ -59,6 +62,22 @@ type Config struct {
 	EnableAdmissionPlugins  []string `yaml:"enableAdmissionPlugins" flag:"enable-admission-plugins" help:"admission plugins to use beside the default ones"`
 	DisableAdmissionPlugins []string `yaml:"disableAdmissionPlugins" flag:"disable-admission-plugins" help:"admission plugins not to use"`
 	AllowPrivileged         bool     `yaml:"allowPrivileged" flag:"allow-privileged" help:"pods may ask for privileged containers"`
+
+	// Audit.
+	AuditPolicyFile     string          `yaml:"auditPolicyFile" flag:"audit-policy-file" help:"file with an audit.k8s.io/v1 Policy; empty: nothing is recorded"`
+	AuditLogPath        string          `yaml:"auditLogPath" flag:"audit-log-path" help:"file that audit events are written to, a line each; \"-\": the standard output"`
+	AuditLogMaxAge      int             `yaml:"auditLogMaxAge" flag:"audit-log-maxage" help:"days that rotated audit files are kept; 0: for ever"`
+	AuditLogMaxBackups  int             `yaml:"auditLogMaxBackup" flag:"audit-log-maxbackup" help:"number of rotated audit files that are kept; 0: all"`
+	AuditLogMaxSize     int             `yaml:"auditLogMaxSize" flag:"audit-log-maxsize" help:"megabytes of an audit file before it is rotated"`
+	AuditLogCompress    bool            `yaml:"auditLogCompress" flag:"audit-log-compress" help:"compress rotated audit files"`
+	AuditLogFormat      string          `yaml:"auditLogFormat" flag:"audit-log-format" help:"\"json\""`
+	AuditLogMode        string          `yaml:"auditLogMode" flag:"audit-log-mode" help:"\"blocking\": a request waits for its line, for a second at most; \"blocking-strict\": and is refused if its arrival cannot be written; \"batch\": lines are written behind it"`
+	AuditLogBuffer      int             `yaml:"auditLogBatchBufferSize" flag:"audit-log-batch-buffer-size" help:"lines that may wait to be written"`
+	AuditWebhookFile    string          `yaml:"auditWebhookConfigFile" flag:"audit-webhook-config-file" help:"kubeconfig of a receiver of audit events"`
+	AuditWebhookBackoff metav1.Duration `yaml:"auditWebhookInitialBackoff" flag:"audit-webhook-initial-backoff" help:"pause before the first retry of a call"`
+	AuditWebhookBuffer  int             `yaml:"auditWebhookBatchBufferSize" flag:"audit-webhook-batch-buffer-size" help:"events that may wait to be sent"`
+	AuditWebhookBatch   int             `yaml:"auditWebhookBatchMaxSize" flag:"audit-webhook-batch-max-size" help:"events in one call"`
+	AuditWebhookWait    metav1.Duration `yaml:"auditWebhookBatchMaxWait" flag:"audit-webhook-batch-max-wait" help:"how long an event waits for others to go with"`
 
 	// The cluster.
 	ServiceClusterIPRange string          `yaml:"serviceClusterIPRange" flag:"service-cluster-ip-range" help:"range of service addresses; two, joined by a comma, for dual stack"`
@@ -103,7 +122,10 @@ func Default() Config {
 		RequestHeaderGroups: []string{"X-Remote-Group"}, RequestHeaderExtra: []string{"X-Remote-Extra-"},
 		AuthorizationMode: []string{"Node", "RBAC"}, AllowPrivileged: true,
 		ServiceClusterIPRange: "10.96.0.0/16", ServiceNodePortRange: "30000-32767",
-		EventTTL:            metav1.Duration{Duration: time.Hour},
+		EventTTL:        metav1.Duration{Duration: time.Hour},
+		AuditLogMaxSize: 100, AuditLogFormat: "json", AuditLogMode: "blocking", AuditLogBuffer: 10000,
+		AuditWebhookBackoff: metav1.Duration{Duration: 10 * time.Second}, AuditWebhookBuffer: 10000, AuditWebhookBatch: 400,
+		AuditWebhookWait:    metav1.Duration{Duration: 30 * time.Second},
 		KubeletAddressTypes: []string{"Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"},
 		KubeletTimeout:      metav1.Duration{Duration: 5 * time.Second},
 		MaxRequestsInFlight: 400, MaxMutatingRequestsInFlight: 200,
@@ -137,6 +159,9 @@ func (c Config) Validate() field.ErrorList {
 	}
 	if (c.EtcdCertFile == "") != (c.EtcdKeyFile == "") {
 		bad("etcdKeyFile", c.EtcdKeyFile, "certificate and key must both be set, or neither")
+	}
+	if c.EncryptionReload && c.EncryptionConfig == "" {
+		bad("encryptionProviderConfigAutomaticReload", true, "must be set with --encryption-provider-config")
 	}
 	if strings.Trim(c.EtcdPrefix, "/") == "" {
 		bad("etcdPrefix", c.EtcdPrefix, "must not be empty")
@@ -187,6 +212,20 @@ func (c Config) Validate() field.ErrorList {
 	}
 	if (c.KubeletClientCert == "") != (c.KubeletClientKey == "") {
 		bad("kubeletClientKey", c.KubeletClientKey, "certificate and key must both be set, or neither")
+	}
+	for name, n := range map[string]int{
+		"auditLogMaxAge": c.AuditLogMaxAge, "auditLogMaxBackup": c.AuditLogMaxBackups, "auditLogMaxSize": c.AuditLogMaxSize,
+		"auditLogBatchBufferSize": c.AuditLogBuffer, "auditWebhookBatchBufferSize": c.AuditWebhookBuffer, "auditWebhookBatchMaxSize": c.AuditWebhookBatch,
+	} {
+		if n < 0 {
+			bad(name, n, "must not be negative")
+		}
+	}
+	if c.AuditLogFormat != "json" {
+		errs = append(errs, field.NotSupported(field.NewPath("auditLogFormat"), c.AuditLogFormat, []string{"json"}))
+	}
+	if m := c.AuditLogMode; m != "blocking" && m != "blocking-strict" && m != "batch" {
+		errs = append(errs, field.NotSupported(field.NewPath("auditLogMode"), m, []string{"batch", "blocking", "blocking-strict"}))
 	}
 	if c.EndpointReconcile != "lease" && c.EndpointReconcile != "none" && c.EndpointReconcile != "master-count" {
 		errs = append(errs, field.NotSupported(field.NewPath("endpointReconcilerType"), c.EndpointReconcile, []string{"lease", "none"}))

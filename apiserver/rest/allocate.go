@@ -170,6 +170,16 @@ func (o *Objects) operations(rq *resources.Request, beside []resources.Beside) (
 	return ops, nil
 }
 
+// Commit writes objects beside no other: a repair. It fails with store.ErrConflict when one of them
+// is not as it was seen.
+func (o *Objects) Commit(ctx context.Context, beside []resources.Beside) error {
+	ops, err := o.operations(o.request(ctx, nil, ""), beside)
+	if err == nil {
+		_, err = o.store.Commit(ctx, ops)
+	}
+	return err
+}
+
 // commit writes op and beside as one revision. It fails with errBeside when op's own key is
 // as it was seen and another is not.
 func (o *Objects) commit(ctx context.Context, op store.Op, beside []store.Op) (int64, error) {

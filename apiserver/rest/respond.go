@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
+	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/patch"
 	"github.com/keelson/keelson/apiserver/resources"
@@ -113,6 +114,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	f.As = ""
 	st := Status(err)
+	audit.From(r.Context()).Failed(st)
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(st.Details.RetryAfterSeconds)))
 	}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/patch"
 	"github.com/keelson/keelson/apiserver/resources"
@@ -122,6 +123,7 @@ func (c *Call) decode() (resources.Object, error) {
 	}
 	own(row, obj)
 	row.Default(obj)
+	audit.From(c.R.Context()).Named(obj)
 	return obj, nil
 }
 
