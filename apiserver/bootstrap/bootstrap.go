@@ -126,6 +126,21 @@ func ensureServiceCIDR(ctx context.Context, api API, create func(schema.GroupRes
 	if err := create(grServiceCIDRs, obj); err != nil {
 		return err
 	}
+	have, err := api.Get(ctx, grServiceCIDRs, "", obj.Name)
+	if err != nil {
+		return err
+	}
+	if old := have.(*networkingv1.ServiceCIDR).Spec.CIDRs; len(obj.Spec.CIDRs) == 2 && len(old) == 1 && old[0] == obj.Spec.CIDRs[0] {
+		// The cluster has got a second family.
+		err := api.Update(ctx, grServiceCIDRs, "", "", obj.Name, func(o resources.Object) (resources.Object, error) {
+			sc := o.DeepCopyObject().(*networkingv1.ServiceCIDR)
+			sc.Spec.CIDRs = obj.Spec.CIDRs
+			return sc, nil
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return api.Update(ctx, grServiceCIDRs, "status", "", obj.Name, func(o resources.Object) (resources.Object, error) {
 		sc := o.DeepCopyObject().(*networkingv1.ServiceCIDR)
 		for _, c := range sc.Status.Conditions {

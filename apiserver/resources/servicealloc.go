@@ -343,6 +343,7 @@ func fillNodePorts(rq *Request, s *corev1.Service, ports *alloc.Ports, had, mine
 		switch {
 		case mine[n]:
 		case had[n]:
+			ports.Take(n)
 			mine[n] = true
 		case !ports.Covers(n):
 			f.Invalid(at, n, fmt.Sprintf("provided port is not in the valid range. The range of valid ports is %s", ports.Range()))

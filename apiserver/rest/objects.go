@@ -351,6 +351,9 @@ func (o *Objects) exists(row *resources.Row, obj resources.Object) error {
 
 // storeError keeps ErrConflict as it is; the rest is what clients see.
 func storeError(row *resources.Row, err error) error {
+	if as := apierrors.APIStatus(nil); errors.As(err, &as) {
+		return err
+	}
 	switch {
 	case errors.Is(err, store.ErrConflict):
 		return err

@@ -27,6 +27,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/rootca"
 	"github.com/keelson/keelson/controller-manager/controllers/serviceaccount"
 	"github.com/keelson/keelson/controller-manager/controllers/serviceaccounttoken"
+	"github.com/keelson/keelson/controller-manager/controllers/servicecidr"
 	"github.com/keelson/keelson/controller-manager/controllers/statefulset"
 	"github.com/keelson/keelson/controller-manager/controllers/tainteviction"
 	"github.com/keelson/keelson/controller-manager/controllers/tokencleaner"
@@ -51,6 +52,7 @@ var Table = []runtime.Row{
 	endpoints.Row,
 	endpointslice.Row,
 	endpointslicemirroring.Row,
+	servicecidr.Row,
 	// Cluster.
 	clusterroleaggregation.Row,
 	csrapproving.Row,
