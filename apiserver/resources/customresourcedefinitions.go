@@ -2,21 +2,56 @@ package resources
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	crdv1beta1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
 	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
 	crdschema "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	compatibility "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 type crd = crdv1.CustomResourceDefinition
+
+// definitionVersions converts between the versions of definitions.
+var definitionVersions = sync.OnceValue(func() *runtime.Scheme {
+	s := runtime.NewScheme()
+	install.Install(s)
+	return s
+})
+
+// upgradeDefinition reads what upstream stores: v1beta1, in which what all versions have in common
+// (their schema, mostly) stands beside them.
+func upgradeDefinition(version string, text []byte) ([]byte, error) {
+	if version != "v1beta1" {
+		return text, nil
+	}
+	s := definitionVersions()
+	var old crdv1beta1.CustomResourceDefinition
+	if err := json.Unmarshal(text, &old); err != nil {
+		return nil, err
+	}
+	s.Default(&old)
+	var between apiextensions.CustomResourceDefinition
+	if err := s.Convert(&old, &between, nil); err != nil {
+		return nil, err
+	}
+	var now crd
+	if err := s.Convert(&between, &now, nil); err != nil {
+		return nil, err
+	}
+	return json.Marshal(&now)
+}
 
 // Defaults and rules of CustomResourceDefinitions are those of the library that
 // owns the type: its schemas are checked for structure, CEL cost and defaults.
@@ -25,6 +60,7 @@ var customResourceDefinitions = Resource[crd]{
 	Prefix: "apiextensions.k8s.io/customresourcedefinitions", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 	Scope: Cluster, NeedsVersion: true, List: listOf[crdv1.CustomResourceDefinitionList],
 	Default: crdv1.SetObjectDefaults_CustomResourceDefinition,
+	Upgrade: upgradeDefinition,
 	Main: Part[crd]{
 		Prepare: func(_ *Request, obj, old *crd) {
 			if old == nil {

@@ -2,6 +2,7 @@ package resources
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -14,8 +15,9 @@ import (
 // Registry is the set of rows that are served now: the built-in table and the
 // rows of custom resources, which come and go. Readers never wait.
 type Registry struct {
-	mu    sync.Mutex // serializes writers
-	state atomic.Pointer[registryState]
+	mu     sync.Mutex // serializes writers
+	state  atomic.Pointer[registryState]
+	hidden []*Row // the server's own storage; it stays whatever is served
 }
 
 type registryState struct {
@@ -31,13 +33,22 @@ type registryState struct {
 // NewRegistry serves rows. Two rows for one resource or one etcd prefix are an error.
 func NewRegistry(rows []*Row) (*Registry, error) {
 	r := &Registry{}
-	return r, r.Replace(rows)
+	var served []*Row
+	for _, row := range rows {
+		if row.Hidden {
+			r.hidden = append(r.hidden, row)
+		} else {
+			served = append(served, row)
+		}
+	}
+	return r, r.Replace(served)
 }
 
 // Replace serves rows instead of what was served before.
 func (r *Registry) Replace(rows []*Row) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	rows = slices.Concat(rows, r.hidden)
 	s := &registryState{
 		rows: make([]*Row, 0, len(rows)), byGVR: map[schema.GroupVersionResource]*Row{}, byGVK: map[schema.GroupVersionKind]*Row{},
 		stored: map[schema.GroupResource]*Row{}, prefix: map[string]*Row{}, moved: make(chan struct{}),

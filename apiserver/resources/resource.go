@@ -168,6 +168,9 @@ type Resource[T any] struct {
 	Stored     *Row
 	ToStored   func(obj *T) Object
 	FromStored func(obj Object) *T
+	// Upgrade reads what another server has stored as JSON of another version of the kind, and returns
+	// JSON of this one. nil: the fields are the same.
+	Upgrade func(version string, text []byte) ([]byte, error)
 	// Deleting changes an object whose deletion begins, before its finalizers are looked at.
 	Deleting func(rq *Request, obj *T)
 	// Compare, if set, decides whether spec-like content changed and generation must grow;
@@ -209,6 +212,8 @@ type Row struct {
 	Hidden bool
 	// Warning is sent with every answer: the version is deprecated.
 	Warning string
+	// Upgrade is Resource's; nil: nothing to do.
+	Upgrade func(version string, text []byte) ([]byte, error)
 	// Deleting changes an object whose deletion is asked for, before its finalizers are looked at.
 	Deleting func(rq *Request, obj Object) // nil: nothing
 }
@@ -331,7 +336,7 @@ func (r Resource[T]) Row() *Row {
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
 		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldAlias: r.FieldAlias, Name: r.Name,
 		OrphanByDefault: r.OrphanByDefault, CreateOnUpdate: r.CreateOnUpdate,
-		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, Stored: r.Stored,
+		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, Stored: r.Stored, Upgrade: r.Upgrade,
 	}
 	if row.Singular == "" {
 		row.Singular = strings.ToLower(r.Kind)

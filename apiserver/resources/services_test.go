@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -263,5 +264,37 @@ func TestServiceRanges(t *testing.T) {
 	ip, did, err := allocated(append(full, cidr("other", "10.9.0.0/24", true, false))...)
 	if err != nil || !strings.HasPrefix(ip, "10.9.0.") || !slices.Equal(did, []string{"write " + ip, "check other"}) {
 		t.Errorf("a second range: %s, %q, %v", ip, did, err)
+	}
+}
+
+// What the server stores for itself stays when the served rows change: custom resources come and go.
+func TestHiddenRowsStay(t *testing.T) {
+	reg, err := NewRegistry(Table())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := reg.Replace(reg.All()); err != nil {
+		t.Fatal(err)
+	}
+	if reg.Storage(rangeAllocationsGR) == nil || reg.ByPrefix("ranges") == nil || reg.Lookup("", "v1", "rangeallocations") != nil {
+		t.Error("the storage of node ports is gone, or it is served")
+	}
+}
+
+// A definition as upstream stores it keeps its schema.
+func TestUpgradeDefinition(t *testing.T) {
+	text, err := customResourceDefinitions.Row().Upgrade("v1beta1", []byte(`{"kind":"CustomResourceDefinition","apiVersion":"apiextensions.k8s.io/v1beta1",
+		"metadata":{"name":"gadgets.x.example.com","uid":"u"},"spec":{"group":"x.example.com","version":"v1","names":{"plural":"gadgets","kind":"Gadget"},
+		"scope":"Namespaced","validation":{"openAPIV3Schema":{"type":"object"}},"subresources":{"status":{}},"versions":[{"name":"v1","served":true,"storage":true}],"preserveUnknownFields":false}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got crd
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	v := got.Spec.Versions[0]
+	if got.UID != "u" || v.Schema == nil || v.Schema.OpenAPIV3Schema.Type != "object" || v.Subresources == nil || v.Subresources.Status == nil {
+		t.Errorf("got %s", text)
 	}
 }

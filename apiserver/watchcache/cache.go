@@ -257,6 +257,11 @@ func (c *Cache) convert(row *resources.Row, raw []byte, kv store.KV) ([]byte, er
 	if from == nil || from.Storage() != row {
 		from = row
 	}
+	if row.Upgrade != nil && gvk.Version != row.Version {
+		if raw, err = row.Upgrade(gvk.Version, raw); err != nil {
+			return nil, err
+		}
+	}
 	obj, err := codec.DecodeMessage(from, raw)
 	if err != nil {
 		return nil, err
