@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -17,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -205,36 +203,6 @@ func parseCertificates(b []byte) error {
 	return nil
 }
 
-func validateSignerName(f *check.Faults, name string, p *field.Path) {
-	if !f.Need(p, name) {
-		return
-	}
-	domain, path, ok := strings.Cut(name, "/")
-	if !ok || strings.Contains(path, "/") {
-		f.Invalid(p, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
-		return
-	}
-	segments := func(part string, rule func(string) []string) []string {
-		list := strings.Split(part, ".")
-		for _, l := range list {
-			if msgs := rule(l); len(msgs) > 0 {
-				for _, m := range msgs {
-					f.Invalid(p, part, fmt.Sprintf("validating label %q: %s", l, m))
-				}
-				break
-			}
-		}
-		return list
-	}
-	if len(segments(domain, validation.IsDNS1123Label)) < 2 {
-		f.Invalid(p, domain, "should be a domain with at least two segments separated by dots")
-	}
-	segments(path, validation.IsDNS1123Subdomain)
-	if max := 253 + 1 + 63 + 1 + 253; len(name) > max { // domain, "/", name, ".", namespace
-		f.TooLong(p, "", max)
-	}
-}
-
 func validateCSR(r, old *csr, approving, signing bool) field.ErrorList {
 	var f check.Faults
 	s, p := &r.Spec, field.NewPath("spec")
@@ -255,7 +223,7 @@ func validateCSR(r, old *csr, approving, signing bool) field.ErrorList {
 		if s.SignerName == "kubernetes.io/legacy-unknown" {
 			f.Invalid(p.Child("signerName"), s.SignerName, "the legacy signerName is not allowed via this API version")
 		} else {
-			validateSignerName(&f, s.SignerName, p.Child("signerName"))
+			f.SignerName(p.Child("signerName"), s.SignerName)
 		}
 		if e := s.ExpirationSeconds; e != nil && *e < 600 {
 			f.Invalid(p.Child("expirationSeconds"), *e, "may not specify a duration less than 600 seconds (10 minutes)")

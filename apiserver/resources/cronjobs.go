@@ -26,7 +26,8 @@ var cronJobs = Resource[batchv1.CronJob]{
 		// The template's job gets its own defaults when it is created; only its pods are filled here.
 		podrules.DefaultTemplate(&c.Spec.JobTemplate.Spec.Template)
 	},
-	Main:   mainPart(func(c *batchv1.CronJob) *batchv1.CronJobStatus { return &c.Status }, validateCronJob),
+	Main: templated(withNameWarning(mainPart(func(c *batchv1.CronJob) *batchv1.CronJobStatus { return &c.Status }, validateCronJob)),
+		func(c *batchv1.CronJob) *corev1.PodTemplateSpec { return &c.Spec.JobTemplate.Spec.Template }, "spec", "jobTemplate", "spec", "template"),
 	Status: statusPart[batchv1.CronJob](func(c *batchv1.CronJob) *batchv1.CronJobSpec { return &c.Spec }, nil),
 	Columns: append([]Column[batchv1.CronJob]{
 		text("Schedule", func(c *batchv1.CronJob) string { return c.Spec.Schedule }),

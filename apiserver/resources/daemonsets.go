@@ -30,7 +30,7 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 		}
 		defPtr(&d.Spec.RevisionHistoryLimit, 10)
 	},
-	Main: Part[appsv1.DaemonSet]{
+	Main: templated(Part[appsv1.DaemonSet]{
 		Prepare: func(_ *Request, obj, old *appsv1.DaemonSet) {
 			obj.Status = appsv1.DaemonSetStatus{}
 			generation := int64(1)
@@ -48,7 +48,7 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 		},
 		Validate: withoutRequest(validateDaemonSet),
 		Reset:    []string{"status"},
-	},
+	}, func(d *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &d.Spec.Template }, "spec", "template"),
 	Status: statusPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetSpec { return &d.Spec }, func(d, old *appsv1.DaemonSet) field.ErrorList {
 		var f check.Faults
 		p, s := field.NewPath("status"), &d.Status

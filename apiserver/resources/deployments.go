@@ -29,7 +29,8 @@ var deployments = Resource[appsv1.Deployment]{
 		defPtr(&d.Spec.RevisionHistoryLimit, 10)
 		defPtr(&d.Spec.ProgressDeadlineSeconds, 600)
 	},
-	Main: mainPart(func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }, validateDeployment),
+	Main: templated(withNameWarning(mainPart(func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }, validateDeployment)),
+		func(d *appsv1.Deployment) *corev1.PodTemplateSpec { return &d.Spec.Template }, "spec", "template"),
 	Status: statusPart(func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }, func(d, old *appsv1.Deployment) field.ErrorList {
 		var f check.Faults
 		p, s := field.NewPath("status"), &d.Status

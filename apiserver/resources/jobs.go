@@ -35,7 +35,7 @@ var jobs = Resource[batchv1.Job]{
 		defaultJobSpec(&j.Spec)
 		labelLikeTemplate(j)
 	},
-	Main: Part[batchv1.Job]{
+	Main: templated(withNameWarning(Part[batchv1.Job]{
 		Prepare: func(_ *Request, obj, old *batchv1.Job) {
 			if old != nil {
 				obj.Status = old.Status
@@ -48,14 +48,8 @@ var jobs = Resource[batchv1.Job]{
 			}
 		},
 		Validate: withoutRequest(validateJob),
-		Warnings: func(_ *Request, j, old *batchv1.Job) []string {
-			if msgs := validation.IsDNS1123Label(j.Name); old == nil && len(msgs) > 0 {
-				return []string{fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", msgs)}
-			}
-			return nil
-		},
-		Reset: []string{"status"},
-	},
+		Reset:    []string{"status"},
+	}), func(j *batchv1.Job) *corev1.PodTemplateSpec { return &j.Spec.Template }, "spec", "template"),
 	Status:     statusPart(func(j *batchv1.Job) *batchv1.JobSpec { return &j.Spec }, validateJobStatus),
 	Fields:     func(j *batchv1.Job) fields.Set { return fields.Set{"status.successful": decimal(j.Status.Succeeded)} },
 	FieldNames: []string{"status.successful"},

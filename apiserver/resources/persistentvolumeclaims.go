@@ -2,11 +2,14 @@ package resources
 
 import (
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -31,19 +34,7 @@ var persistentVolumeClaims = Resource[claim]{
 		Validate: withoutRequest(validateClaim),
 		Reset:    []string{"status"},
 	},
-	Status: statusPart(func(c *claim) *corev1.PersistentVolumeClaimSpec { return &c.Spec }, func(c, _ *claim) field.ErrorList {
-		var f check.Faults
-		p := field.NewPath("status")
-		if len(c.Spec.AccessModes) == 0 {
-			f.Required(field.NewPath("Spec", "accessModes"), "")
-		}
-		for name, q := range c.Status.Capacity {
-			if q.Sign() < 0 {
-				f.Invalid(p.Child("capacity").Key(string(name)), q.Value(), "must be a valid resource quantity")
-			}
-		}
-		return f.List()
-	}),
+	Status:     statusPart(func(c *claim) *corev1.PersistentVolumeClaimSpec { return &c.Spec }, validateClaimStatus),
 	Fields:     func(c *claim) fields.Set { return fields.Set{"name": c.Name} },
 	FieldNames: []string{"name"},
 	Columns: []Column[claim]{
@@ -102,42 +93,105 @@ func classOf(annotations map[string]string, name *string) string {
 func validateClaim(c, old *claim) field.ErrorList {
 	var f check.Faults
 	p := field.NewPath("spec")
-	f.Add(podrules.ValidateClaimSpec(&c.Spec, p))
 	if old == nil {
+		f.Add(podrules.ValidateClaimSpec(&c.Spec, p, nil))
 		return f.List()
 	}
-	// A claim may be bound, a bound one may grow and change its attributes class; nothing else.
-	rest := c.Spec.DeepCopy()
-	if old.Spec.VolumeName == "" {
-		rest.VolumeName = ""
+	f.Add(podrules.ValidateClaimSpec(&c.Spec, p, &old.Spec))
+	// A claim may be bound, a bound one may change its size and attributes class; nothing else.
+	rest, was := c.Spec.DeepCopy(), old.Spec.DeepCopy()
+	if was.VolumeName == "" {
+		was.VolumeName = rest.VolumeName
 	}
-	if old.Spec.StorageClassName == nil {
-		if _, annotated := old.Annotations[corev1.BetaStorageClassAnnotation]; !annotated || old.Annotations[corev1.BetaStorageClassAnnotation] == valueOr(rest.StorageClassName, "") {
-			rest.StorageClassName = nil
+	f.Add(validateClassChange(c, old, rest))
+	if c.Status.Phase == corev1.ClaimBound {
+		if rest.Resources.Requests != nil {
+			rest.Resources.Requests[corev1.ResourceStorage] = was.Resources.Requests[corev1.ResourceStorage]
+		}
+		rest.VolumeAttributesClassName = was.VolumeAttributesClassName
+	}
+	if !equality.Semantic.DeepEqual(*rest, *was) {
+		f.Forbidden(p, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(*was, *rest)))
+	}
+	size, capacity := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Status.Capacity[corev1.ResourceStorage]
+	if size.Cmp(old.Spec.Resources.Requests[corev1.ResourceStorage]) < 0 && size.Cmp(capacity) <= 0 {
+		f.Forbidden(p.Child("resources", "requests", "storage"), "field can not be less than status.capacity")
+	}
+	f.Same(field.NewPath("volumeMode"), c.Spec.VolumeMode, old.Spec.VolumeMode)
+	at, class := p.Child("volumeAttributesClassName"), c.Spec.VolumeAttributesClassName
+	switch {
+	case old.Status.CurrentVolumeAttributesClassName == nil || equality.Semantic.DeepEqual(class, old.Spec.VolumeAttributesClassName):
+	case class == nil:
+		f.Forbidden(at, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil")
+	case *class == "":
+		f.Forbidden(at, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil")
+	}
+	return f.List()
+}
+
+// validateClassChange lets a claim without a class get one, and moves the class
+// of a claim from the old annotation to the field; rest is then put back.
+func validateClassChange(c, old *claim, rest *corev1.PersistentVolumeClaimSpec) field.ErrorList {
+	var f check.Faults
+	was, annotated := old.Annotations[corev1.BetaStorageClassAnnotation]
+	now, kept := c.Annotations[corev1.BetaStorageClassAnnotation]
+	given := old.Spec.StorageClassName == nil && c.Spec.StorageClassName != nil
+	if given && annotated && *c.Spec.StorageClassName == was && (!kept || now == was) {
+		rest.StorageClassName = nil
+		return nil
+	}
+	if now != was {
+		f.Invalid(field.NewPath("metadata", "annotations").Key(corev1.BetaStorageClassAnnotation), now, check.Immutable)
+	}
+	if given && (!annotated || *c.Spec.StorageClassName == was) {
+		rest.StorageClassName = nil
+	}
+	return f.List()
+}
+
+// resizeStates are the states of a resize that status.allocatedResourceStatuses may name.
+var resizeStates = []corev1.ClaimResourceStatus{
+	corev1.PersistentVolumeClaimControllerResizeInProgress, corev1.PersistentVolumeClaimControllerResizeInfeasible,
+	corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizePending,
+}
+
+func validateClaimStatus(c, _ *claim) field.ErrorList {
+	var f check.Faults
+	p := field.NewPath("status")
+	if len(c.Spec.AccessModes) == 0 {
+		f.Required(field.NewPath("Spec", "accessModes"), "")
+	}
+	sound := func(q resource.Quantity, at *field.Path) bool {
+		if q.Sign() < 0 {
+			f.Invalid(at, q.Value(), "must be a valid resource quantity")
+		}
+		return q.Sign() >= 0
+	}
+	for name, q := range c.Status.Capacity {
+		sound(q, p.Child("capacity").Key(string(name)))
+	}
+	// Of the names without a domain only storage can be resized.
+	resizable := func(name corev1.ResourceName, at *field.Path) bool {
+		if msgs := validation.IsQualifiedName(string(name)); len(msgs) > 0 {
+			f.Each(at, string(name), msgs)
+			return false
+		}
+		if podrules.IsNative(name) && name != corev1.ResourceStorage {
+			f.Add(field.ErrorList{field.NotSupported(at, string(name), []corev1.ResourceName{corev1.ResourceStorage})})
+			return false
+		}
+		return true
+	}
+	for name, state := range c.Status.AllocatedResourceStatuses {
+		at := p.Child("allocatedResourceStatuses")
+		resizable(name, at)
+		if !slices.Contains(resizeStates, state) {
+			f.Add(field.ErrorList{field.NotSupported(at, name, resizeStates)})
 		}
 	}
-	bound := old.Status.Phase == corev1.ClaimBound
-	now, was := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
-	if bound {
-		rest.Resources.Requests = old.Spec.Resources.Requests
-	}
-	rest.VolumeAttributesClassName = old.Spec.VolumeAttributesClassName
-	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		f.Forbidden(p, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(old.Spec, *rest)))
-	}
-	storage := p.Child("resources", "requests", "storage")
-	if bound && now.Cmp(was) < 0 {
-		if capacity := old.Status.Capacity[corev1.ResourceStorage]; now.Cmp(capacity) < 0 {
-			f.Forbidden(storage, "field can not be less than status.capacity")
-		}
-	}
-	at := p.Child("volumeAttributesClassName")
-	if old.Status.CurrentVolumeAttributesClassName != nil {
-		switch n := c.Spec.VolumeAttributesClassName; {
-		case n == nil:
-			f.Forbidden(at, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil")
-		case *n == "":
-			f.Forbidden(at, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil")
+	for name, q := range c.Status.AllocatedResources {
+		if at := p.Child("allocatedResources"); resizable(name, at) && sound(q, at.Key(string(name))) {
+			f.Add(podrules.ValidateQuantity(corev1.ResourceStorage, q, at.Key(string(name))))
 		}
 	}
 	return f.List()

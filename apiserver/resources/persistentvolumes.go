@@ -2,8 +2,7 @@ package resources
 
 import (
 	"fmt"
-	"reflect"
-	"strings"
+	"path"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -97,8 +96,12 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 		f.Add(field.ErrorList{field.NotSupported(p.Child("capacity"), s.Capacity, []corev1.ResourceName{corev1.ResourceStorage})})
 	}
 	for name, q := range s.Capacity {
+		at := p.Child("capacity").Key(string(name))
+		if q.Sign() < 0 {
+			f.Invalid(at, q.Value(), "must be a valid resource quantity")
+		}
 		if q.Sign() <= 0 {
-			f.Invalid(p.Child("capacity").Key(string(name)), q.String(), check.NotPositive)
+			f.Invalid(at, q.String(), check.NotPositive)
 		}
 	}
 	check.AmongOrEmpty(&f, p.Child("persistentVolumeReclaimPolicy"), s.PersistentVolumeReclaimPolicy,
@@ -110,8 +113,8 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 			f.Add(podrules.ValidateNodeSelector(a.Required, p.Child("nodeAffinity", "required")))
 		}
 	}
-	validateVolumeSource(&f, s, p)
-	if s.HostPath != nil && s.HostPath.Path == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+	validateVolumeSource(&f, v, p)
+	if s.HostPath != nil && path.Clean(s.HostPath.Path) == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
 		f.Forbidden(p.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'")
 	}
 	if s.StorageClassName != "" {
@@ -135,7 +138,7 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 		f.Forbidden(p.Child("persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v",
 			diff.Diff(old.Spec.PersistentVolumeSource, s.PersistentVolumeSource)))
 	}
-	f.Same(p.Child("volumeMode"), s.VolumeMode, old.Spec.VolumeMode)
+	f.Same(field.NewPath("volumeMode"), s.VolumeMode, old.Spec.VolumeMode)
 	if old.Spec.NodeAffinity != nil && !equality.Semantic.DeepEqual(s.NodeAffinity, old.Spec.NodeAffinity) {
 		f.Invalid(p.Child("nodeAffinity"), s.NodeAffinity, check.Immutable+", except for updating from beta label to GA")
 	}
@@ -155,67 +158,102 @@ func onlySecretsAdded(s, old *corev1.PersistentVolumeSpec) bool {
 	return equality.Semantic.DeepEqual(s.PersistentVolumeSource, *was)
 }
 
-func validateVolumeSource(f *check.Faults, s *corev1.PersistentVolumeSpec, p *field.Path) {
-	first := ""
-	sources := reflect.ValueOf(&s.PersistentVolumeSource).Elem()
-	for i := range sources.NumField() {
-		if sources.Field(i).IsNil() {
-			continue
+// validateVolumeSource holds the rules of each place that a volume may be in.
+func validateVolumeSource(f *check.Faults, v *volume, p *field.Path) {
+	s := &v.Spec
+	secret := func(ref *corev1.SecretReference, names bool, p *field.Path) {
+		if ref == nil {
+			return
 		}
-		name, _, _ := strings.Cut(sources.Type().Field(i).Tag.Get("json"), ",")
-		if first != "" {
-			f.Forbidden(p.Child(name), "may not specify more than 1 volume type")
-			continue
+		if f.Need(p.Child("name"), ref.Name) && names {
+			f.Subdomain(p.Child("name"), ref.Name)
 		}
-		first = name
-	}
-	if first == "" {
-		f.Required(p, "must specify a volume type")
-		return
-	}
-	at := p.Child(first)
-	backsteps := func(path string) {
-		if f.Need(at.Child("path"), path) && strings.Contains("/"+path+"/", "/../") {
-			f.Invalid(at.Child("path"), path, "must not contain '..'")
+		if f.Need(p.Child("namespace"), ref.Namespace) && names {
+			f.Label(p.Child("namespace"), ref.Namespace)
 		}
 	}
-	switch {
-	case s.HostPath != nil:
-		backsteps(s.HostPath.Path)
-		check.AmongPtr(f, at.Child("type"), s.HostPath.Type, corev1.HostPathUnset, corev1.HostPathDirectoryOrCreate, corev1.HostPathDirectory,
-			corev1.HostPathFileOrCreate, corev1.HostPathFile, corev1.HostPathSocket, corev1.HostPathCharDev, corev1.HostPathBlockDev)
-	case s.Local != nil:
-		backsteps(s.Local.Path)
-		if s.NodeAffinity == nil {
-			f.Required(p.Child("nodeAffinity"), "Local volume requires node affinity")
-		}
-	case s.NFS != nil:
-		f.Add(podrules.ValidateNFS(s.NFS, at))
-	case s.CSI != nil:
-		f.Add(podrules.ValidateCSIDriverName(s.CSI.Driver, at.Child("driver")))
-		f.Need(at.Child("volumeHandle"), s.CSI.VolumeHandle)
-		for name, ref := range map[string]*corev1.SecretReference{
-			"controllerPublishSecretRef": s.CSI.ControllerPublishSecretRef, "nodePublishSecretRef": s.CSI.NodePublishSecretRef,
-			"nodeStageSecretRef": s.CSI.NodeStageSecretRef, "controllerExpandSecretRef": s.CSI.ControllerExpandSecretRef,
-			"nodeExpandSecretRef": s.CSI.NodeExpandSecretRef,
-		} {
-			if ref != nil {
-				f.Need(at.Child(name, "name"), ref.Name)
-				f.Need(at.Child(name, "namespace"), ref.Namespace)
+	podrules.OneSource(f, p,
+		podrules.Source{Name: "hostPath", Set: s.HostPath != nil, Rules: func(f *check.Faults, p *field.Path) { podrules.HostPath(f, s.HostPath, p) }},
+		podrules.Source{Name: "gcePersistentDisk", At: "persistentDisk", Set: s.GCEPersistentDisk != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.GCEPersistentDisk(f, s.GCEPersistentDisk, p)
+		}},
+		podrules.Source{Name: "awsElasticBlockStore", Set: s.AWSElasticBlockStore != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.AWSElasticBlockStore(f, s.AWSElasticBlockStore, p)
+		}},
+		podrules.Source{Name: "glusterfs", Set: s.Glusterfs != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.Glusterfs(f, s.Glusterfs.EndpointsName, s.Glusterfs.Path, p)
+			switch ns := s.Glusterfs.EndpointsNamespace; {
+			case ns == nil:
+			case *ns == "":
+				f.Invalid(p.Child("endpointsNamespace"), *ns, "if the endpointnamespace is set, it must be a valid namespace name")
+			default:
+				f.Label(p.Child("endpointsNamespace"), *ns)
 			}
-		}
-	case s.ISCSI != nil:
-		f.Need(at.Child("targetPortal"), s.ISCSI.TargetPortal)
-		f.Need(at.Child("iqn"), s.ISCSI.IQN)
-	case s.FC != nil:
-		f.Add(podrules.ValidateLegacyVolume(&corev1.VolumeSource{FC: s.FC}, at))
-	case s.GCEPersistentDisk != nil:
-		f.Add(podrules.ValidateLegacyVolume(&corev1.VolumeSource{GCEPersistentDisk: s.GCEPersistentDisk}, at))
-	case s.AWSElasticBlockStore != nil:
-		f.Add(podrules.ValidateLegacyVolume(&corev1.VolumeSource{AWSElasticBlockStore: s.AWSElasticBlockStore}, at))
-	case s.AzureDisk != nil:
-		f.Add(podrules.ValidateLegacyVolume(&corev1.VolumeSource{AzureDisk: s.AzureDisk}, at))
-	case s.VsphereVolume != nil:
-		f.Add(podrules.ValidateLegacyVolume(&corev1.VolumeSource{VsphereVolume: s.VsphereVolume}, at))
-	}
+		}},
+		podrules.Source{Name: "flocker", Set: s.Flocker != nil, Rules: func(f *check.Faults, p *field.Path) { podrules.Flocker(f, s.Flocker, p) }},
+		podrules.Source{Name: "nfs", Set: s.NFS != nil, Rules: func(f *check.Faults, p *field.Path) { podrules.NFS(f, s.NFS, p) }},
+		podrules.Source{Name: "rbd", Set: s.RBD != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.RBD(f, s.RBD.CephMonitors, s.RBD.RBDImage, p)
+		}},
+		podrules.Source{Name: "quobyte", Set: s.Quobyte != nil, Rules: func(f *check.Faults, p *field.Path) { podrules.Quobyte(f, s.Quobyte, p) }},
+		podrules.Source{Name: "cephFS", At: "cephfs", Set: s.CephFS != nil, Rules: func(f *check.Faults, p *field.Path) { podrules.CephFS(f, s.CephFS.Monitors, p) }},
+		podrules.Source{Name: "iscsi", Set: s.ISCSI != nil, Rules: func(f *check.Faults, p *field.Path) {
+			i := s.ISCSI
+			podrules.ISCSI{Portal: i.TargetPortal, IQN: i.IQN, Lun: i.Lun, Auth: i.DiscoveryCHAPAuth || i.SessionCHAPAuth,
+				HasSecret: i.SecretRef != nil, Initiator: i.InitiatorName}.Check(f, v.Name, p)
+			if i.SecretRef != nil {
+				f.Need(p.Child("secretRef", "name"), i.SecretRef.Name)
+			}
+		}},
+		podrules.Source{Name: "cinder", Set: s.Cinder != nil, Rules: func(f *check.Faults, p *field.Path) {
+			f.Need(p.Child("volumeID"), s.Cinder.VolumeID)
+			secret(s.Cinder.SecretRef, false, p.Child("secretRef"))
+		}},
+		podrules.Source{Name: "fc", Set: s.FC != nil, Rules: func(f *check.Faults, p *field.Path) { podrules.FC(f, s.FC, p) }},
+		podrules.Source{Name: "flexVolume", Set: s.FlexVolume != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.FlexVolume(f, s.FlexVolume.Driver, s.FlexVolume.Options, p)
+		}},
+		podrules.Source{Name: "azureFile", Set: s.AzureFile != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.AzureFile(f, s.AzureFile.SecretName, s.AzureFile.ShareName, p)
+			if ns := s.AzureFile.SecretNamespace; ns != nil {
+				f.Need(p.Child("secretNamespace"), *ns)
+			}
+		}},
+		podrules.Source{Name: "vsphereVolume", Set: s.VsphereVolume != nil, Rules: func(f *check.Faults, p *field.Path) {
+			f.Need(p.Child("volumePath"), s.VsphereVolume.VolumePath)
+		}},
+		podrules.Source{Name: "photonPersistentDisk", Set: s.PhotonPersistentDisk != nil, Rules: func(f *check.Faults, p *field.Path) {
+			f.Need(p.Child("pdID"), s.PhotonPersistentDisk.PdID)
+		}},
+		podrules.Source{Name: "portworxVolume", Set: s.PortworxVolume != nil, Rules: func(f *check.Faults, p *field.Path) {
+			f.Need(p.Child("volumeID"), s.PortworxVolume.VolumeID)
+		}},
+		podrules.Source{Name: "azureDisk", Set: s.AzureDisk != nil, Rules: func(f *check.Faults, p *field.Path) { podrules.AzureDisk(f, s.AzureDisk, p) }},
+		podrules.Source{Name: "scaleIO", Set: s.ScaleIO != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.ScaleIO(f, s.ScaleIO.Gateway, s.ScaleIO.System, s.ScaleIO.VolumeName, p)
+		}},
+		podrules.Source{Name: "local", Set: s.Local != nil, Rules: func(f *check.Faults, at *field.Path) {
+			if f.Need(at.Child("path"), s.Local.Path) {
+				podrules.NoBacksteps(f, s.Local.Path, at.Child("path"))
+			}
+			if s.NodeAffinity == nil || s.NodeAffinity.Required == nil {
+				f.Required(p.Child("nodeAffinity"), "Local volume requires node affinity")
+			}
+		}},
+		podrules.Source{Name: "storageos", Set: s.StorageOS != nil, Rules: func(f *check.Faults, p *field.Path) {
+			podrules.StorageOS(f, s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, p)
+			if ref := s.StorageOS.SecretRef; ref != nil {
+				f.Need(p.Child("secretRef", "name"), ref.Name)
+				f.Need(p.Child("secretRef", "namespace"), ref.Namespace)
+			}
+		}},
+		podrules.Source{Name: "csi", Set: s.CSI != nil, Rules: func(f *check.Faults, p *field.Path) {
+			f.Add(podrules.ValidateCSIDriverName(s.CSI.Driver, p.Child("driver")))
+			f.Need(p.Child("volumeHandle"), s.CSI.VolumeHandle)
+			secret(s.CSI.ControllerPublishSecretRef, true, p.Child("controllerPublishSecretRef"))
+			secret(s.CSI.ControllerExpandSecretRef, true, p.Child("controllerExpandSecretRef"))
+			secret(s.CSI.NodePublishSecretRef, true, p.Child("nodePublishSecretRef"))
+			secret(s.CSI.NodeExpandSecretRef, true, p.Child("nodeExpandSecretRef"))
+		}},
+	)
 }

@@ -114,6 +114,7 @@ func podGrace(_ *Request, p *corev1.Pod, opts *metav1.DeleteOptions) int64 {
 func preparePod(rq *Request, obj, old *corev1.Pod) {
 	if old != nil {
 		obj.Status = old.Status
+		podrules.DropClosed(&obj.Spec, &old.Spec)
 		return
 	}
 	obj.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: quota.QOS(obj)}
@@ -124,7 +125,9 @@ func preparePod(rq *Request, obj, old *corev1.Pod) {
 			LastTransitionTime: metav1.NewTime(rq.Now),
 		}}
 	}
+	podrules.DropClosed(&obj.Spec, nil)
 	mergeLabelKeys(obj)
+	podrules.AdoptAppArmor(obj, rq.Warn)
 }
 
 // mergeLabelKeys writes the pod's own values of matchLabelKeys and
@@ -208,7 +211,7 @@ func podWarnings(_ *Request, p, old *corev1.Pod) []string {
 	if msgs := validation.IsDNS1123Label(p.Name); len(msgs) > 0 && p.Name != "" {
 		out = append(out, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", msgs))
 	}
-	return append(out, podrules.Warnings(&p.Spec, field.NewPath("spec"))...)
+	return append(out, podrules.Warnings(&p.ObjectMeta, &p.Spec, nil)...)
 }
 
 var podColumns = []Column[corev1.Pod]{

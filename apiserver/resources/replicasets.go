@@ -18,7 +18,7 @@ var replicaSets = Resource[appsv1.ReplicaSet]{
 		podrules.DefaultTemplate(&r.Spec.Template)
 		defPtr(&r.Spec.Replicas, 1)
 	},
-	Main: mainPart(func(r *appsv1.ReplicaSet) *appsv1.ReplicaSetStatus { return &r.Status }, func(r, old *appsv1.ReplicaSet) field.ErrorList {
+	Main: templated(withNameWarning(mainPart(func(r *appsv1.ReplicaSet) *appsv1.ReplicaSetStatus { return &r.Status }, func(r, old *appsv1.ReplicaSet) field.ErrorList {
 		var f check.Faults
 		s, p := &r.Spec, field.NewPath("spec")
 		check.AtLeastZeroPtr(&f, p.Child("replicas"), s.Replicas)
@@ -28,7 +28,7 @@ var replicaSets = Resource[appsv1.ReplicaSet]{
 			f.Same(p.Child("selector"), s.Selector, old.Spec.Selector)
 		}
 		return f.List()
-	}),
+	})), func(r *appsv1.ReplicaSet) *corev1.PodTemplateSpec { return &r.Spec.Template }, "spec", "template"),
 	Status: statusPart(func(r *appsv1.ReplicaSet) *appsv1.ReplicaSetSpec { return &r.Spec }, func(r, _ *appsv1.ReplicaSet) field.ErrorList {
 		var f check.Faults
 		p, s := field.NewPath("status"), &r.Status

@@ -29,7 +29,8 @@ var replicationControllers = Resource[corev1.ReplicationController]{
 		}
 		defPtr(&r.Spec.Replicas, 1)
 	},
-	Main: mainPart(func(r *corev1.ReplicationController) *corev1.ReplicationControllerStatus { return &r.Status }, validateReplicationController),
+	Main: templated(withNameWarning(mainPart(func(r *corev1.ReplicationController) *corev1.ReplicationControllerStatus { return &r.Status }, validateReplicationController)),
+		func(r *corev1.ReplicationController) *corev1.PodTemplateSpec { return r.Spec.Template }, "spec", "template"),
 	Status: statusPart(func(r *corev1.ReplicationController) *corev1.ReplicationControllerSpec { return &r.Spec }, func(r, _ *corev1.ReplicationController) field.ErrorList {
 		var f check.Faults
 		p, s := field.NewPath("status"), &r.Status

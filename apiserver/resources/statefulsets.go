@@ -13,12 +13,41 @@ import (
 	"github.com/keelson/keelson/apiserver/resources/podrules"
 )
 
+var statefulSetMain = Part[appsv1.StatefulSet]{
+	Prepare: func(_ *Request, obj, old *appsv1.StatefulSet) {
+		obj.Status = appsv1.StatefulSetStatus{}
+		if old != nil {
+			obj.Status = old.Status
+		}
+		// The gate MaxUnavailableStatefulSet is closed in 1.36.
+		if u := obj.Spec.UpdateStrategy.RollingUpdate; u != nil && !unavailableSet(old) {
+			u.MaxUnavailable = nil
+		}
+	},
+	Validate: withoutRequest(validateStatefulSet),
+	Warnings: func(_ *Request, s, _ *appsv1.StatefulSet) []string {
+		var out []string
+		for i := range s.Spec.VolumeClaimTemplates {
+			out = append(out, podrules.ClaimWarnings(&s.Spec.VolumeClaimTemplates[i].Spec, field.NewPath("spec", "volumeClaimTemplates").Index(i))...)
+		}
+		if n := s.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+			out = append(out, "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+		}
+		return out
+	},
+	Reset: []string{"status"},
+}
+
+func unavailableSet(s *appsv1.StatefulSet) bool {
+	return s != nil && s.Spec.UpdateStrategy.RollingUpdate != nil && s.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable != nil
+}
+
 var statefulSets = Resource[appsv1.StatefulSet]{
 	Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets", Prefix: "statefulsets",
 	Short: []string{"sts"}, Categories: []string{"all"}, Name: DNSLabel,
 	List:    listOf[appsv1.StatefulSetList],
 	Default: defaultStatefulSet,
-	Main:    mainPart(func(s *appsv1.StatefulSet) *appsv1.StatefulSetStatus { return &s.Status }, validateStatefulSet),
+	Main:    templated(statefulSetMain, func(s *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &s.Spec.Template }, "spec", "template"),
 	Status: statusPart(func(s *appsv1.StatefulSet) *appsv1.StatefulSetSpec { return &s.Spec }, func(s, old *appsv1.StatefulSet) field.ErrorList {
 		var f check.Faults
 		p, st := field.NewPath("status"), &s.Status
@@ -112,7 +141,7 @@ func validateStatefulSet(set, old *appsv1.StatefulSet) field.ErrorList {
 		at := p.Child("volumeClaimTemplates").Index(i)
 		f.NeedName(at.Child("metadata", "name"), s.VolumeClaimTemplates[i].Name, validation.IsDNS1123Subdomain)
 		if old == nil {
-			f.Add(podrules.ValidateClaimSpec(&s.VolumeClaimTemplates[i].Spec, at.Child("spec")))
+			f.Add(podrules.ValidateClaimSpec(&s.VolumeClaimTemplates[i].Spec, at.Child("spec"), nil))
 		}
 	}
 

@@ -25,6 +25,53 @@ var scaleSub = Sub{
 	Kind: schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"},
 }
 
+// dnsLabelWanted is said of names that the names of pods are made from.
+const dnsLabelWanted = "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v"
+
+// templated adds to a main part what a pod template brings: fields behind closed
+// gates are dropped, and a new or changed template is warned about. at is the template's place.
+func templated[T any](p Part[T], template func(*T) *corev1.PodTemplateSpec, at ...string) Part[T] {
+	prepare, warnings := p.Prepare, p.Warnings
+	p.Prepare = func(rq *Request, obj, old *T) {
+		if prepare != nil {
+			prepare(rq, obj, old)
+		}
+		t, was := template(obj), (*corev1.PodSpec)(nil)
+		if t == nil {
+			return
+		}
+		if old != nil {
+			if o := template(old); o != nil {
+				was = &o.Spec
+			}
+		}
+		podrules.DropClosed(&t.Spec, was)
+	}
+	p.Warnings = func(rq *Request, obj, old *T) []string {
+		var out []string
+		if warnings != nil {
+			out = warnings(rq, obj, old)
+		}
+		t := template(obj)
+		if t == nil || old != nil && any(obj).(Object).GetGeneration() == any(old).(Object).GetGeneration() {
+			return out
+		}
+		return append(out, podrules.Warnings(&t.ObjectMeta, &t.Spec, field.NewPath(at[0], at[1:]...))...)
+	}
+	return p
+}
+
+// withNameWarning adds a warning about the name of a new workload whose pods are named after it.
+func withNameWarning[T any](p Part[T]) Part[T] {
+	p.Warnings = func(_ *Request, obj, old *T) []string {
+		if msgs := validation.IsDNS1123Label(any(obj).(Object).GetName()); old == nil && len(msgs) > 0 {
+			return []string{fmt.Sprintf(dnsLabelWanted, msgs)}
+		}
+		return nil
+	}
+	return p
+}
+
 // validateWorkload checks selector and template together: the template's pods
 // run for ever and are selected. kind is how messages name the workload.
 func validateWorkload(f *check.Faults, s *metav1.LabelSelector, t *corev1.PodTemplateSpec, kind, empty string, p *field.Path) {
@@ -120,9 +167,9 @@ var podTemplates = Resource[corev1.PodTemplate]{
 	Group: "", Version: "v1", Kind: "PodTemplate", Plural: "podtemplates",
 	List:    listOf[corev1.PodTemplateList],
 	Default: func(t *corev1.PodTemplate) { podrules.DefaultTemplate(&t.Template) },
-	Main: plainPart(func(t, _ *corev1.PodTemplate) field.ErrorList {
+	Main: templated(plainPart(func(t, _ *corev1.PodTemplate) field.ErrorList {
 		return podrules.ValidateTemplate(&t.Template, field.NewPath("template"))
-	}),
+	}), func(t *corev1.PodTemplate) *corev1.PodTemplateSpec { return &t.Template }, "template"),
 	Columns: []Column[corev1.PodTemplate]{
 		text("Containers", func(t *corev1.PodTemplate) string { return containerNames(&t.Template.Spec) }),
 		text("Images", func(t *corev1.PodTemplate) string { return containerImages(&t.Template.Spec) }),

@@ -22,6 +22,7 @@ import (
 const (
 	Negative    = "must be greater than or equal to 0"
 	NotPositive = "must be greater than zero"
+	NotInteger  = "must be an integer"
 	Immutable   = "field is immutable"
 )
 

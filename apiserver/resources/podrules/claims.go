@@ -1,7 +1,12 @@
 package podrules
 
 import (
+	"reflect"
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -22,7 +27,7 @@ func ValidateAccessModes(modes []corev1.PersistentVolumeAccessMode, missing stri
 	for _, m := range modes {
 		check.Among(&f, p, m, AccessModes...)
 		alone = alone || m == corev1.ReadWriteOncePod
-		others = others || m != corev1.ReadWriteOncePod
+		others = others || m != corev1.ReadWriteOncePod && slices.Contains(AccessModes, m)
 	}
 	if alone && others {
 		f.Forbidden(p, "may not use ReadWriteOncePod with other access modes")
@@ -30,10 +35,29 @@ func ValidateAccessModes(modes []corev1.PersistentVolumeAccessMode, missing stri
 	return f.List()
 }
 
-// ValidateClaimSpec checks a claim, on its own or as the template of an ephemeral
-// volume or a stateful set.
-func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path) field.ErrorList {
+// ValidateClaimTemplate checks the claim of an ephemeral volume. Of metadata it may say labels and annotations only.
+func ValidateClaimTemplate(t *corev1.PersistentVolumeClaimTemplate, p *field.Path) field.ErrorList {
 	var f check.Faults
+	at := p.Child("metadata")
+	f.Add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("annotations")))
+	f.Labels(at.Child("labels"), t.Labels)
+	meta := reflect.ValueOf(t.ObjectMeta)
+	for i := range meta.NumField() {
+		name := meta.Type().Field(i).Name
+		if name != "Labels" && name != "Annotations" && !meta.Field(i).IsZero() {
+			f.Forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set")
+		}
+	}
+	f.Add(ValidateClaimSpec(&t.Spec, p.Child("spec"), nil))
+	return f.List()
+}
+
+// ValidateClaimSpec checks a claim, on its own or as the template of an ephemeral
+// volume or a stateful set. old is nil for a creation: groups of data sources
+// that are stored stay acceptable.
+func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path, old *corev1.PersistentVolumeClaimSpec) field.ErrorList {
+	var f check.Faults
+	anyGroup := old != nil && (old.DataSource != nil && old.DataSource.APIGroup != nil || old.DataSourceRef != nil && old.DataSourceRef.APIGroup != nil)
 	f.Add(ValidateAccessModes(s.AccessModes, "at least 1 access mode is required", p.Child("accessModes")))
 	f.Add(selectorFaults(s.Selector, p.Child("selector")))
 	storage := p.Child("resources").Key(string(corev1.ResourceStorage))
@@ -51,7 +75,9 @@ func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path) field
 		f.Need(p.Child("kind"), kind)
 		switch {
 		case group != nil && *group != "":
-			f.Subdomain(p.Child("apiGroup"), *group)
+			if !anyGroup {
+				f.Subdomain(p.Child("apiGroup"), *group)
+			}
 		case kind != "PersistentVolumeClaim":
 			f.Invalid(p, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")
 		}
@@ -67,7 +93,7 @@ func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path) field
 			if d != nil {
 				f.Invalid(p, p.Child("dataSource"), "may not be specified when dataSourceRef.namespace is specified")
 			}
-		} else if d != nil && (d.Kind != ref.Kind || d.Name != ref.Name || deref(d.APIGroup) != deref(ref.APIGroup)) {
+		} else if d != nil && (d.Kind != ref.Kind || d.Name != ref.Name || !reflect.DeepEqual(d.APIGroup, ref.APIGroup)) {
 			f.Invalid(p, p.Child("dataSource"), "must match dataSourceRef")
 		}
 	}
@@ -75,11 +101,4 @@ func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path) field
 		f.Subdomain(p.Child("volumeAttributesClassName"), *s.VolumeAttributesClassName)
 	}
 	return f.List()
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }

@@ -2,8 +2,11 @@ package podrules
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -56,8 +59,18 @@ func (r *specRules) validateAffinityTerm(t *corev1.PodAffinityTerm, p *field.Pat
 	for _, n := range t.Namespaces {
 		r.Label(p.Child("namespace"), n)
 	}
-	keys := func(name string, list []string) {
-		if len(list) > 0 && t.LabelSelector == nil {
+	r.matchKeys(t.MatchLabelKeys, t.MismatchLabelKeys, t.LabelSelector, p)
+	if t.TopologyKey == "" {
+		r.Required(p.Child("topologyKey"), "can not be empty")
+	}
+	r.LabelName(p.Child("topologyKey"), t.TopologyKey)
+}
+
+// matchKeys checks keys whose values are taken from the pod itself and joined to
+// the selector. By then an expression with the key is in the selector: a second one was there before.
+func (r *specRules) matchKeys(match, mismatch []string, selector *metav1.LabelSelector, p *field.Path) {
+	names := func(name string, list []string) {
+		if len(list) > 0 && selector == nil {
 			r.Forbidden(p.Child(name), "must not be specified when labelSelector is not set")
 			return
 		}
@@ -65,17 +78,34 @@ func (r *specRules) validateAffinityTerm(t *corev1.PodAffinityTerm, p *field.Pat
 			r.LabelName(p.Child(name).Index(i), k)
 		}
 	}
-	keys("matchLabelKeys", t.MatchLabelKeys)
-	keys("mismatchLabelKeys", t.MismatchLabelKeys)
-	for i, k := range t.MatchLabelKeys {
-		if in(t.MismatchLabelKeys, k) {
+	names("matchLabelKeys", match)
+	names("mismatchLabelKeys", mismatch)
+	if selector != nil {
+		seen := check.Seen[string]{}
+		for k := range selector.MatchLabels {
+			seen[k] = true
+		}
+		for _, e := range selector.MatchExpressions {
+			again := seen.Again(e.Key)
+			if i := lastIndex(match, e.Key); i >= 0 && again {
+				r.Invalid(p.Index(i), e.Key, "exists in both matchLabelKeys and labelSelector")
+			}
+		}
+	}
+	for i, k := range match {
+		if slices.Contains(mismatch, k) {
 			r.Invalid(p.Child("matchLabelKeys").Index(i), k, "exists in both matchLabelKeys and mismatchLabelKeys")
 		}
 	}
-	if t.TopologyKey == "" {
-		r.Required(p.Child("topologyKey"), "can not be empty")
+}
+
+func lastIndex(list []string, v string) int {
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i] == v {
+			return i
+		}
 	}
-	r.LabelName(p.Child("topologyKey"), t.TopologyKey)
+	return -1
 }
 
 // ValidateNodeSelector checks node affinity wherever it stands: in pods and in volumes.
@@ -138,11 +168,6 @@ func ValidateNodeSelectorTerm(t *corev1.NodeSelectorTerm, p *field.Path) field.E
 }
 
 func (r *specRules) validateSpread(p *field.Path) {
-	type kind struct {
-		key  string
-		when corev1.UnsatisfiableConstraintAction
-	}
-	seen := check.Seen[kind]{}
 	for i := range r.spec.TopologySpreadConstraints {
 		c, at := &r.spec.TopologySpreadConstraints[i], p.Index(i)
 		check.Positive(&r.Faults, at.Child("maxSkew"), c.MaxSkew)
@@ -150,7 +175,9 @@ func (r *specRules) validateSpread(p *field.Path) {
 			r.Required(at.Child("topologyKey"), "can not be empty")
 		}
 		check.Among(&r.Faults, at.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)
-		if seen.Again(kind{c.TopologyKey, c.WhenUnsatisfiable}) {
+		if slices.ContainsFunc(r.spec.TopologySpreadConstraints[i+1:], func(o corev1.TopologySpreadConstraint) bool {
+			return o.TopologyKey == c.TopologyKey && o.WhenUnsatisfiable == c.WhenUnsatisfiable
+		}) {
 			r.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable))
 		}
 		if c.MinDomains != nil {
@@ -161,17 +188,42 @@ func (r *specRules) validateSpread(p *field.Path) {
 		}
 		check.AmongPtr(&r.Faults, at.Child("nodeAffinityPolicy"), c.NodeAffinityPolicy, corev1.NodeInclusionPolicyIgnore, corev1.NodeInclusionPolicyHonor)
 		check.AmongPtr(&r.Faults, at.Child("nodeTaintsPolicy"), c.NodeTaintsPolicy, corev1.NodeInclusionPolicyIgnore, corev1.NodeInclusionPolicyHonor)
-		if len(c.MatchLabelKeys) > 0 && c.LabelSelector == nil {
-			r.Forbidden(at.Child("matchLabelKeys"), "must not be specified when labelSelector is not set")
-		}
-		for j, k := range c.MatchLabelKeys {
-			r.LabelName(at.Child("matchLabelKeys").Index(j), k)
-			if c.LabelSelector != nil {
-				if _, both := c.LabelSelector.MatchLabels[k]; both {
-					r.Invalid(at.Child("matchLabelKeys").Index(j), k, "exists in both matchLabelKeys and labelSelector")
-				}
-			}
-		}
+		r.matchKeys(c.MatchLabelKeys, nil, c.LabelSelector, at)
 		r.Add(selectorFaults(c.LabelSelector, at.Child("labelSelector")))
 	}
+}
+
+// ValidateTolerations checks tolerations wherever they stand: in pods and in runtime classes.
+func ValidateTolerations(list []corev1.Toleration, p *field.Path) field.ErrorList {
+	var f check.Faults
+	for i, t := range list {
+		at := p.Index(i)
+		if t.Key != "" {
+			f.LabelName(at.Child("key"), t.Key)
+		} else if t.Operator != corev1.TolerationOpExists {
+			f.Invalid(at.Child("operator"), t.Operator, "operator must be Exists when `key` is empty, which means \"match all values and all keys\"")
+		}
+		if t.TolerationSeconds != nil && t.Effect != corev1.TaintEffectNoExecute {
+			f.Invalid(at.Child("effect"), t.Effect, "effect must be 'NoExecute' when `tolerationSeconds` is set")
+		}
+		switch t.Operator {
+		case "", corev1.TolerationOpEqual:
+			if msgs := validation.IsValidLabelValue(t.Value); len(msgs) > 0 {
+				f.Invalid(at.Child("operator"), t.Value, strings.Join(msgs, ";"))
+			}
+		case corev1.TolerationOpExists:
+			if t.Value != "" {
+				f.Invalid(at.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'")
+			}
+		case corev1.TolerationOpLt, corev1.TolerationOpGt: // KEP-5471, off by default in 1.36
+			f.Add(field.ErrorList{field.NotSupported(at.Child("operator"), t.Operator,
+				[]corev1.TolerationOperator{corev1.TolerationOpEqual, corev1.TolerationOpExists, corev1.TolerationOpLt, corev1.TolerationOpGt})})
+		default:
+			check.Listed(&f, at.Child("operator"), t.Operator, corev1.TolerationOpEqual, corev1.TolerationOpExists)
+		}
+		if t.Effect != "" {
+			check.Listed(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+		}
+	}
+	return f.List()
 }

@@ -33,13 +33,12 @@ func (r *specRules) validateSecurity(s *corev1.SecurityContext, p *field.Path) {
 	}
 	r.user(s.RunAsUser, s.RunAsGroup, p)
 	if s.ProcMount != nil {
-		check.Among(&r.Faults, p.Child("procMount"), *s.ProcMount, corev1.DefaultProcMount, corev1.UnmaskedProcMount)
+		check.Listed(&r.Faults, p.Child("procMount"), *s.ProcMount, corev1.DefaultProcMount, corev1.UnmaskedProcMount)
 		if *s.ProcMount == corev1.UnmaskedProcMount && (r.spec.HostUsers == nil || *r.spec.HostUsers) {
 			r.Invalid(p.Child("procMount"), *s.ProcMount, "`hostUsers` must be false to use `Unmasked`")
 		}
 	}
 	r.seccomp(s.SeccompProfile, p.Child("seccompProfile"))
-	r.appArmor(s.AppArmorProfile, p.Child("appArmorProfile"))
 	if e := s.AllowPrivilegeEscalation; e != nil && !*e {
 		if s.Privileged != nil && *s.Privileged {
 			r.Invalid(p, s, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true")
@@ -53,6 +52,7 @@ func (r *specRules) validateSecurity(s *corev1.SecurityContext, p *field.Path) {
 		}
 	}
 	r.windows(s.WindowsOptions, p.Child("windowsOptions"))
+	r.appArmor(s.AppArmorProfile, p.Child("appArmorProfile"))
 }
 
 func (r *specRules) user(uid, gid *int64, p *field.Path) {
@@ -72,18 +72,32 @@ const sysctlMax = 253
 func (r *specRules) validatePodSecurity(p *field.Path) {
 	s := r.spec.SecurityContext
 	if s == nil {
-		return
+		s = &corev1.PodSecurityContext{}
 	}
-	r.user(s.RunAsUser, s.RunAsGroup, p)
 	if s.FSGroup != nil {
 		r.Each(p.Child("fsGroup"), *s.FSGroup, validation.IsValidGroupID(*s.FSGroup))
 	}
+	r.user(s.RunAsUser, s.RunAsGroup, p)
 	for i, g := range s.SupplementalGroups {
 		r.Each(p.Child("supplementalGroups").Index(i), g, validation.IsValidGroupID(g))
 	}
+	if share := r.spec.ShareProcessNamespace; share != nil && *share && r.spec.HostPID {
+		r.Invalid(p.Child("shareProcessNamespace"), *share, "ShareProcessNamespace and HostPID cannot both be enabled")
+	}
+	r.validateSysctls(s.Sysctls, p.Child("sysctls"))
+	check.AmongPtr(&r.Faults, p.Child("fsGroupChangePolicy"), s.FSGroupChangePolicy, corev1.FSGroupChangeOnRootMismatch, corev1.FSGroupChangeAlways)
+	r.seccomp(s.SeccompProfile, p.Child("seccompProfile"))
+	r.windows(s.WindowsOptions, p.Child("windowsOptions"))
+	r.appArmor(s.AppArmorProfile, p.Child("appArmorProfile"))
+	check.AmongPtr(&r.Faults, p.Child("supplementalGroupsPolicy"), s.SupplementalGroupsPolicy, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
+	// MountOption waits for the gate SELinuxMount, which is closed in 1.36.
+	check.AmongPtr(&r.Faults, p.Child("seLinuxChangePolicy"), s.SELinuxChangePolicy, corev1.SELinuxChangePolicyRecursive)
+}
+
+func (r *specRules) validateSysctls(list []corev1.Sysctl, p *field.Path) {
 	names := check.Seen[string]{}
-	for i, c := range s.Sysctls {
-		at := p.Child("sysctls").Index(i).Child("name")
+	for i, c := range list {
+		at := p.Index(i).Child("name")
 		switch {
 		case c.Name == "":
 			r.Required(at, "")
@@ -100,12 +114,6 @@ func (r *specRules) validatePodSecurity(p *field.Path) {
 			r.Invalid(at, c.Name, "may not be specified when 'hostIPC' is true")
 		}
 	}
-	check.AmongPtr(&r.Faults, p.Child("fsGroupChangePolicy"), s.FSGroupChangePolicy, corev1.FSGroupChangeOnRootMismatch, corev1.FSGroupChangeAlways)
-	check.AmongPtr(&r.Faults, p.Child("supplementalGroupsPolicy"), s.SupplementalGroupsPolicy, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
-	check.AmongPtr(&r.Faults, p.Child("seLinuxChangePolicy"), s.SELinuxChangePolicy, corev1.SELinuxChangePolicyRecursive, corev1.SELinuxChangePolicyMountOption)
-	r.seccomp(s.SeccompProfile, p.Child("seccompProfile"))
-	r.appArmor(s.AppArmorProfile, p.Child("appArmorProfile"))
-	r.windows(s.WindowsOptions, p.Child("windowsOptions"))
 }
 
 func (r *specRules) seccomp(s *corev1.SeccompProfile, p *field.Path) {
@@ -151,21 +159,6 @@ func (r *specRules) appArmor(a *corev1.AppArmorProfile, p *field.Path) {
 	}
 }
 
-func (r *specRules) windows(w *corev1.WindowsSecurityContextOptions, p *field.Path) {
-	if w == nil {
-		return
-	}
-	if w.GMSACredentialSpecName != nil {
-		r.Subdomain(p.Child("gmsaCredentialSpecName"), *w.GMSACredentialSpecName)
-	}
-	if w.GMSACredentialSpec != nil && *w.GMSACredentialSpec == "" {
-		r.Invalid(p.Child("gmsaCredentialSpec"), *w.GMSACredentialSpec, "gmsaCredentialSpec cannot be an empty string")
-	}
-	if w.RunAsUserName != nil && *w.RunAsUserName == "" {
-		r.Invalid(p.Child("runAsUserName"), *w.RunAsUserName, "runAsUserName cannot be an empty string")
-	}
-}
-
 // validateOS refuses what the pod's operating system does not have.
 func (r *specRules) validateOS(p *field.Path) {
 	s := r.spec
@@ -183,32 +176,29 @@ func (r *specRules) validateOS(p *field.Path) {
 	if s.OS.Name != corev1.Windows {
 		return
 	}
-	refuse := func(at *field.Path, fields map[string]bool) {
-		for name, set := range fields {
-			if set {
-				r.Forbidden(at.Child(name), "cannot be set for a windows pod")
-			}
-		}
+	const refused = "cannot be set for a windows pod"
+	c := s.SecurityContext
+	if c == nil {
+		c = &corev1.PodSecurityContext{}
 	}
-	refuse(p, map[string]bool{
-		"hostUsers": s.HostUsers != nil, "hostPID": s.HostPID, "hostIPC": s.HostIPC, "shareProcessNamespace": s.ShareProcessNamespace != nil,
-	})
-	if c := s.SecurityContext; c != nil {
-		refuse(p.Child("securityContext"), map[string]bool{
-			"appArmorProfile": c.AppArmorProfile != nil, "seLinuxOptions": c.SELinuxOptions != nil, "seccompProfile": c.SeccompProfile != nil,
-			"fsGroup": c.FSGroup != nil, "fsGroupChangePolicy": c.FSGroupChangePolicy != nil, "sysctls": len(c.Sysctls) > 0,
-			"runAsUser": c.RunAsUser != nil, "runAsGroup": c.RunAsGroup != nil, "supplementalGroups": c.SupplementalGroups != nil,
-			"supplementalGroupsPolicy": c.SupplementalGroupsPolicy != nil, "seLinuxChangePolicy": c.SELinuxChangePolicy != nil,
-		})
-	}
+	at := p.Child("securityContext")
+	r.refuse(at, refused, given{"appArmorProfile", c.AppArmorProfile != nil}, given{"seLinuxOptions", c.SELinuxOptions != nil})
+	r.refuse(p, refused, given{"hostUsers", s.HostUsers != nil}, given{"hostPID", s.HostPID}, given{"hostIPC", s.HostIPC})
+	r.refuse(at, refused, given{"seccompProfile", c.SeccompProfile != nil}, given{"fsGroup", c.FSGroup != nil},
+		given{"fsGroupChangePolicy", c.FSGroupChangePolicy != nil}, given{"sysctls", len(c.Sysctls) > 0})
+	r.refuse(p, refused, given{"shareProcessNamespace", s.ShareProcessNamespace != nil})
+	r.refuse(at, refused, given{"runAsUser", c.RunAsUser != nil}, given{"runAsGroup", c.RunAsGroup != nil},
+		given{"supplementalGroups", c.SupplementalGroups != nil}, given{"supplementalGroupsPolicy", c.SupplementalGroupsPolicy != nil},
+		given{"seLinuxChangePolicy", c.SELinuxChangePolicy != nil})
 	eachContainer(s, p, func(ctr *corev1.Container, at *field.Path) {
-		if c := ctr.SecurityContext; c != nil {
-			refuse(at.Child("securityContext"), map[string]bool{
-				"appArmorProfile": c.AppArmorProfile != nil, "seLinuxOptions": c.SELinuxOptions != nil, "seccompProfile": c.SeccompProfile != nil,
-				"capabilities": c.Capabilities != nil, "readOnlyRootFilesystem": c.ReadOnlyRootFilesystem != nil, "privileged": c.Privileged != nil,
-				"allowPrivilegeEscalation": c.AllowPrivilegeEscalation != nil, "procMount": c.ProcMount != nil,
-				"runAsUser": c.RunAsUser != nil, "runAsGroup": c.RunAsGroup != nil,
-			})
+		c := ctr.SecurityContext
+		if c == nil {
+			return
 		}
+		r.refuse(at.Child("securityContext"), refused, given{"appArmorProfile", c.AppArmorProfile != nil}, given{"seLinuxOptions", c.SELinuxOptions != nil},
+			given{"seccompProfile", c.SeccompProfile != nil}, given{"capabilities", c.Capabilities != nil},
+			given{"readOnlyRootFilesystem", c.ReadOnlyRootFilesystem != nil}, given{"privileged", c.Privileged != nil},
+			given{"allowPrivilegeEscalation", c.AllowPrivilegeEscalation != nil}, given{"procMount", c.ProcMount != nil},
+			given{"runAsUser", c.RunAsUser != nil}, given{"runAsGroup", c.RunAsGroup != nil})
 	})
 }

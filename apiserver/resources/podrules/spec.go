@@ -12,15 +12,14 @@ package podrules
 import (
 	"fmt"
 	"math"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
 )
@@ -33,15 +32,35 @@ type specRules struct {
 	pod     bool // a Pod, not a template
 	volumes map[string]corev1.VolumeSource
 	claims  map[string]bool
-	// claimSpec checks the claim template of an ephemeral volume.
-	claimSpec func(*corev1.PersistentVolumeClaimSpec, *field.Path) field.ErrorList
 }
 
 // ValidatePod reports every fault of a Pod's spec and of the annotations that belong to it.
 func ValidatePod(pod *corev1.Pod) field.ErrorList {
 	var f check.Faults
 	f.Add(validateAnnotations(pod))
-	f.Add(validateSpec(&pod.Spec, &pod.ObjectMeta, true, field.NewPath("spec")))
+	p := field.NewPath("spec")
+	f.Add(validateSpec(&pod.Spec, &pod.ObjectMeta, true, p))
+	if pod.Spec.ServiceAccountName == "" {
+		for i, v := range pod.Spec.Volumes {
+			if v.Projected == nil {
+				continue
+			}
+			for j, s := range v.Projected.Sources {
+				if s.ServiceAccountToken != nil {
+					f.Forbidden(p.Child("volumes").Index(i).Child("projected", "sources").Index(j).Child("serviceAccountToken"),
+						"must not be specified when serviceAccountName is not set")
+				}
+			}
+		}
+	}
+	images := &specRules{}
+	for i := range pod.Spec.Containers {
+		images.trimmedImage(&pod.Spec.Containers[i], p.Child("containers").Index(i))
+	}
+	for i := range pod.Spec.InitContainers {
+		images.trimmedImage(&pod.Spec.InitContainers[i], p.Child("initContainers").Index(i))
+	}
+	f.Add(images.List())
 	return f.List()
 }
 
@@ -56,6 +75,7 @@ func ValidateCreate(pod *corev1.Pod) field.ErrorList {
 	if pod.Spec.NodeName != "" && len(pod.Spec.SchedulingGates) > 0 {
 		f.Forbidden(p.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
 	}
+	f.Add(matchAppArmor(pod))
 	return f.List()
 }
 
@@ -63,7 +83,9 @@ func ValidateCreate(pod *corev1.Pod) field.ErrorList {
 func ValidateTemplate(t *corev1.PodTemplateSpec, p *field.Path) field.ErrorList {
 	var f check.Faults
 	f.Labels(p.Child("labels"), t.Labels)
-	f.Add(validateMetaAnnotations(t.Annotations, p.Child("annotations")))
+	f.Add(apivalidation.ValidateAnnotations(t.Annotations, p.Child("annotations")))
+	f.Add(validateSeccompAnnotations(t.Annotations, p.Child("annotations")))
+	f.Add(validateAppArmorAnnotations(t.Annotations, &t.Spec, p.Child("annotations")))
 	f.Add(validateSpec(&t.Spec, nil, false, p.Child("spec")))
 	if len(t.Spec.EphemeralContainers) > 0 {
 		f.Forbidden(p.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
@@ -71,36 +93,8 @@ func ValidateTemplate(t *corev1.PodTemplateSpec, p *field.Path) field.ErrorList 
 	return f.List()
 }
 
-func validateMetaAnnotations(a map[string]string, p *field.Path) field.ErrorList {
-	var f check.Faults
-	total := 0
-	for k, v := range a {
-		f.QualifiedName(p, strings.ToLower(k))
-		total += len(k) + len(v)
-	}
-	if total > 256<<10 {
-		f.TooLong(p, "", 256<<10)
-	}
-	return f.List()
-}
-
-func validateAnnotations(pod *corev1.Pod) field.ErrorList {
-	var f check.Faults
-	p := field.NewPath("metadata", "annotations")
-	if v, ok := pod.Annotations[corev1.MirrorPodAnnotationKey]; ok && pod.Spec.NodeName == "" {
-		f.Invalid(p.Key(corev1.MirrorPodAnnotationKey), v, "must set spec.nodeName if mirror pod annotation is set")
-	}
-	if v, ok := pod.Annotations[corev1.PodDeletionCost]; ok {
-		_, err := strconv.ParseInt(v, 10, 32)
-		if err != nil || strings.HasPrefix(v, "+") || len(v) > 1 && v[0] == '0' {
-			f.Invalid(p.Key(corev1.PodDeletionCost), v, "must be a 32bit integer")
-		}
-	}
-	return f.List()
-}
-
 func validateSpec(s *corev1.PodSpec, meta *metav1.ObjectMeta, pod bool, p *field.Path) field.ErrorList {
-	r := &specRules{spec: s, meta: meta, pod: pod, claims: map[string]bool{}, claimSpec: ValidateClaimSpec}
+	r := &specRules{spec: s, meta: meta, pod: pod, claims: map[string]bool{}}
 	if s.TerminationGracePeriodSeconds == nil {
 		r.Required(p.Child("terminationGracePeriodSeconds"), "")
 	}
@@ -108,9 +102,9 @@ func validateSpec(s *corev1.PodSpec, meta *metav1.ObjectMeta, pod bool, p *field
 	r.validateClaims(p.Child("resourceClaims"))
 	r.validateContainers(p)
 	r.validatePodResources(p)
-	r.validateHost(p)
-	check.Listed(&r.Faults, p.Child("restartPolicy"), s.RestartPolicy, corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
-	check.Listed(&r.Faults, p.Child("dnsPolicy"), s.DNSPolicy, corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
+	r.validateHostPorts(p)
+	listed(r, p.Child("restartPolicy"), s.RestartPolicy, corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
+	listed(r, p.Child("dnsPolicy"), s.DNSPolicy, corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
 	r.Labels(p.Child("nodeSelector"), s.NodeSelector)
 	r.validatePodSecurity(p.Child("securityContext"))
 	r.validateAffinity(p.Child("affinity"))
@@ -127,6 +121,9 @@ func validateSpec(s *corev1.PodSpec, meta *metav1.ObjectMeta, pod bool, p *field
 		}
 	}
 	r.validateSpread(p.Child("topologySpreadConstraints"))
+	r.validateHostProcess(p)
+	r.validateHostUsers(p)
+	r.validateHostname(p)
 	if s.ServiceAccountName != "" {
 		r.Subdomain(p.Child("serviceAccountName"), s.ServiceAccountName)
 	}
@@ -156,7 +153,9 @@ func validateSpec(s *corev1.PodSpec, meta *metav1.ObjectMeta, pod bool, p *field
 	if s.RuntimeClassName != nil {
 		r.Subdomain(p.Child("runtimeClassName"), *s.RuntimeClassName)
 	}
-	check.AmongPtr(&r.Faults, p.Child("preemptionPolicy"), s.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
+	if s.PreemptionPolicy != nil {
+		listed(r, p.Child("preemptionPolicy"), *s.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
+	}
 	if s.Overhead != nil {
 		r.Add(ValidateResources(&corev1.ResourceRequirements{Limits: s.Overhead}, nil, p.Child("overhead")))
 	}
@@ -168,50 +167,63 @@ func validateSpec(s *corev1.PodSpec, meta *metav1.ObjectMeta, pod bool, p *field
 		}
 		r.validateOS(p)
 	}
+	r.validateEnvFiles(p)
 	return r.List()
 }
 
-// validateHost holds the rules about sharing the host's namespaces and names.
-func (r *specRules) validateHost(p *field.Path) {
+// listed demands one of the values, in the order in which messages name them.
+func listed[S ~string](r *specRules, p *field.Path, v S, known ...S) {
+	if v == "" {
+		r.Required(p, "")
+	} else {
+		check.Listed(&r.Faults, p, v, known...)
+	}
+}
+
+// validateHostPorts: on the host's network a container listens where it listens.
+// Templates may leave the port out, pods get it by default.
+func (r *specRules) validateHostPorts(p *field.Path) {
+	if !r.spec.HostNetwork {
+		return
+	}
+	for i, c := range r.spec.Containers {
+		for j, port := range c.Ports {
+			if (r.pod || port.HostPort != 0) && port.HostPort != port.ContainerPort {
+				r.Invalid(p.Child("containers").Index(i).Child("ports").Index(j).Child("hostPort"), port.HostPort,
+					"must match `containerPort` when `hostNetwork` is true")
+			}
+		}
+	}
+}
+
+// validateHostUsers: users of the pod's own cannot be mapped in the host's namespaces, nor on devices.
+func (r *specRules) validateHostUsers(p *field.Path) {
 	s := r.spec
+	if s.HostUsers == nil || *s.HostUsers {
+		return
+	}
+	const refused = "when `hostUsers` is false"
+	r.refuse(p, refused, given{"hostNetwork", s.HostNetwork}, given{"HostPID", s.HostPID}, given{"HostIPC", s.HostIPC})
+	eachContainer(s, p, func(c *corev1.Container, at *field.Path) {
+		r.refuse(at, refused, given{"volumeDevices", len(c.VolumeDevices) > 0})
+	})
+}
+
+func (r *specRules) validateHostname(p *field.Path) {
+	s, at := r.spec, p.Child("hostnameOverride")
+	if s.HostnameOverride == nil {
+		return
+	}
+	if s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN {
+		r.Forbidden(at, "may not be specified when setHostnameAsFQDN is true")
+	}
 	if s.HostNetwork {
-		for i, c := range s.Containers {
-			for j, port := range c.Ports {
-				if (r.pod || port.HostPort != 0) && port.HostPort != port.ContainerPort {
-					r.Invalid(p.Child("containers").Index(i).Child("ports").Index(j).Child("hostPort"), port.HostPort,
-						"must match `containerPort` when `hostNetwork` is true")
-				}
-			}
-		}
+		r.Forbidden(at, "may not be specified when hostNetwork is true")
 	}
-	if s.ShareProcessNamespace != nil && *s.ShareProcessNamespace && s.HostPID {
-		r.Invalid(p.Child("securityContext", "shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled")
+	if len(*s.HostnameOverride) > 64 {
+		r.TooLong(at, "", 64)
 	}
-	if s.HostUsers != nil && !*s.HostUsers {
-		for name, on := range map[string]bool{"hostNetwork": s.HostNetwork, "HostPID": s.HostPID, "HostIPC": s.HostIPC} {
-			if on {
-				r.Forbidden(p.Child(name), "when `hostUsers` is false")
-			}
-		}
-		eachContainer(s, p, func(c *corev1.Container, at *field.Path) {
-			if len(c.VolumeDevices) > 0 {
-				r.Forbidden(at.Child("volumeDevices"), "when `hostUsers` is false")
-			}
-		})
-	}
-	if o := s.HostnameOverride; o != nil {
-		at := p.Child("hostnameOverride")
-		if s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN {
-			r.Forbidden(at, "may not be specified when setHostnameAsFQDN is true")
-		}
-		if s.HostNetwork {
-			r.Forbidden(at, "may not be specified when hostNetwork is true")
-		}
-		if len(*o) > 64 {
-			r.TooLong(at, "", 64)
-		}
-		r.Subdomain(at, *o)
-	}
+	r.Subdomain(at, *s.HostnameOverride)
 }
 
 // eachContainer calls f for the containers of all three lists.
@@ -240,8 +252,10 @@ func (r *specRules) validateDNS(p *field.Path) {
 		switch {
 		case c == nil:
 			r.Required(p, "must provide `dnsConfig` when `dnsPolicy` is None")
+			return
 		case len(c.Nameservers) == 0:
 			r.Required(p.Child("nameservers"), "must provide at least one DNS nameserver when `dnsPolicy` is None")
+			return
 		}
 	}
 	if c == nil {
@@ -261,7 +275,8 @@ func (r *specRules) validateDNS(p *field.Path) {
 	}
 	for i, s := range c.Searches {
 		if s != "." {
-			r.Each(p.Child("searches").Index(i), s, validation.IsDNS1123SubdomainWithUnderscore(strings.TrimSuffix(s, ".")))
+			s = strings.TrimSuffix(s, ".")
+			r.Each(p.Child("searches").Index(i), s, validation.IsDNS1123SubdomainWithUnderscore(s))
 		}
 	}
 	for i, o := range c.Options {
@@ -272,16 +287,27 @@ func (r *specRules) validateDNS(p *field.Path) {
 }
 
 func (r *specRules) validateClaims(p *field.Path) {
+	for _, c := range r.spec.ResourceClaims {
+		if c.Name != "" {
+			r.claims[c.Name] = true
+		}
+	}
 	names := check.Seen[string]{}
 	for i, c := range r.spec.ResourceClaims {
-		at := p.Index(i)
-		if r.Need(at.Child("name"), c.Name) {
-			r.Label(at.Child("name"), c.Name)
-			if names.Again(c.Name) {
-				r.Duplicate(at.Child("name"), c.Name)
+		if r.meta != nil {
+			if _, mirror := r.meta.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
+				r.Forbidden(field.NewPath(""), "static pods do not support resource claims")
+				continue
 			}
 		}
-		r.claims[c.Name] = true
+		at := p.Index(i)
+		if r.Need(at.Child("name"), c.Name) {
+			if names.Again(c.Name) {
+				r.Duplicate(at.Child("name"), c.Name)
+			} else {
+				r.Label(at.Child("name"), c.Name)
+			}
+		}
 		switch {
 		case c.ResourceClaimName != nil && c.ResourceClaimTemplateName != nil:
 			r.Invalid(at, c, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
@@ -295,46 +321,6 @@ func (r *specRules) validateClaims(p *field.Path) {
 			r.Subdomain(at.Child("resourceClaimTemplateName"), *c.ResourceClaimTemplateName)
 		}
 	}
-}
-
-// validatePodResources: pod-level resources cover cpu, memory and huge pages, and
-// are at least what the containers ask for together.
-func (r *specRules) validatePodResources(p *field.Path) {
-	res := r.spec.Resources
-	if res == nil {
-		return
-	}
-	at := p.Child("resources")
-	if r.spec.OS != nil && r.spec.OS.Name == corev1.Windows {
-		r.Forbidden(at, "may not be set for a windows pod")
-	}
-	if len(res.Claims) > 0 {
-		r.Forbidden(at.Child("claims"), "claims may not be set for Resources at pod-level")
-	}
-	known := func(list corev1.ResourceList, at *field.Path) {
-		for name := range list {
-			if !resourcehelper.IsSupportedPodLevelResource(name) {
-				r.Add(field.ErrorList{field.NotSupported(at.Key(string(name)), name, []corev1.ResourceName{corev1.ResourceCPU, "hugepages-*", corev1.ResourceMemory})})
-			}
-		}
-	}
-	known(res.Limits, at.Child("limits"))
-	known(res.Requests, at.Child("requests"))
-	r.Add(ValidateResources(res, nil, at))
-	pod := &corev1.Pod{Spec: *r.spec}
-	requests := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
-	for name, q := range res.Requests {
-		if sum, ok := requests[name]; ok && q.Cmp(sum) < 0 {
-			r.Invalid(at.Child("requests").Key(string(name)), q.String(), "must be greater than or equal to aggregate container requests of "+sum.String())
-		}
-	}
-	eachContainer(r.spec, p, func(c *corev1.Container, at *field.Path) {
-		for name, q := range c.Resources.Limits {
-			if limit, ok := res.Limits[name]; ok && q.Cmp(limit) > 0 {
-				r.Invalid(at.Child("resources", "limits").Key(string(name)), q.String(), "must be less than or equal to pod limits of "+limit.String())
-			}
-		}
-	})
 }
 
 func selectorFaults(s *metav1.LabelSelector, p *field.Path) field.ErrorList {

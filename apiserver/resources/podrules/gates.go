@@ -1,0 +1,52 @@
+package podrules
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// DropClosed removes the fields whose feature gate is closed in 1.36 unless it
+// is opened: cluster trust bundles and pod certificates in projected volumes, stop
+// signals, scheduling groups. What old already has stays; old is nil for a creation.
+// Source: the feature gates page of the Kubernetes documentation.
+func DropClosed(s, old *corev1.PodSpec) {
+	if old == nil {
+		old = &corev1.PodSpec{}
+	}
+	source := func(s *corev1.PodSpec, f func(*corev1.VolumeProjection) bool) bool {
+		for i := range s.Volumes {
+			if p := s.Volumes[i].Projected; p != nil {
+				for j := range p.Sources {
+					if f(&p.Sources[j]) {
+						return true
+					}
+				}
+			}
+		}
+		return false
+	}
+	if !source(old, func(p *corev1.VolumeProjection) bool { return p.ClusterTrustBundle != nil }) {
+		source(s, func(p *corev1.VolumeProjection) bool { p.ClusterTrustBundle = nil; return false })
+	}
+	if !source(old, func(p *corev1.VolumeProjection) bool { return p.PodCertificate != nil }) {
+		source(s, func(p *corev1.VolumeProjection) bool { p.PodCertificate = nil; return false })
+	}
+	if old.SchedulingGroup == nil {
+		s.SchedulingGroup = nil
+	}
+	signals := false
+	eachContainer(old, nil, func(c *corev1.Container, _ *field.Path) {
+		signals = signals || c.Lifecycle != nil && c.Lifecycle.StopSignal != nil
+	})
+	if !signals {
+		eachContainer(s, nil, func(c *corev1.Container, _ *field.Path) {
+			if c.Lifecycle == nil || c.Lifecycle.StopSignal == nil {
+				return
+			}
+			c.Lifecycle.StopSignal = nil
+			if *c.Lifecycle == (corev1.Lifecycle{}) {
+				c.Lifecycle = nil
+			}
+		})
+	}
+}
