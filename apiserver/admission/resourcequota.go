@@ -61,25 +61,23 @@ func resourceQuota(cfg Config) Plugin {
 			if a.Operation == Update && !quota.Matches(q, a.Old) {
 				use = quota.Usage(a.Row.GR(), a.Object) // it comes into the quota as a whole
 			}
-			use = quota.Limited(q.Spec.Hard, use)
+			// What is enforced is what the controller has taken up, not what has just been asked for.
+			use = quota.Limited(q.Status.Hard, use)
 			if !takes(use) {
 				continue
 			}
 			if a.Request != nil && a.Request.DryRun {
-				if msg := quota.Exceeded(q.Name, q.Status.Hard, q.Status.Used, use); msg != "" {
-					return nil, forbid(a, errors.New(msg))
+				if err := room(a, q, use); err != nil {
+					return nil, err
 				}
 				continue
 			}
 			err := cfg.UpdateQuota(a.Namespace, q.Name, func(q *corev1.ResourceQuota) error {
-				hard := q.Status.Hard
-				if len(hard) == 0 && len(q.Spec.Hard) > 0 {
-					return forbid(a, fmt.Errorf("status unknown for quota: %s, resources: %s", q.Name, names(use)))
+				use := quota.Limited(q.Status.Hard, use)
+				if err := room(a, q, use); err != nil {
+					return err
 				}
-				if msg := quota.Exceeded(q.Name, hard, q.Status.Used, use); msg != "" {
-					return forbid(a, errors.New(msg))
-				}
-				q.Status.Used = quota.Add(q.Status.Used, quota.Limited(hard, use))
+				q.Status.Used = quota.Add(q.Status.Used, use)
 				return nil
 			})
 			if apierrors.IsNotFound(err) {
@@ -93,6 +91,23 @@ func resourceQuota(cfg Config) Plugin {
 		}
 		return undo, nil
 	}}
+}
+
+// room refuses a use that the quota has no room for, or whose counts are not known yet.
+func room(a *Attributes, q *corev1.ResourceQuota, use corev1.ResourceList) error {
+	unknown := corev1.ResourceList{}
+	for name, n := range use {
+		if _, counted := q.Status.Used[name]; !counted {
+			unknown[name] = n
+		}
+	}
+	if len(unknown) > 0 {
+		return forbid(a, fmt.Errorf("status unknown for quota: %s, resources: %s", q.Name, names(unknown)))
+	}
+	if msg := quota.Exceeded(q.Name, q.Status.Hard, q.Status.Used, use); msg != "" {
+		return forbid(a, errors.New(msg))
+	}
+	return nil
 }
 
 type booking struct {

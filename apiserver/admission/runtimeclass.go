@@ -69,7 +69,7 @@ func runtimeClass(cfg Config) Plugin {
 				return nil, nil
 			}
 			if pod.Spec.RuntimeClassName == nil {
-				if len(pod.Spec.Overhead) > 0 {
+				if pod.Spec.Overhead != nil {
 					return nil, forbid(a, fmt.Errorf("pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
 				}
 				return nil, nil

@@ -31,7 +31,20 @@ var endpointSlices = Resource[endpointSlice]{
 			defPtr(&s.Ports[i].Protocol, corev1.ProtocolTCP)
 		}
 	},
-	Main: plainPart(validateEndpointSlice),
+	Main: Part[endpointSlice]{
+		Prepare: func(_ *Request, s, _ *endpointSlice) {
+			for i := range s.Endpoints {
+				s.Endpoints[i].DeprecatedTopology = nil // v1 has nodeName and zone instead
+			}
+		},
+		Validate: withoutRequest(validateEndpointSlice),
+		Warnings: func(_ *Request, s, old *endpointSlice) []string {
+			if old == nil && s.AddressType == discoveryv1.AddressTypeFQDN {
+				return []string{"spec.addressType: FQDN endpoints are deprecated"}
+			}
+			return nil
+		},
+	},
 	Columns: []Column[endpointSlice]{
 		text("AddressType", func(s *endpointSlice) string { return string(s.AddressType) }),
 		text("Ports", func(s *endpointSlice) string {
@@ -85,17 +98,19 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 			f.TooMany(at.Child("addresses"), n, sliceAddressesMax)
 		}
 		for j, a := range e.Addresses {
-			at := at.Child("addresses").Index(j)
+			list := at.Child("addresses")
+			at := list.Index(j)
 			ip, err := netip.ParseAddr(a)
 			switch {
 			case s.AddressType == discoveryv1.AddressTypeFQDN:
 				f.Add(validation.IsFullyQualifiedDomainName(at, a))
+			case s.AddressType != discoveryv1.AddressTypeIPv4 && s.AddressType != discoveryv1.AddressTypeIPv6:
 			case err != nil:
 				f.IP(at, a)
 			case s.AddressType == discoveryv1.AddressTypeIPv4 && !ip.Is4():
 				f.Invalid(at, a, "must be an IPv4 address")
 			case s.AddressType == discoveryv1.AddressTypeIPv6 && !ip.Is6():
-				f.Invalid(at, a, "must be an IPv6 address")
+				f.Invalid(list, a, "must be an IPv6 address")
 			default:
 				f.EndpointIP(at, a)
 			}
@@ -143,7 +158,7 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 		if names.Again(valueOr(p.Name, "")) {
 			f.Duplicate(at.Child("name"), valueOr(p.Name, ""))
 		}
-		check.OneOf(&f, at.Child("protocol"), valueOr(p.Protocol, ""), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+		check.Among(&f, at.Child("protocol"), valueOr(p.Protocol, ""), corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
 		if p.AppProtocol != nil {
 			f.QualifiedName(at.Child("appProtocol"), *p.AppProtocol)
 		}

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -17,12 +18,23 @@ var limitRanges = Resource[corev1.LimitRange]{
 	List: listOf[corev1.LimitRangeList],
 	Default: func(l *corev1.LimitRange) {
 		for i := range l.Spec.Limits {
+			item := &l.Spec.Limits[i]
+			for _, list := range []corev1.ResourceList{item.Max, item.Min, item.Default, item.DefaultRequest, item.MaxLimitRequestRatio} {
+				podrules.RoundUp(list)
+			}
 			if l.Spec.Limits[i].Type == corev1.LimitTypeContainer {
 				defaultLimits(&l.Spec.Limits[i])
 			}
 		}
 	},
-	Main:    plainPart(func(l, _ *corev1.LimitRange) field.ErrorList { return validateLimitRange(l) }),
+	Main: Part[corev1.LimitRange]{
+		Prepare: func(_ *Request, l, _ *corev1.LimitRange) {
+			if l.Name == "" {
+				l.Name = string(uuid.NewUUID())
+			}
+		},
+		Validate: withoutRequest(func(l, _ *corev1.LimitRange) field.ErrorList { return validateLimitRange(l) }),
+	},
 	Columns: []Column[corev1.LimitRange]{{Name: "Created At", Type: "date", Cell: createdAt[corev1.LimitRange]}},
 }
 
@@ -53,7 +65,7 @@ func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
 		switch item.Type {
 		case corev1.LimitTypePod, corev1.LimitTypeContainer, corev1.LimitTypePersistentVolumeClaim:
 		default:
-			if !strings.Contains(string(item.Type), "/") {
+			if item.Type != "" && !strings.Contains(string(item.Type), "/") {
 				f.Invalid(at.Child("type"), item.Type, "must be a standard limit type or fully qualified")
 			}
 		}
@@ -119,7 +131,7 @@ func validateLimits(f *check.Faults, l *corev1.LimitRangeItem, p *field.Path) {
 			f.Invalid(at, ratio.String(), fmt.Sprintf("ratio %s is less than 1", ratio.String()))
 		}
 		min, hasMin := l.Min[name]
-		if max, hasMax := l.Max[name]; hasMin && hasMax && min.Sign() > 0 {
+		if max, hasMax := l.Max[name]; hasMin && hasMax && min.Sign() != 0 {
 			if limit := max.AsApproximateFloat64() / min.AsApproximateFloat64(); ratio.AsApproximateFloat64() > limit {
 				f.Invalid(at, ratio.String(), fmt.Sprintf("ratio %s is greater than max/min = %f", ratio.String(), limit))
 			}

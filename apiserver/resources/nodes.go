@@ -25,8 +25,10 @@ var nodes = Resource[corev1.Node]{
 		if n.Status.Allocatable == nil && n.Status.Capacity != nil {
 			n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 		}
-		if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
-			n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+		podrules.RoundUp(n.Status.Capacity)
+		podrules.RoundUp(n.Status.Allocatable)
+		if r := n.Spec.PodCIDR; r != "" && (len(n.Spec.PodCIDRs) == 0 || n.Spec.PodCIDRs[0] != r) {
+			n.Spec.PodCIDRs = []string{r} // clients that know one range only are believed
 		}
 		if len(n.Spec.PodCIDRs) > 0 {
 			n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
@@ -37,9 +39,25 @@ var nodes = Resource[corev1.Node]{
 		Prepare: func(_ *Request, obj, old *corev1.Node) {
 			if old != nil {
 				obj.Status = old.Status
+				if old.Spec.ConfigSource == nil {
+					obj.Spec.ConfigSource = nil
+				}
 				return
 			}
 			obj.Spec.ConfigSource, obj.Status.Config = nil, nil
+		},
+		Warnings: func(_ *Request, n, _ *corev1.Node) []string {
+			var out []string
+			if n.Spec.ConfigSource != nil {
+				out = append(out, "spec.configSource: the feature is removed")
+			}
+			if n.Spec.DoNotUseExternalID != "" {
+				out = append(out, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
+			}
+			for i, r := range n.Spec.PodCIDRs {
+				out = append(out, validation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), r)...)
+			}
+			return out
 		},
 		Validate: withoutRequest(validateNode),
 		Reset:    []string{"status"},
@@ -134,7 +152,7 @@ func validateNode(n, old *corev1.Node) field.ErrorList {
 	addresses := check.Seen[corev1.NodeAddress]{}
 	for i, a := range n.Status.Addresses {
 		if addresses.Again(a) {
-			f.Duplicate(status.Child("addresses").Index(i), a)
+			f.Duplicate(status.Child("addresses").Index(i), check.Shown(a))
 		}
 	}
 	families := map[bool]int{}
@@ -171,9 +189,13 @@ func validateTaints(taints []corev1.Taint, p *field.Path) field.ErrorList {
 		if msgs := validation.IsValidLabelValue(t.Value); len(msgs) > 0 {
 			f.Invalid(at.Child("value"), t.Value, strings.Join(msgs, ";"))
 		}
-		check.Listed(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+		if t.Effect == "" {
+			f.Required(at.Child("effect"), "")
+		} else {
+			check.Listed(&f, at.Child("effect"), t.Effect, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+		}
 		if seen.Again(t.Key + ":" + string(t.Effect)) {
-			e := field.Duplicate(at, t)
+			e := field.Duplicate(at, check.Shown(t))
 			e.Detail = "taints must be unique by key and effect pair"
 			f.Add(field.ErrorList{e})
 		}

@@ -12,12 +12,13 @@ type pdb = policyv1.PodDisruptionBudget
 
 var podDisruptionBudgets = Resource[pdb]{
 	Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", Prefix: "poddisruptionbudgets", NeedsVersion: true, Short: []string{"pdb"},
+	Name: PathSegment,
 	List: listOf[policyv1.PodDisruptionBudgetList],
 	Main: mainPart(func(b *pdb) *policyv1.PodDisruptionBudgetStatus { return &b.Status }, func(b, _ *pdb) field.ErrorList {
 		var f check.Faults
 		s, p := &b.Spec, field.NewPath("spec")
 		if s.MinAvailable != nil && s.MaxUnavailable != nil {
-			f.Invalid(p, *s, "minAvailable and maxUnavailable cannot be both set")
+			f.Invalid(p, check.Shown(s), "minAvailable and maxUnavailable cannot be both set")
 		}
 		intOrPercent(&f, s.MinAvailable, true, p.Child("minAvailable"))
 		intOrPercent(&f, s.MaxUnavailable, true, p.Child("maxUnavailable"))
@@ -29,11 +30,10 @@ var podDisruptionBudgets = Resource[pdb]{
 		var f check.Faults
 		p, s := field.NewPath("status"), &b.Status
 		f.Add(metavalidation.ValidateConditions(s.Conditions, p.Child("conditions")))
-		for name, n := range map[string]int32{
-			"disruptionsAllowed": s.DisruptionsAllowed, "currentHealthy": s.CurrentHealthy, "desiredHealthy": s.DesiredHealthy, "expectedPods": s.ExpectedPods,
-		} {
-			check.AtLeastZero(&f, p.Child(name), n)
-		}
+		check.AtLeastZero(&f, p.Child("disruptionsAllowed"), s.DisruptionsAllowed)
+		check.AtLeastZero(&f, p.Child("currentHealthy"), s.CurrentHealthy)
+		check.AtLeastZero(&f, p.Child("desiredHealthy"), s.DesiredHealthy)
+		check.AtLeastZero(&f, p.Child("expectedPods"), s.ExpectedPods)
 		return f.List()
 	}),
 	Columns: []Column[pdb]{

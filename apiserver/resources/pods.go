@@ -174,13 +174,18 @@ func preparePodStatus(_ *Request, obj, old *corev1.Pod) {
 	obj.OwnerReferences = old.OwnerReferences
 	def(&obj.Status.QOSClass, old.Status.QOSClass)
 	def(&obj.Status.ObservedGeneration, old.Status.ObservedGeneration)
-	seen := map[corev1.PodConditionType]int64{}
+	seen := map[corev1.PodConditionType][]int64{} // a type may be there more than once
 	for _, c := range old.Status.Conditions {
-		seen[c.Type] = c.ObservedGeneration
+		seen[c.Type] = append(seen[c.Type], c.ObservedGeneration)
 	}
 	for i := range obj.Status.Conditions {
-		def(&obj.Status.Conditions[i].ObservedGeneration, seen[obj.Status.Conditions[i].Type])
+		c := &obj.Status.Conditions[i]
+		if list := seen[c.Type]; len(list) > 0 {
+			def(&c.ObservedGeneration, list[0])
+			seen[c.Type] = list[1:]
+		}
 	}
+	podrules.DropClosedStatus(&obj.Status, &old.Status)
 }
 
 // preparePodResize lets only resources and resize policies through.

@@ -91,8 +91,7 @@ func validateResourceQuota(q, old *corev1.ResourceQuota) field.ErrorList {
 		for _, e := range sel.MatchExpressions {
 			scopes = append(scopes, e.ScopeName)
 			scopeFaults(&f, q, e.ScopeName, at.Child("scopeName"), at, sel)
-			if e.ScopeName != corev1.ResourceQuotaScopePriorityClass && e.ScopeName != corev1.ResourceQuotaScopeVolumeAttributesClass &&
-				e.Operator != corev1.ScopeSelectorOpExists {
+			if needsExists[e.ScopeName] && e.Operator != corev1.ScopeSelectorOpExists {
 				f.Invalid(at.Child("operator"), e.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, "+
 					"ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity")
 			}
@@ -118,6 +117,12 @@ func validateResourceQuota(q, old *corev1.ResourceQuota) field.ErrorList {
 		}
 	}
 	return f.List()
+}
+
+// needsExists are the scopes that a quota has or has not; the others take values.
+var needsExists = map[corev1.ResourceQuotaScope]bool{
+	corev1.ResourceQuotaScopeTerminating: true, corev1.ResourceQuotaScopeNotTerminating: true, corev1.ResourceQuotaScopeBestEffort: true,
+	corev1.ResourceQuotaScopeNotBestEffort: true, corev1.ResourceQuotaScopeCrossNamespacePodAffinity: true,
 }
 
 // scopeFaults: the scope is known, and fits every standard resource of the quota.

@@ -25,11 +25,17 @@ var systemPriorities = map[string]int32{
 
 var priorityClasses = Resource[schedulingv1.PriorityClass]{
 	Group: "scheduling.k8s.io", Version: "v1", Kind: "PriorityClass", Plural: "priorityclasses", Prefix: "priorityclasses",
-	Short: []string{"pc"}, Scope: Cluster, List: listOf[schedulingv1.PriorityClassList],
+	Short: []string{"pc"}, Scope: Cluster, List: listOf[schedulingv1.PriorityClassList], NoGeneration: true,
 	Default: func(c *schedulingv1.PriorityClass) { defPtr(&c.PreemptionPolicy, corev1.PreemptLowerPriority) },
-	Main: plainPart(func(c, old *schedulingv1.PriorityClass) field.ErrorList {
+	Main: Part[schedulingv1.PriorityClass]{Prepare: func(_ *Request, c, old *schedulingv1.PriorityClass) {
+		if old == nil {
+			c.Generation = 1 // and never more
+		}
+	}, Validate: withoutRequest(func(c, old *schedulingv1.PriorityClass) field.ErrorList {
 		var f check.Faults
-		if strings.HasPrefix(c.Name, "system-") {
+		if old != nil {
+			// The name and what follows from it were checked when the class was made.
+		} else if strings.HasPrefix(c.Name, "system-") {
 			why := ""
 			switch value, known := systemPriorities[c.Name]; {
 			case !known:
@@ -45,7 +51,9 @@ var priorityClasses = Resource[schedulingv1.PriorityClass]{
 		} else if c.Value > maxUserPriority {
 			f.Forbidden(field.NewPath("value"), fmt.Sprintf("maximum allowed value of a user defined priority is %v", maxUserPriority))
 		}
-		check.AmongPtr(&f, field.NewPath("preemptionPolicy"), c.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
+		if at := field.NewPath("preemptionPolicy"); old == nil && c.PreemptionPolicy != nil && f.Need(at, string(*c.PreemptionPolicy)) {
+			check.Listed(&f, at, *c.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
+		}
 		if old != nil {
 			if c.Value != old.Value {
 				f.Forbidden(field.NewPath("value"), "may not be changed in an update.")
@@ -53,7 +61,7 @@ var priorityClasses = Resource[schedulingv1.PriorityClass]{
 			f.Same(field.NewPath("preemptionPolicy"), c.PreemptionPolicy, old.PreemptionPolicy)
 		}
 		return f.List()
-	}),
+	})},
 	Columns: []Column[schedulingv1.PriorityClass]{
 		number("Value", func(c *schedulingv1.PriorityClass) int32 { return c.Value }),
 		boolean("Global-Default", func(c *schedulingv1.PriorityClass) bool { return c.GlobalDefault }),
@@ -77,9 +85,10 @@ var runtimeClasses = Resource[nodev1.RuntimeClass]{
 			f.Add(podrules.ValidateTolerations(s.Tolerations, p.Child("tolerations")))
 			seen := check.Seen[corev1.Toleration]{}
 			for i, t := range s.Tolerations {
-				t.TolerationSeconds = nil
-				if seen.Again(t) {
-					f.Duplicate(p.Child("tolerations").Index(i), t)
+				key := t
+				key.TolerationSeconds = nil
+				if seen.Again(key) {
+					f.Duplicate(p.Child("tolerations").Index(i), check.Shown(t))
 				}
 			}
 		}

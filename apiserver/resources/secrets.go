@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"crypto/tls"
 	"encoding/json"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +35,15 @@ var secrets = Resource[corev1.Secret]{
 			}
 		},
 		Validate: withoutRequest(validateSecret),
+		Warnings: func(_ *Request, s, _ *corev1.Secret) []string {
+			if s.Type != corev1.SecretTypeTLS {
+				return nil
+			}
+			if _, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey]); err != nil {
+				return []string{err.Error()}
+			}
+			return nil
+		},
 	},
 	Fields:     func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },
 	FieldNames: []string{"type"},

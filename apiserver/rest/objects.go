@@ -221,9 +221,7 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	dedupOwners(rq, obj)
 	if opts.Manager != "" && !opts.Booked {
 		w := patch.Write{Row: row, Manager: opts.Manager, Reset: row.Main.Reset, Now: rq.Now}
-		if err := o.book(w, nil, obj); err != nil {
-			return nil, err
-		}
+		o.book(w, nil, obj)
 	}
 	attrs := o.attributes(ctx, admission.Create, row, rq, obj.GetNamespace(), obj.GetName())
 	attrs.Object, attrs.Options = obj, opts.Options
@@ -248,7 +246,7 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	errs := validation.ValidateObjectMetaAccessor(obj, row.Namespaced, row.Name, field.NewPath("metadata"))
 	errs = append(errs, row.Main.Validate(rq, obj, nil)...)
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(row.GVK().GroupKind(), obj.GetName(), errs)
+		return nil, apierrors.NewInvalid(row.Storage().GVK().GroupKind(), obj.GetName(), errs)
 	}
 	for _, w := range row.Main.Warnings(rq, obj, nil) {
 		rq.Warn(w)
@@ -274,15 +272,9 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	return o.putAllocated(ctx, rq, row, obj, nil, key, nil)
 }
 
-// book keeps managedFields. A custom object that does not fit its schema cannot be booked;
-// validation says why.
-func (o *Objects) book(w patch.Write, old, obj resources.Object) error {
-	err := o.fields.Update(w, old, obj)
-	if err != nil && w.Row.Custom == nil {
-		return fmt.Errorf("managed fields: %w", err)
-	}
-	return nil
-}
+// book keeps managedFields. An object that does not fit its schema, such as one with a
+// list entry without its key, cannot be booked: an apply is refused for that, other writes are not.
+func (o *Objects) book(w patch.Write, old, obj resources.Object) { _ = o.fields.Update(w, old, obj) }
 
 // put encodes and stores obj if the key is still as in prev (nil: absent), together with beside, and
 // returns the item as row's storage keeps it.
@@ -474,9 +466,7 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	dedupOwners(rq, obj)
 	if opts.Manager != "" && !opts.Booked {
 		w := patch.Write{Row: row, Subresource: part, Manager: opts.Manager, Reset: hooks.Reset, Now: rq.Now}
-		if err := o.book(w, old, obj); err != nil {
-			return nil, err
-		}
+		o.book(w, old, obj)
 	}
 	attrs := o.attributes(ctx, admission.Update, row, rq, old.GetNamespace(), name)
 	attrs.Object, attrs.Old, attrs.Options = obj, old, opts.Options
@@ -519,7 +509,7 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		errs = append(errs, hooks.Validate(rq, obj, old)...)
 	}
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(row.GVK().GroupKind(), name, errs)
+		return nil, apierrors.NewInvalid(row.Storage().GVK().GroupKind(), name, errs)
 	}
 	for _, w := range hooks.Warnings(rq, obj, old) {
 		rq.Warn(w)
@@ -580,7 +570,7 @@ func pinnedRev(row *resources.Row, name string, obj, old resources.Object, seen 
 	rv := obj.GetResourceVersion()
 	if rv == "" || rv == "0" {
 		if row.NeedsVersion {
-			return false, apierrors.NewInvalid(row.GVK().GroupKind(), name, field.ErrorList{
+			return false, apierrors.NewInvalid(schema.GroupKind{Group: row.Group, Kind: row.Plural}, name, field.ErrorList{
 				field.Invalid(field.NewPath("metadata", "resourceVersion"), 0, "must be specified for an update"),
 			})
 		}
@@ -591,7 +581,7 @@ func pinnedRev(row *resources.Row, name string, obj, old resources.Object, seen 
 	}
 	n, err := strconv.ParseInt(rv, 10, 64)
 	if err != nil {
-		return false, apierrors.NewInvalid(row.GVK().GroupKind(), name, field.ErrorList{
+		return false, apierrors.NewInvalid(schema.GroupKind{Group: row.Group, Kind: row.Plural}, name, field.ErrorList{
 			field.Invalid(field.NewPath("metadata", "resourceVersion"), rv, err.Error()),
 		})
 	}

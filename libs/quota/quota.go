@@ -388,7 +388,7 @@ func Exceeded(name string, hard, used, grow corev1.ResourceList) string {
 // therefore ask for but does not: "must specify limits.cpu for: web".
 func Unspecified(q *corev1.ResourceQuota, pod *corev1.Pod) []string {
 	var out []string
-	for _, name := range slices.Sorted(mapKeys(q.Spec.Hard)) {
+	for _, name := range slices.Sorted(mapKeys(q.Status.Hard)) {
 		kind, limit := strings.CutPrefix(string(name), "limits.")
 		kind = strings.TrimPrefix(kind, "requests.")
 		if kind != "cpu" && kind != "memory" {

@@ -7,6 +7,7 @@ package check
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -81,9 +82,13 @@ func (f *Faults) NeedName(p *field.Path, v string, rule func(string) []string) {
 
 // Same reports a change of a field that may never change.
 func (f *Faults) Same(p *field.Path, now, was any) {
-	if !equality.Semantic.DeepEqual(now, was) {
-		f.Invalid(p, now, Immutable)
+	if equality.Semantic.DeepEqual(now, was) {
+		return
 	}
+	if k := reflect.Indirect(reflect.ValueOf(now)).Kind(); k == reflect.Struct || k == reflect.Slice {
+		now = Shown(now)
+	}
+	f.Invalid(p, now, Immutable)
 }
 
 // Number is any integer type of the API.

@@ -1,6 +1,7 @@
 package podrules
 
 import (
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,9 @@ func setPtr[T any](p **T, v T) {
 // limits, service links, host ports.
 func DefaultPod(p *corev1.Pod) {
 	DefaultSpec(&p.Spec)
+	if *p.Spec.TerminationGracePeriodSeconds < 0 {
+		*p.Spec.TerminationGracePeriodSeconds = 1
+	}
 	for _, list := range [][]corev1.Container{p.Spec.Containers, p.Spec.InitContainers} {
 		for i := range list {
 			r := &list[i].Resources
@@ -84,6 +88,7 @@ func DefaultSpec(s *corev1.PodSpec) {
 	set(&s.RestartPolicy, corev1.RestartPolicyAlways)
 	setPtr(&s.SecurityContext, corev1.PodSecurityContext{})
 	setPtr(&s.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+	RoundUp(s.Overhead)
 	set(&s.SchedulerName, corev1.DefaultSchedulerName)
 	// serviceAccount is the old name of serviceAccountName and always agrees with it.
 	set(&s.ServiceAccountName, s.DeprecatedServiceAccount)
@@ -162,15 +167,18 @@ func defaultFieldRef(r *corev1.ObjectFieldSelector) {
 	}
 }
 
+// imageName is a reference that can be pulled: a lower-case path, perhaps behind a host, tag and digest apart.
+// Source: the grammar of the OCI distribution specification.
+var imageName = regexp.MustCompile(`^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+(([._]|__|-+|/)[a-z0-9]+)*$`)
+
 // pullPolicy is Always for the tag "latest", written or meant.
 func pullPolicy(image string) corev1.PullPolicy {
-	if image == "" || strings.ContainsAny(image, " \t\n") {
-		return corev1.PullIfNotPresent
-	}
 	name, _, digest := strings.Cut(image, "@")
-	last := name[strings.LastIndexByte(name, '/')+1:]
-	_, tag, tagged := strings.Cut(last, ":")
-	if tag == "latest" || !tagged && !digest {
+	tag := ""
+	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+		name, tag = name[:i], name[i+1:]
+	}
+	if imageName.MatchString(name) && (tag == "latest" || tag == "" && !digest) {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent
@@ -212,8 +220,8 @@ func DefaultContainer(c *corev1.Container) {
 			}
 		}
 	}
-	roundUp(c.Resources.Limits)
-	roundUp(c.Resources.Requests)
+	RoundUp(c.Resources.Limits)
+	RoundUp(c.Resources.Requests)
 }
 
 func defaultHTTP(h *corev1.HTTPGetAction) {
@@ -224,8 +232,8 @@ func defaultHTTP(h *corev1.HTTPGetAction) {
 	set(&h.Scheme, corev1.URISchemeHTTP)
 }
 
-// roundUp keeps quantities at the finest scale that the API stores, a thousandth.
-func roundUp(l corev1.ResourceList) {
+// RoundUp keeps quantities at the finest scale that the API stores, a thousandth.
+func RoundUp(l corev1.ResourceList) {
 	for name, q := range l {
 		q.RoundUp(-3)
 		l[name] = q

@@ -50,3 +50,25 @@ func DropClosed(s, old *corev1.PodSpec) {
 		})
 	}
 }
+
+// DropClosedStatus is DropClosed for what is reported of a pod: digests of image
+// volumes, and claims for what nodes themselves have.
+func DropClosedStatus(s, old *corev1.PodStatus) {
+	mounts := func(s *corev1.PodStatus, f func(*corev1.VolumeMountStatus)) {
+		for _, list := range [][]corev1.ContainerStatus{s.ContainerStatuses, s.InitContainerStatuses, s.EphemeralContainerStatuses} {
+			for i := range list {
+				for j := range list[i].VolumeMounts {
+					f(&list[i].VolumeMounts[j])
+				}
+			}
+		}
+	}
+	used := false
+	mounts(old, func(m *corev1.VolumeMountStatus) { used = used || m.VolumeStatus != nil })
+	if !used {
+		mounts(s, func(m *corev1.VolumeMountStatus) { m.VolumeStatus = nil })
+	}
+	if len(old.NodeAllocatableResourceClaimStatuses) == 0 {
+		s.NodeAllocatableResourceClaimStatuses = nil
+	}
+}

@@ -132,7 +132,7 @@ func (r *specRules) seccomp(s *corev1.SeccompProfile, p *field.Path) {
 	case s.Type == corev1.SeccompProfileTypeLocalhost:
 		r.inside(*s.LocalhostProfile, at)
 	case s.LocalhostProfile != nil:
-		r.Invalid(at, s, "can only be set when seccomp type is Localhost")
+		r.Invalid(at, check.Shown(s), "can only be set when seccomp type is Localhost")
 	}
 }
 
@@ -147,7 +147,7 @@ func (r *specRules) appArmor(a *corev1.AppArmorProfile, p *field.Path) {
 	}
 	at := p.Child("localhostProfile")
 	switch {
-	case a.Type != corev1.AppArmorProfileTypeLocalhost && a.LocalhostProfile != nil:
+	case (a.Type == corev1.AppArmorProfileTypeRuntimeDefault || a.Type == corev1.AppArmorProfileTypeUnconfined) && a.LocalhostProfile != nil:
 		r.Invalid(at, *a.LocalhostProfile, "can only be set when AppArmor type is Localhost")
 	case a.Type != corev1.AppArmorProfileTypeLocalhost:
 	case a.LocalhostProfile == nil || strings.TrimSpace(*a.LocalhostProfile) == "":

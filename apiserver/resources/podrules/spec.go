@@ -310,9 +310,9 @@ func (r *specRules) validateClaims(p *field.Path) {
 		}
 		switch {
 		case c.ResourceClaimName != nil && c.ResourceClaimTemplateName != nil:
-			r.Invalid(at, c, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
+			r.Invalid(at, check.Shown(c), "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
 		case c.ResourceClaimName == nil && c.ResourceClaimTemplateName == nil:
-			r.Invalid(at, c, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")
+			r.Invalid(at, check.Shown(c), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")
 		}
 		if c.ResourceClaimName != nil {
 			r.Subdomain(at.Child("resourceClaimName"), *c.ResourceClaimName)

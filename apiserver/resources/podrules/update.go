@@ -2,8 +2,10 @@ package podrules
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,14 +31,22 @@ func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 	f.Add(ValidatePod(pod))
 	f.Add(validateAnnotationChanges(pod, old))
 	p := field.NewPath("spec")
-	for name, lists := range map[string][2][]corev1.Container{
-		"containers":     {pod.Spec.Containers, old.Spec.Containers},
-		"initContainers": {pod.Spec.InitContainers, old.Spec.InitContainers},
-	} {
-		if len(lists[0]) != len(lists[1]) {
-			f.Forbidden(p.Child(name), "pod updates may not add or remove containers")
-			return f.List()
+	images := func(at *field.Path, now, was []corev1.Container) bool {
+		if len(now) != len(was) {
+			f.Forbidden(at, "pod updates may not add or remove containers")
+			return false
 		}
+		rules := &specRules{}
+		for i := range now {
+			rules.Need(at.Index(i).Child("image"), now[i].Image)
+			rules.trimmedImage(&now[i], at.Index(i))
+		}
+		f.Add(rules.List())
+		return true
+	}
+	if !images(p.Child("containers"), pod.Spec.Containers, old.Spec.Containers) ||
+		!images(p.Child("initContainers"), pod.Spec.InitContainers, old.Spec.InitContainers) {
+		return f.List()
 	}
 	at := p.Child("activeDeadlineSeconds")
 	switch now, was := pod.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds; {
@@ -86,17 +96,30 @@ func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 	return f.List()
 }
 
+// validateAnnotationChanges: who is a mirror pod stays one, and profiles of AppArmor are set once.
 func validateAnnotationChanges(pod, old *corev1.Pod) field.ErrorList {
 	var f check.Faults
-	p := field.NewPath("metadata", "annotations").Key(corev1.MirrorPodAnnotationKey)
-	now, is := pod.Annotations[corev1.MirrorPodAnnotationKey]
-	was, had := old.Annotations[corev1.MirrorPodAnnotationKey]
-	switch {
-	case had && (!is || now != was):
-		f.Forbidden(p, "may not remove or update mirror pod annotation")
-	case is && !had:
-		f.Forbidden(p, "may not add mirror pod annotation")
+	p := field.NewPath("metadata", "annotations")
+	fixed := func(k string) string {
+		switch {
+		case strings.HasPrefix(k, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix):
+			return "AppArmor annotations"
+		case k == corev1.MirrorPodAnnotationKey:
+			return "mirror pod annotation"
+		}
+		return ""
 	}
+	for _, k := range slices.Sorted(maps.Keys(old.Annotations)) {
+		if now, kept := pod.Annotations[k]; (!kept || now != old.Annotations[k]) && fixed(k) != "" {
+			f.Forbidden(p.Key(k), "may not remove or update "+fixed(k))
+		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(pod.Annotations)) {
+		if _, had := old.Annotations[k]; !had && fixed(k) != "" {
+			f.Forbidden(p.Key(k), "may not add "+fixed(k))
+		}
+	}
+	f.Add(validateAnnotations(pod))
 	return f.List()
 }
 
@@ -112,7 +135,7 @@ func validateTolerationChanges(pod, old *corev1.Pod, p *field.Path) field.ErrorL
 			return field.ErrorList{field.Forbidden(p, "existing toleration can not be modified except its tolerationSeconds")}
 		}
 	}
-	return nil
+	return ValidateTolerations(pod.Spec.Tolerations, p)
 }
 
 // validateGatedChanges lets the node selector and the required node affinity of a
@@ -176,6 +199,7 @@ func onlyAdds(now, was []corev1.NodeSelectorRequirement) bool {
 func ValidateEphemeral(pod, old *corev1.Pod) field.ErrorList {
 	var f check.Faults
 	f.Add(ValidatePod(pod))
+	f.Add(validateAnnotationChanges(pod, old))
 	if _, mirror := old.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")}
 	}
@@ -195,7 +219,7 @@ func ValidateEphemeral(pod, old *corev1.Pod) field.ErrorList {
 	return f.List()
 }
 
-// ValidateResize allows cpu and memory of containers and sidecars to change, within the pod's QoS class.
+// ValidateResize allows cpu and memory of the pod and of its containers to change, within the pod's QoS class.
 func ValidateResize(pod, old *corev1.Pod) field.ErrorList {
 	if _, mirror := old.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 		return field.ErrorList{field.Forbidden(field.NewPath(""), "static pods cannot be resized")}
@@ -210,50 +234,86 @@ func ValidateResize(pod, old *corev1.Pod) field.ErrorList {
 		f.Invalid(p, pod.Status.QOSClass, "Pod QOS Class may not change as a result of resizing")
 	}
 	for _, s := range old.Status.ContainerStatuses {
-		if s.State.Running != nil && s.Resources == nil {
-			f.Forbidden(p, "Pod running on node without support for resize")
+		if s.State.Running != nil {
+			if s.Resources == nil {
+				f.Forbidden(p, "Pod running on node without support for resize")
+			}
 			break
 		}
 	}
 	rest := pod.Spec.DeepCopy()
-	level := func(name string, now, was []corev1.Container, resizable func(*corev1.Container) bool) bool {
-		at := p.Child(name)
-		if len(now) != len(was) {
-			f.Forbidden(at, name+" may not be added or removed on resize")
-			return false
-		}
-		for i := range now {
-			if now[i].Name != was[i].Name {
-				f.Forbidden(at.Index(i).Child("name"), name+" may not be renamed or reordered on resize")
-				return false
-			}
-			if !resizable(&now[i]) {
-				if !equality.Semantic.DeepEqual(now[i], was[i]) {
-					f.Forbidden(p, "resources for non-sidecar init containers are immutable")
-				}
-				continue
-			}
-			f.Add(removed(now[i].Resources, was[i].Resources, at.Index(i).Child("resources")))
-			resetCompute(&now[i].Resources, &was[i].Resources)
-			if !equality.Semantic.DeepEqual(now[i], was[i]) {
-				f.Forbidden(p, "only cpu and memory resources are mutable")
-				now[i] = was[i]
-			}
-		}
-		return true
-	}
-	if !level("containers", rest.Containers, old.Spec.Containers, func(*corev1.Container) bool { return true }) ||
-		!level("initContainers", rest.InitContainers, old.Spec.InitContainers, IsSidecar) {
+	f.Add(resizePod(&rest.Resources, old.Spec.Resources, p))
+	ordered := sameContainers(&f, "containers", pod.Spec.Containers, old.Spec.Containers, p)
+	ordered = sameContainers(&f, "initContainers", pod.Spec.InitContainers, old.Spec.InitContainers, p) && ordered
+	if !ordered {
 		return f.List()
 	}
-	if now, was := rest.Resources, old.Spec.Resources; now != nil && was != nil {
-		f.Add(removed(*now, *was, p.Child("resources")))
-		resetCompute(now, was)
-	} else if was != nil {
-		f.Forbidden(p.Child("resources"), "pod-level resources cannot be removed")
+	kept := func(list, was []corev1.Container, p *field.Path) {
+		for i := range list {
+			f.Add(removed(list[i].Resources, was[i].Resources, "", p.Index(i).Child("resources")))
+		}
+	}
+	kept(pod.Spec.InitContainers, old.Spec.InitContainers, p.Child("initContainers"))
+	kept(pod.Spec.Containers, old.Spec.Containers, p.Child("containers"))
+	for i := range rest.Containers {
+		now, was := &rest.Containers[i], &old.Spec.Containers[i]
+		if resetCompute(&now.Resources, &was.Resources); !equality.Semantic.DeepEqual(now, was) {
+			f.Forbidden(p, "only cpu and memory resources are mutable")
+		}
+	}
+	for i := range rest.InitContainers {
+		now, was, at := &rest.InitContainers[i], &old.Spec.InitContainers[i], p.Child("initContainers").Index(i)
+		changed := !equality.Semantic.DeepEqual(now, was)
+		if resetCompute(&now.Resources, &was.Resources); !equality.Semantic.DeepEqual(now, was) {
+			f.Forbidden(at, "only cpu and memory resources for init or sidecar containers are mutable")
+		}
+		for _, policy := range now.ResizePolicy {
+			if changed && !IsSidecar(now) && policy.RestartPolicy == corev1.RestartContainer {
+				f.Forbidden(at, "non-sidecar init containers with a resize policy of RestartContainer cannot be resized")
+			}
+		}
 	}
 	if f.Empty() && !equality.Semantic.DeepEqual(*rest, old.Spec) {
 		f.Forbidden(p, "only cpu and memory resources are mutable")
+	}
+	return f.List()
+}
+
+// sameContainers: a resize leaves the list as it is. It reports whether it did.
+func sameContainers(f *check.Faults, name string, now, was []corev1.Container, p *field.Path) bool {
+	at, same := p.Child(name), true
+	if len(now) != len(was) {
+		f.Forbidden(at, name+" may not be added or removed on resize")
+		return false
+	}
+	for i := range now {
+		if now[i].Name != was[i].Name {
+			f.Forbidden(at.Index(i).Child("name"), name+" may not be renamed or reordered on resize")
+			same = false
+		}
+	}
+	return same
+}
+
+// resizePod checks the change of what the pod gets as a whole, and puts cpu and memory back.
+func resizePod(now **corev1.ResourceRequirements, was *corev1.ResourceRequirements, p *field.Path) field.ErrorList {
+	var f check.Faults
+	switch {
+	case *now == nil && was == nil:
+		return nil
+	case *now == nil:
+		f.Forbidden(p.Child("resources"), "pod-level resources cannot be removed")
+		return f.List()
+	case was == nil:
+		if resetCompute(*now, &corev1.ResourceRequirements{}); equality.Semantic.DeepEqual(**now, corev1.ResourceRequirements{}) {
+			*now = nil
+		}
+	default:
+		f.Add(removed(**now, *was, "pod-level ", p.Child("resources")))
+		resetCompute(*now, was)
+	}
+	if !equality.Semantic.DeepEqual(*now, was) {
+		f.Forbidden(p, "only cpu and memory resources are mutable at pod-level")
 	}
 	return f.List()
 }
@@ -265,7 +325,8 @@ func qosOf(pod *corev1.Pod) corev1.PodQOSClass {
 	return quota.QOS(pod)
 }
 
-func removed(now, was corev1.ResourceRequirements, p *field.Path) field.ErrorList {
+// removed: a resize changes amounts, it takes none away. whose goes before the word in messages.
+func removed(now, was corev1.ResourceRequirements, whose string, p *field.Path) field.ErrorList {
 	var f check.Faults
 	gone := func(now, was corev1.ResourceList) bool {
 		for name := range was {
@@ -276,10 +337,10 @@ func removed(now, was corev1.ResourceRequirements, p *field.Path) field.ErrorLis
 		return false
 	}
 	if gone(now.Requests, was.Requests) {
-		f.Forbidden(p.Child("requests"), "resource requests cannot be removed")
+		f.Forbidden(p.Child("requests"), whose+"resource requests cannot be removed")
 	}
 	if gone(now.Limits, was.Limits) {
-		f.Forbidden(p.Child("limits"), "resource limits cannot be removed")
+		f.Forbidden(p.Child("limits"), whose+"resource limits cannot be removed")
 	}
 	return f.List()
 }
@@ -307,117 +368,4 @@ func resetCompute(now, was *corev1.ResourceRequirements) {
 		}
 		one(lists.now, lists.was)
 	}
-}
-
-// ValidateStatus refuses reports that cannot be true: another node, a terminated container that runs again.
-func ValidateStatus(pod, old *corev1.Pod) field.ErrorList {
-	var f check.Faults
-	f.Add(validateAnnotationChanges(pod, old))
-	p, s := field.NewPath("status"), &pod.Status
-	for i, c := range s.Conditions {
-		at := p.Child("conditions").Index(i)
-		if c.ObservedGeneration < 0 {
-			f.Invalid(at.Child("observedGeneration"), c.ObservedGeneration, "must be a non-negative integer")
-		}
-		if !systemConditions[c.Type] {
-			f.QualifiedName(at.Child("Type"), string(c.Type))
-		}
-	}
-	if pod.Spec.NodeName != old.Spec.NodeName {
-		f.Forbidden(p.Child("nodeName"), "may not be changed directly")
-	}
-	if n := s.NominatedNodeName; n != "" && n != old.Status.NominatedNodeName {
-		f.Subdomain(p.Child("nominatedNodeName"), n)
-		if old.Spec.NodeName != "" {
-			f.Forbidden(p.Child("nominatedNodeName"), "may not be set on pods that are already bound to a node")
-		}
-	}
-	if s.ObservedGeneration < 0 {
-		f.Invalid(p.Child("observedGeneration"), s.ObservedGeneration, "must be a non-negative integer")
-	}
-	f.Same(p.Child("qosClass"), s.QOSClass, old.Status.QOSClass)
-	f.Add(validateTransitions(s.ContainerStatuses, old.Status.ContainerStatuses, old.Spec.Containers, &old.Spec, p.Child("containerStatuses")))
-	f.Add(validateTransitions(s.InitContainerStatuses, old.Status.InitContainerStatuses, old.Spec.InitContainers, &old.Spec, p.Child("initContainerStatuses")))
-	f.Add(validateTransitions(s.EphemeralContainerStatuses, old.Status.EphemeralContainerStatuses, nil, &corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever}, p.Child("ephemeralContainerStatuses")))
-	ips := func(list []string, was []string, single, name string) {
-		at := p.Child(name)
-		families := map[bool]int{}
-		for i, ip := range list {
-			f.IP(at.Index(i), ip, was...)
-			families[strings.Contains(ip, ":")]++
-		}
-		if len(list) > 1 && (families[true] > 1 || families[false] > 1) {
-			f.Invalid(at, list, "may specify no more than one IP for each IP family")
-		}
-		if len(list) > 0 && single != "" && list[0] != single {
-			f.Invalid(at.Index(0).Child("ip"), list[0], "must be equal to `"+strings.TrimSuffix(name, "s")+"`")
-		}
-	}
-	var podIPs, oldPodIPs, hostIPs, oldHostIPs []string
-	for _, ip := range s.PodIPs {
-		podIPs = append(podIPs, ip.IP)
-	}
-	for _, ip := range old.Status.PodIPs {
-		oldPodIPs = append(oldPodIPs, ip.IP)
-	}
-	for _, ip := range s.HostIPs {
-		hostIPs = append(hostIPs, ip.IP)
-	}
-	for _, ip := range old.Status.HostIPs {
-		oldHostIPs = append(oldHostIPs, ip.IP)
-	}
-	ips(podIPs, oldPodIPs, "", "podIPs")
-	ips(hostIPs, oldHostIPs, s.HostIP, "hostIPs")
-	return f.List()
-}
-
-var systemConditions = map[corev1.PodConditionType]bool{
-	corev1.PodScheduled: true, corev1.PodReady: true, corev1.PodInitialized: true, corev1.ContainersReady: true,
-}
-
-// validateTransitions: a container that ended for good does not run again.
-func validateTransitions(now, was []corev1.ContainerStatus, specs []corev1.Container, s *corev1.PodSpec, p *field.Path) field.ErrorList {
-	var f check.Faults
-	for i, o := range was {
-		if o.State.Terminated == nil || mayRestart(o.Name, specs, s, o.State.Terminated.ExitCode) {
-			continue
-		}
-		for _, n := range now {
-			if n.Name == o.Name && n.State.Terminated == nil {
-				f.Forbidden(p.Index(i).Child("state"), "may not be transitioned to non-terminated state")
-			}
-		}
-	}
-	return f.List()
-}
-
-func mayRestart(name string, specs []corev1.Container, s *corev1.PodSpec, exit int32) bool {
-	policy := s.RestartPolicy
-	for i := range specs {
-		c := &specs[i]
-		for _, rule := range c.RestartPolicyRules {
-			if rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
-				return true
-			}
-		}
-		if c.Name != name {
-			continue
-		}
-		if c.RestartPolicy != nil {
-			policy = corev1.RestartPolicy(*c.RestartPolicy)
-		}
-		for _, rule := range c.RestartPolicyRules {
-			if rule.ExitCodes == nil {
-				continue
-			}
-			listed := false
-			for _, v := range rule.ExitCodes.Values {
-				listed = listed || v == exit
-			}
-			if listed == (rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-				return true
-			}
-		}
-	}
-	return policy == corev1.RestartPolicyAlways || policy == corev1.RestartPolicyOnFailure && exit != 0
 }
