@@ -146,10 +146,10 @@ func prepareService(cfg Config, s, old *service) {
 		s.Status = corev1.ServiceStatus{}
 	} else {
 		s.Status = old.Status
-		keepAllocated(s, old)
 	}
 	syncClusterIPs(s, old)
 	if old != nil {
+		keepAllocated(s, old)
 		dropUnused(s, old)
 	}
 	chooseFamilies(cfg, s, old)
@@ -195,7 +195,9 @@ func syncClusterIPs(s, old *service) {
 	}
 	o := &old.Spec
 	if p.ClusterIP == o.ClusterIP {
-		// A client that knows only the plural field may have cleared or set it alone.
+		if p.ClusterIP != "" && len(p.ClusterIPs) == 0 {
+			p.ClusterIPs = []string{p.ClusterIP} // from a client that does not know the plural
+		}
 		return
 	}
 	if !slices.Equal(p.ClusterIPs, o.ClusterIPs) {
