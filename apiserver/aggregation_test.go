@@ -88,17 +88,15 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// until waits for a condition, and tells what was seen last.
-func until(t *testing.T, what string, look func() (bool, any)) {
+// eventually waits for a condition, and tells what was seen last.
+func eventually(t *testing.T, what string, look func() (bool, any)) {
 	t.Helper()
-	var last any
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		var ok bool
-		if ok, last = look(); ok {
-			return
+	until(t, time.Minute, what, func() error {
+		if ok, last := look(); !ok {
+			return fmt.Errorf("last seen: %v", last)
 		}
-	}
-	t.Fatalf("not seen: %s; last: %v", what, last)
+		return nil
+	})
 }
 
 // An API that another server serves: registered, found, asked, lost, and removed.
@@ -162,7 +160,7 @@ func TestAggregation(t *testing.T) {
 	}
 	available := func(status, reason string) {
 		t.Helper()
-		until(t, status+" "+reason, func() (bool, any) {
+		eventually(t, status+" "+reason, func() (bool, any) {
 			_, got := get("/apis/apiregistration.k8s.io/v1/apiservices/" + name)
 			st, _ := got["status"].(map[string]any)
 			conds, _ := st["conditions"].([]any)
@@ -197,7 +195,7 @@ func TestAggregation(t *testing.T) {
 		t.Fatalf("service: %d %v", code, got)
 	}
 	available("True", "Passed")
-	until(t, "fresh discovery", func() (bool, any) { f := freshness(); return f == "Current1", f })
+	eventually(t, "fresh discovery", func() (bool, any) { f := freshness(); return f == "Current1", f })
 
 	// The caller's name arrives, and what a client claims to be does not.
 	code, got := get(gv+"/namespaces/default/gizmos", "X-Remote-User", "forged", "X-Remote-Group", "forged", "Impersonate-User", "jane", "Impersonate-Group", "g1", "Impersonate-Extra-Scope", "s")
@@ -206,7 +204,7 @@ func TestAggregation(t *testing.T) {
 	}
 	call(t, admin, "POST", url+"/apis/rbac.authorization.k8s.io/v1/clusterroles", `{"metadata":{"name":"gizmos"},"rules":[{"apiGroups":["gizmos.example.com"],"resources":["*"],"verbs":["*"]}]}`)
 	call(t, admin, "POST", url+"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", `{"metadata":{"name":"gizmos"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"gizmos"},"subjects":[{"kind":"User","name":"jane","apiGroup":"rbac.authorization.k8s.io"}]}`)
-	until(t, "jane may list", func() (bool, any) {
+	eventually(t, "jane may list", func() (bool, any) {
 		code, got = get(gv+"/namespaces/default/gizmos", "X-Remote-User", "forged", "X-Remote-Group", "forged", "Impersonate-User", "jane", "Impersonate-Group", "g1", "Impersonate-Extra-Scope", "s")
 		return code == 200 && got["kind"] == "GizmoList", got
 	})
@@ -280,7 +278,7 @@ func TestAggregation(t *testing.T) {
 	_, old := get("/apis/apiregistration.k8s.io/v1/apiservices/" + name)
 	old["spec"].(map[string]any)["caBundle"] = base64.StdEncoding.EncodeToString(mustRead(t, p.file("ca.crt")))
 	raw, _ := json.Marshal(old)
-	until(t, "another authority is set", func() (bool, any) {
+	eventually(t, "another authority is set", func() (bool, any) {
 		_, now := get("/apis/apiregistration.k8s.io/v1/apiservices/" + name)
 		old["metadata"] = now["metadata"]
 		raw, _ = json.Marshal(old)
@@ -288,14 +286,14 @@ func TestAggregation(t *testing.T) {
 		return code == 200, got
 	})
 	available("False", "FailedDiscoveryCheck")
-	until(t, "503", func() (bool, any) { code, got := get(gv + "/namespaces/default/gizmos"); return code == 503, got })
-	until(t, "stale discovery", func() (bool, any) { f := freshness(); return f == "Stale1", f })
+	eventually(t, "503", func() (bool, any) { code, got := get(gv + "/namespaces/default/gizmos"); return code == 503, got })
+	eventually(t, "stale discovery", func() (bool, any) { f := freshness(); return f == "Stale1", f })
 
 	// Removed: as if it had never been.
 	if code, got := call(t, admin, "DELETE", url+"/apis/apiregistration.k8s.io/v1/apiservices/"+name, ""); code != 200 {
 		t.Fatalf("delete: %d %v", code, got)
 	}
-	until(t, "404", func() (bool, any) { code, got := get(gv + "/namespaces/default/gizmos"); return code == 404, got })
+	eventually(t, "404", func() (bool, any) { code, got := get(gv + "/namespaces/default/gizmos"); return code == 404, got })
 	if got := freshness(); got != "absent" {
 		t.Errorf("discovery after removal: %s", got)
 	}
@@ -305,9 +303,9 @@ func TestAggregation(t *testing.T) {
 		t.Fatalf("definition: %d %v", code, got)
 	}
 	const custom = "/apis/apiregistration.k8s.io/v1/apiservices/v1.custom.example.com"
-	until(t, "the custom group version is registered", func() (bool, any) { code, got := get(custom); return code == 200, got })
+	eventually(t, "the custom group version is registered", func() (bool, any) { code, got := get(custom); return code == 200, got })
 	call(t, admin, "DELETE", url+"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.custom.example.com", "")
-	until(t, "and gone again", func() (bool, any) { code, got := get(custom); return code == 404, got })
+	eventually(t, "and gone again", func() (bool, any) { code, got := get(custom); return code == 404, got })
 }
 
 func mustRead(t *testing.T, file string) []byte {

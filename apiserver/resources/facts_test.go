@@ -115,7 +115,7 @@ func checkFact(t *testing.T, row *Row, base map[string]any, f fact) {
 	part.Prepare(rq, obj, old)
 	var got []string
 	for _, e := range part.Validate(rq, obj, old) {
-		got = append(got, describe(e))
+		got = append(got, faultText(e))
 	}
 	slices.Sort(got)
 	slices.Sort(f.want)
@@ -124,7 +124,7 @@ func checkFact(t *testing.T, row *Row, base map[string]any, f fact) {
 	}
 }
 
-func describe(e *field.Error) string { return e.Field + ": " + e.ErrorBody() }
+func faultText(e *field.Error) string { return e.Field + ": " + e.ErrorBody() }
 
 // change sets or removes the field at path, whose numbers are places in lists.
 func change(t *testing.T, node any, path []string, f fact) {

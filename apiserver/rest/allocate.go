@@ -154,9 +154,7 @@ func (o *Objects) operations(rq *resources.Request, beside []resources.Beside) (
 			if b.Seen == "" && !row.Hidden {
 				b.Object.SetUID(types.UID(uuid.NewString()))
 				b.Object.SetCreationTimestamp(metav1.NewTime(rq.Now.Truncate(time.Second)))
-				if err := o.book(patch.Write{Row: row, Manager: "kube-apiserver", Now: rq.Now}, nil, b.Object); err != nil {
-					return nil, apierrors.NewInternalError(err)
-				}
+				o.book(patch.Write{Row: row, Manager: "kube-apiserver", Now: rq.Now}, nil, b.Object)
 			}
 			b.Object.SetResourceVersion("")
 			raw, err := codec.Message(row, b.Object)
