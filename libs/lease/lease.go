@@ -11,8 +11,9 @@
 // resourceVersions.
 //
 // A standby watches the lease, so it sees each renewal when it is written, and takes over LeaseDuration
-// after the last one: with the defaults 1.5 to 2 seconds after the leader has died. The price is two writes
-// a second by the leader. Where the watch does not work, it looks every RetryPeriod.
+// after the last one: with the defaults 2.5 to 3 seconds after the leader has died. The price is two writes
+// a second by the leader. Where the watch does not work, it looks every RetryPeriod. A lease of 2 s was tried:
+// on a machine so crowded that writes take a second the leader lost it every few seconds.
 //
 // Goroutines: Run owns them all. lead is called again on each election, one call at a time. To debug:
 // the lease itself, and the lines "leading", "standing by" and "lost the lease" of the log.
@@ -48,12 +49,12 @@ type Config struct {
 	ResourceName      string          `yaml:"resourceName" flag:"leader-elect-resource-name" help:"name of the lease"`
 }
 
-// Default is the configuration of the daemon with this name: 2 s, 1.7 s and 0.5 s.
+// Default is the configuration of the daemon with this name: 3 s, 2.7 s and 0.5 s.
 func Default(name string) Config {
 	return Config{
 		LeaderElect:       true,
-		LeaseDuration:     metav1.Duration{Duration: 2 * time.Second},
-		RenewDeadline:     metav1.Duration{Duration: 1700 * time.Millisecond},
+		LeaseDuration:     metav1.Duration{Duration: 3 * time.Second},
+		RenewDeadline:     metav1.Duration{Duration: 2700 * time.Millisecond},
 		RetryPeriod:       metav1.Duration{Duration: 500 * time.Millisecond},
 		ResourceNamespace: metav1.NamespaceSystem,
 		ResourceName:      name,

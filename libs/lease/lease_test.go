@@ -254,7 +254,7 @@ func TestStandbyTakesOverWithinTheLeaseAfterACrash(t *testing.T) {
 				b.set(func(f *faults) { f.noWatch = noWatch })
 				time.Sleep(3*time.Second + moment)
 				a.set(func(f *faults) { f.away = true })
-				limit := 2010 * time.Millisecond
+				limit := 3010 * time.Millisecond
 				if noWatch {
 					limit += 500 * time.Millisecond // it sees a renewal up to a period late
 				}
@@ -276,9 +276,9 @@ func TestALostLeaseIsStoodForAgain(t *testing.T) {
 		a := stand(t, s, h, "a", Default("keelson-test"))
 		untilLeads(t, h, "a", time.Second)
 		a.set(func(f *faults) { f.away = true })
-		untilLeads(t, h, "", 2*time.Second)
+		untilLeads(t, h, "", 3*time.Second)
 		a.set(func(f *faults) { f.away = false })
-		untilLeads(t, h, "a", 2*time.Second)
+		untilLeads(t, h, "a", 3*time.Second)
 		if h.terms["a"] != 2 {
 			t.Errorf("%d terms; want 2", h.terms["a"])
 		}
@@ -293,10 +293,10 @@ func TestAShortAbsenceIsRiddenOut(t *testing.T) {
 		for range 5 {
 			a.set(func(f *faults) { f.away = true })
 			b.set(func(f *faults) { f.away = true })
-			time.Sleep(900 * time.Millisecond)
+			time.Sleep(1800 * time.Millisecond)
 			a.set(func(f *faults) { f.away = false })
 			b.set(func(f *faults) { f.away = false })
-			time.Sleep(2 * time.Second)
+			time.Sleep(3 * time.Second)
 		}
 		if h.terms["a"] != 1 || h.leader() != "a" {
 			t.Errorf("%d terms of a, %q leads", h.terms["a"], h.leader())
