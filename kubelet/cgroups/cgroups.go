@@ -105,7 +105,7 @@ func New(o Options) (*Manager, error) {
 	}
 	m.all = append(m.all, m.roots...)
 	if o.Driver == "systemd" {
-		s, err := dialSystemd()
+		s, err := dialSystemd(o.CPUQuotaPeriodMicros)
 		if err != nil {
 			return nil, fmt.Errorf("cgroup driver systemd: %w (use --cgroup-driver=cgroupfs where systemd does not run)", err)
 		}
