@@ -217,7 +217,12 @@ func tail(file string, n int) string {
 	if err != nil {
 		return "  (" + err.Error() + ")"
 	}
-	lines := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return indent(string(b), n)
+}
+
+// indent returns the last n lines of a text, indented.
+func indent(text string, n int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
 	if len(lines) > n {
 		lines = lines[len(lines)-n:]
 	}

@@ -26,6 +26,8 @@ type runner interface {
 	// Shutdown stops everything and whatever watches over it.
 	Shutdown(ctx context.Context) error
 	Status(ctx context.Context) ([]supervisor.Status, error)
+	// Log is the end of a service's log, indented.
+	Log(ctx context.Context, st supervisor.Status) string
 	Name() string
 }
 
@@ -50,6 +52,13 @@ func (r supervisorRunner) Apply(ctx context.Context, list []config.Service) erro
 	}
 	return r.Client.Apply(ctx, list)
 }
+
+func (r supervisorRunner) Log(_ context.Context, st supervisor.Status) string {
+	return tail(st.LogFile, logLines)
+}
+
+// logLines are shown of a service that does not start.
+const logLines = 12
 
 // Shutdown also ends services whose supervisor has died.
 func (r supervisorRunner) Shutdown(ctx context.Context) error {
@@ -136,20 +145,20 @@ func (r systemdRunner) Status(ctx context.Context) ([]supervisor.Status, error) 
 	var out []supervisor.Status
 	for _, f := range installed {
 		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(f), "keelson-"), ".service")
-		state, pid, err := units.Active(ctx, name)
+		state, err := units.Show(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		st := supervisor.Status{Name: name, PID: pid, LogFile: "journalctl -u " + units.Name(name)}
-		switch state {
-		case "active":
-			st.Phase = supervisor.Ready
-		case "activating":
+		st := supervisor.Status{Name: name, PID: state.PID, Restarts: state.Restarts, LogFile: "journalctl -u " + units.Name(name)}
+		switch {
+		case state.Active == "active":
+			st.Phase, st.Since = supervisor.Ready, state.Since
+		case state.Active == "activating" && state.Sub == "auto-restart", state.Active == "failed":
+			st.Phase, st.Last = supervisor.Backing, state.Exit
+		case state.Active == "activating":
 			st.Phase = supervisor.Starting
-		case "deactivating":
+		case state.Active == "deactivating":
 			st.Phase = supervisor.Stopping
-		case "failed":
-			st.Phase, st.Restarts, st.Last = supervisor.Backing, 3, "systemd gave up: systemctl status "+units.Name(name)
 		default:
 			st.Phase = supervisor.Stopped
 		}
@@ -181,9 +190,13 @@ func (r systemdRunner) Stop(ctx context.Context, names ...string) error {
 	return units.Stop(ctx, names...)
 }
 
+func (r systemdRunner) Log(ctx context.Context, st supervisor.Status) string {
+	return indent(units.Log(ctx, st.Name, logLines), logLines)
+}
+
 func (r systemdRunner) Shutdown(ctx context.Context) error {
 	if err := units.Stop(ctx); err != nil {
 		return err
 	}
-	return units.Remove(ctx)
+	return errors.Join(units.StopSlices(ctx), units.Remove(ctx))
 }

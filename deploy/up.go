@@ -58,7 +58,7 @@ func (m *Machine) Up(ctx context.Context, c Choices) error {
 		return err
 	}
 	if s.Worker {
-		if err := prepareKernel(); err != nil {
+		if err := PrepareKernel(); err != nil {
 			return err
 		}
 	}
@@ -138,9 +138,9 @@ func (m *Machine) installPackages(ctx context.Context, s config.Settings, skip b
 	return nil
 }
 
-// prepareKernel loads what container networks need and lets packets pass between
+// PrepareKernel loads what container networks need and lets packets pass between
 // interfaces. Modules may be compiled in, so a failing modprobe is no error by itself.
-func prepareKernel() error {
+func PrepareKernel() error {
 	for _, module := range []string{"overlay", "br_netfilter"} {
 		_ = exec.Command("modprobe", "-q", module).Run()
 	}
@@ -383,7 +383,7 @@ func (m *Machine) wait(ctx context.Context, r runner, s config.Settings, service
 				}
 				waits = append(waits, st.Name)
 				if failed(st) {
-					return false, fmt.Errorf("%s does not start: %s\nThe end of %s:\n%s", st.Name, st.Last, st.LogFile, tail(st.LogFile, 12))
+					return false, fmt.Errorf("%s does not start: %s\nThe end of %s:\n%s", st.Name, st.Last, st.LogFile, r.Log(ctx, st))
 				}
 			}
 			if len(waits) > 0 {

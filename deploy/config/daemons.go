@@ -216,6 +216,7 @@ type Service struct {
 	Description string        `json:"description"`
 	Command     []string      `json:"command"` // absolute path and arguments
 	Env         []string      `json:"env,omitempty"`
+	Prepare     []string      `json:"prepare,omitempty"`  // run before each start, where a machine starts its services by itself
 	After       []string      `json:"after,omitempty"`    // services that must be ready first
 	Watchdog    time.Duration `json:"watchdog,omitempty"` // it pings at least this often; 0: it does not
 	StopWithin  time.Duration `json:"stopWithin"`         // between SIGTERM and SIGKILL
@@ -241,6 +242,7 @@ func Services(s Settings, p Paths, m Machine) []Service {
 		out = append(out, Service{
 			Name: Containerd, Description: "Keelson's container runtime", OOMScore: -999,
 			Command:    []string{"/usr/bin/containerd", "--config", p.ContainerdConfig()},
+			Prepare:    []string{filepath.Join(s.Binaries, "keelson"), "prepare"}, // after a reboot nobody has
 			StopWithin: 20 * time.Second, LogFile: p.LogFile(Containerd), Env: m.Proxy,
 		})
 	}
@@ -251,13 +253,13 @@ func Services(s Settings, p Paths, m Machine) []Service {
 			daemon(ControllerManager, "Keelson controller manager", -900, APIServer))
 	}
 	if s.Worker {
-		var api []string
+		after := []string{Containerd} // which prepares the kernel for all
 		if s.ControlPlane {
-			api = []string{APIServer}
+			after = append(after, APIServer)
 		}
 		out = append(out,
-			daemon(Kubelet, "Keelson kubelet", -999, append([]string{Containerd}, api...)...),
-			daemon(KubeProxy, "Keelson network proxy, DNS and pod network", -999, api...))
+			daemon(Kubelet, "Keelson kubelet", -999, after...),
+			daemon(KubeProxy, "Keelson network proxy, DNS and pod network", -999, after...))
 	}
 	return out
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -119,6 +120,14 @@ func Install(ctx context.Context, needs []Need, out io.Writer) error {
 		}
 		if err := install(); err != nil {
 			return fmt.Errorf("apt-get install %s: %w", strings.Join(names, " "), err)
+		}
+	}
+	// Nor does Debian's containerd start with the machine: nobody had it before.
+	if slices.Contains(names, "containerd") {
+		if systemctl, err := exec.LookPath("systemctl"); err == nil {
+			if err := run(ctx, out, systemctl, "disable", "--quiet", "containerd.service"); err != nil {
+				return fmt.Errorf("keep Debian's containerd from starting with the machine: %w", err)
+			}
 		}
 	}
 	if still := Missing(needs); len(still) > 0 {

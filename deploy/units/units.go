@@ -15,7 +15,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/keelson/keelson/deploy/config"
 )
@@ -44,7 +46,7 @@ func hardening(service string, p config.Paths) []string {
 	switch service {
 	case config.APIServer:
 		return []string{
-			"NoNewPrivileges=yes", "ProtectSystem=strict", "ReadWritePaths=" + p.Lib + " " + p.Run,
+			"NoNewPrivileges=yes", "ProtectSystem=strict", "ReadWritePaths=" + p.Lib,
 			"ProtectHome=read-only", "PrivateTmp=yes", "PrivateDevices=yes",
 			"ProtectKernelTunables=yes", "ProtectKernelModules=yes", "ProtectKernelLogs=yes", "ProtectControlGroups=yes", "ProtectClock=yes",
 			"RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK", "RestrictNamespaces=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes",
@@ -100,6 +102,9 @@ func Render(services []config.Service, p config.Paths) map[string][]byte {
 		line("[Service]")
 		line("Type=notify")
 		line("NotifyAccess=main")
+		if len(sv.Prepare) > 0 {
+			line("ExecStartPre=%s", commandLine(sv.Prepare))
+		}
 		line("ExecStart=%s", commandLine(sv.Command))
 		if len(sv.Env) > 0 {
 			quoted := make([]string, len(sv.Env))
@@ -206,16 +211,33 @@ func Apply(ctx context.Context, services []config.Service, p config.Paths, resta
 	return systemctl(ctx, append([]string{"start", "--no-block"}, names...)...)
 }
 
-// Stop stops services (all when none is named) and waits for them.
+// Stop stops services (all when none is named) and waits for them. What systemd does not
+// know is stopped already.
 func Stop(ctx context.Context, services ...string) error {
+	names := make([]string, len(services))
+	for i, s := range services {
+		names[i] = Name(s)
+	}
 	if len(services) == 0 {
-		return systemctl(ctx, "stop", Target, "keelson-*.service")
+		names = []string{Target, "keelson-*.service"}
 	}
-	args := []string{"stop"}
-	for _, s := range services {
-		args = append(args, Name(s))
+	var errs []error
+	for _, n := range names {
+		if err := systemctl(ctx, "stop", n); err != nil && !errors.Is(err, errNotLoaded) {
+			errs = append(errs, err)
+		}
 	}
-	return systemctl(ctx, args...)
+	return errors.Join(errs...)
+}
+
+// StopSlices stops the slices of pods, with what is in them: systemd would keep them as
+// units when only their cgroups went.
+func StopSlices(ctx context.Context) error {
+	err := systemctl(ctx, "stop", "kubepods.slice", "kubepods-*.slice")
+	if errors.Is(err, errNotLoaded) {
+		return nil
+	}
+	return err
 }
 
 // Remove disables and deletes our units.
@@ -231,31 +253,80 @@ func Remove(ctx context.Context) error {
 		}
 		errs = append(errs, systemctl(ctx, "disable", "--quiet", filepath.Base(f)), os.Remove(f))
 	}
-	return errors.Join(append(errs, systemctl(ctx, "daemon-reload"))...)
+	if len(errs) == 0 {
+		return nil
+	}
+	// Also forget that one of them once failed.
+	errs = append(errs, systemctl(ctx, "daemon-reload"))
+	_ = systemctl(ctx, "reset-failed", "keelson-*") // where none did it has nothing to do
+	return errors.Join(errs...)
 }
 
-// Active returns systemd's word for the state of each service ("active", "activating",
-// "failed", …) and its main process.
-func Active(ctx context.Context, service string) (state string, pid int, err error) {
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=ActiveState,MainPID", Name(service)).Output()
-	if err != nil {
-		return "", 0, fmt.Errorf("systemctl show %s: %w", Name(service), err)
-	}
-	for line := range strings.SplitSeq(string(out), "\n") {
-		if v, ok := strings.CutPrefix(line, "ActiveState="); ok {
-			state = v
-		}
-		if v, ok := strings.CutPrefix(line, "MainPID="); ok {
-			fmt.Sscanf(v, "%d", &pid)
-		}
-	}
-	return state, pid, nil
+// State is what systemd knows of a service.
+type State struct {
+	Active   string // "active", "activating", "failed", …
+	Sub      string // within it: "running", "auto-restart", …
+	PID      int    // of the main process; 0: none
+	Restarts int
+	Exit     string // how the main process last ended, "exit status 1" or "signal 9"; "" while it runs
+	Since    time.Time
 }
+
+// Show asks systemd for the state of a service.
+func Show(ctx context.Context, service string) (State, error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--timestamp=unix",
+		"--property=ActiveState,SubState,MainPID,NRestarts,ExecMainCode,ExecMainStatus,StateChangeTimestamp", Name(service)).Output()
+	if err != nil {
+		return State{}, fmt.Errorf("systemctl show %s: %w", Name(service), err)
+	}
+	return parseState(string(out)), nil
+}
+
+// parseState reads the lines NAME=VALUE of systemctl show. ExecMainCode is si_code of
+// waitid(2): 1 for an exit, 2 and 3 for signals.
+func parseState(text string) State {
+	var s State
+	values := map[string]string{}
+	for line := range strings.SplitSeq(text, "\n") {
+		if name, v, ok := strings.Cut(line, "="); ok {
+			values[name] = v
+		}
+	}
+	s.Active, s.Sub = values["ActiveState"], values["SubState"]
+	s.PID, _ = strconv.Atoi(values["MainPID"])
+	s.Restarts, _ = strconv.Atoi(values["NRestarts"])
+	switch values["ExecMainCode"] {
+	case "1":
+		s.Exit = "exit status " + values["ExecMainStatus"]
+	case "2", "3":
+		s.Exit = "signal " + values["ExecMainStatus"]
+	}
+	if n, err := strconv.ParseInt(strings.TrimPrefix(values["StateChangeTimestamp"], "@"), 10, 64); err == nil && n > 0 {
+		s.Since = time.Unix(n, 0)
+	}
+	return s
+}
+
+// Log returns the last n lines of a service's journal, as text or as why there is none.
+func Log(ctx context.Context, service string, n int) string {
+	out, err := exec.CommandContext(ctx, "journalctl", "--no-pager", "--quiet", "--output=cat", fmt.Sprintf("--lines=%d", n), "--unit="+Name(service)).CombinedOutput()
+	if err != nil {
+		return err.Error() + ": " + string(out)
+	}
+	return string(out)
+}
+
+var errNotLoaded = errors.New("no such unit")
 
 func systemctl(ctx context.Context, args ...string) error {
 	out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	// Exit code 5, and this text, as systemctl(1) has no other way to tell.
+	if err != nil && strings.Contains(text, "not loaded") {
+		err = errNotLoaded
+	}
 	if err != nil {
-		return fmt.Errorf("systemctl %s: %w: %s", args[0], err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("systemctl %s: %w: %s", args[0], err, text)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keelson/keelson/deploy/config"
 )
@@ -26,6 +27,9 @@ func TestVerify(t *testing.T) {
 	list := services()
 	for i := range list {
 		list[i].Command[0] = "/bin/true"
+		if len(list[i].Prepare) > 0 {
+			list[i].Prepare[0] = "/bin/true"
+		}
 	}
 	if _, err := Install(dir, list, config.At("")); err != nil {
 		t.Fatal(err)
@@ -82,6 +86,23 @@ func TestNodeUnitsShareTheMachinesMounts(t *testing.T) {
 			if !strings.Contains(string(text), "KillMode=process") {
 				t.Errorf("%s: stopping it would kill pods", name)
 			}
+		}
+	}
+}
+
+func TestParseState(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want State
+	}{
+		{"ActiveState=active\nSubState=running\nMainPID=7\nNRestarts=2\nExecMainCode=0\nExecMainStatus=0\nStateChangeTimestamp=@1700000000\n",
+			State{Active: "active", Sub: "running", PID: 7, Restarts: 2, Since: time.Unix(1700000000, 0)}},
+		{"ActiveState=failed\nSubState=failed\nMainPID=0\nNRestarts=0\nExecMainCode=1\nExecMainStatus=2\n", State{Active: "failed", Sub: "failed", Exit: "exit status 2"}},
+		{"ActiveState=activating\nSubState=auto-restart\nNRestarts=1\nExecMainCode=2\nExecMainStatus=9\n", State{Active: "activating", Sub: "auto-restart", Restarts: 1, Exit: "signal 9"}},
+		{"ActiveState=inactive\nStateChangeTimestamp=\n", State{Active: "inactive"}},
+	} {
+		if got := parseState(c.text); got != c.want {
+			t.Errorf("%q: got %+v, want %+v", c.text, got, c.want)
 		}
 	}
 }

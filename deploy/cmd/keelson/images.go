@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keelson/keelson/deploy"
 	"github.com/keelson/keelson/deploy/images"
 	"github.com/keelson/keelson/deploy/supervisor"
 )
@@ -68,6 +69,16 @@ func serviceCommand(m machine) *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+func prepareCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "prepare",
+		Short:  "Load kernel modules and set parameters (up and the units do)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(*cobra.Command, []string) error { return deploy.PrepareKernel() },
+	}
 }
 
 func superviseCommand() *cobra.Command {

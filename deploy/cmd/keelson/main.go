@@ -67,7 +67,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&prefix, "root", "", "directory before all paths of this machine (/etc/keelson, /var/lib/keelson, ...)")
 	root.PersistentFlags().BoolVar(&supervise, "supervise", false, "run the services under Keelson's own supervisor even where systemd is")
 	root.AddCommand(upCommand(m), downCommand(m), resetCommand(m), statusCommand(m), bundleCommand(m), imagesCommand(m),
-		serviceCommand(m), superviseCommand(), kubectlCommand())
+		serviceCommand(m), prepareCommand(), superviseCommand(), kubectlCommand())
 	return root
 }
 
