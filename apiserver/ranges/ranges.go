@@ -77,7 +77,7 @@ func Decide(s State) (steps []Step, faults []string, unused map[string]bool) {
 						What: fmt.Sprintf("book address %s of service %s/%s", text, svc.Namespace, svc.Name),
 						Beside: []resources.Beside{
 							{Resource: grAddresses, Name: text, Object: resources.NewIPAddress(ip, svc.Namespace, svc.Name)},
-							{Resource: grServices, Namespace: svc.Namespace, Name: svc.Name, Seen: svc.ResourceVersion, Do: store.Check},
+							{Resource: grServices, Namespace: svc.Namespace, Name: svc.Name, Seen: svc.ResourceVersion, Do: resources.DoCheck},
 						},
 					})
 				}
@@ -113,13 +113,13 @@ func Decide(s State) (steps []Step, faults []string, unused map[string]bool) {
 			unused[name] = true
 			continue
 		}
-		check := resources.Beside{Resource: grServices, Namespace: r.Namespace, Name: r.Name, Do: store.Check}
+		check := resources.Beside{Resource: grServices, Namespace: r.Namespace, Name: r.Name, Do: resources.DoCheck}
 		if of != nil {
 			check.Seen = of.ResourceVersion
 		}
 		steps = append(steps, Step{
 			What:   fmt.Sprintf("free address %s, which service %s/%s does not hold", name, r.Namespace, r.Name),
-			Beside: []resources.Beside{{Resource: grAddresses, Name: name, Seen: a.ResourceVersion, Do: store.Remove}, check},
+			Beside: []resources.Beside{{Resource: grAddresses, Name: name, Seen: a.ResourceVersion, Do: resources.DoRemove}, check},
 		})
 	}
 	if step, err := decidePorts(s, taken, unused); err != nil {

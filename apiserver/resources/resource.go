@@ -18,8 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-
-	"github.com/keelson/keelson/apiserver/store"
 )
 
 // Object is any stored API object: a k8s.io/api type, or unstructured content
@@ -218,14 +216,24 @@ type Row struct {
 	Deleting func(rq *Request, obj Object) // nil: nothing
 }
 
+// Do is what becomes of an object that goes along. DoCheck changes nothing: the write happens only
+// if the object is as it was seen.
+type Do uint8
+
+const (
+	DoWrite Do = iota
+	DoRemove
+	DoCheck
+)
+
 // Beside is another object that a write takes along: all of them are stored, or none.
 type Beside struct {
 	Resource        schema.GroupResource
 	Namespace, Name string
 	// Seen is the resourceVersion that the object must still have; "" if there must be none.
 	Seen string
-	Do   store.Do
-	// Object is what Write stores, given away. UID and creation time are set by rest.
+	Do   Do
+	// Object is what DoWrite stores, given away. UID and creation time are set by rest.
 	Object Object
 	// Contended: many writers want this object. They wait for each other.
 	Contended bool

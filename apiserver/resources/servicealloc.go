@@ -16,7 +16,6 @@ import (
 
 	"github.com/keelson/keelson/apiserver/resources/alloc"
 	"github.com/keelson/keelson/apiserver/resources/check"
-	"github.com/keelson/keelson/apiserver/store"
 )
 
 var (
@@ -212,7 +211,7 @@ func (a allocator) addresses(rq *Request, s, old *corev1.Service, f *check.Fault
 			beside = append(beside, Beside{Resource: ipAddressesGR, Name: ip.String(), Object: NewIPAddress(ip, s.Namespace, s.Name)})
 			if from.name != "" && !checked[from.name] { // a range that goes meanwhile hands out nothing
 				checked[from.name] = true
-				beside = append(beside, Beside{Resource: serviceCIDRsGR, Name: from.name, Seen: from.seen, Do: store.Check})
+				beside = append(beside, Beside{Resource: serviceCIDRsGR, Name: from.name, Seen: from.seen, Do: DoCheck})
 			}
 		}
 		if len(s.Spec.ClusterIPs) > 0 {
@@ -228,7 +227,7 @@ func (a allocator) addresses(rq *Request, s, old *corev1.Service, f *check.Fault
 			return nil, err
 		}
 		if have != nil && refersTo(have, old) {
-			beside = append(beside, Beside{Resource: ipAddressesGR, Name: ip.String(), Seen: have.ResourceVersion, Do: store.Remove})
+			beside = append(beside, Beside{Resource: ipAddressesGR, Name: ip.String(), Seen: have.ResourceVersion, Do: DoRemove})
 		}
 	}
 	return beside, nil

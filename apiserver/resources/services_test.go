@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keelson/keelson/apiserver/resources/alloc"
-	"github.com/keelson/keelson/apiserver/store"
 )
 
 func svc(name string, change func(*corev1.Service)) *corev1.Service {
@@ -219,7 +218,7 @@ func TestServiceFrees(t *testing.T) {
 func steps(beside []Beside) []string {
 	var out []string
 	for _, b := range beside {
-		text := map[store.Do]string{store.Write: "write ", store.Remove: "remove ", store.Check: "check "}[b.Do] + b.Name
+		text := map[Do]string{DoWrite: "write ", DoRemove: "remove ", DoCheck: "check "}[b.Do] + b.Name
 		if r, ok := b.Object.(*corev1.RangeAllocation); ok {
 			p, err := alloc.ReadPorts(30000, 32767, r.Range, r.Data)
 			if err != nil {

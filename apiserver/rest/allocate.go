@@ -143,14 +143,16 @@ func (o *Objects) operations(rq *resources.Request, beside []resources.Beside) (
 		if row == nil {
 			return nil, apierrors.NewInternalError(fmt.Errorf("resource %s is not stored", b.Resource))
 		}
-		op := store.Op{Key: row.Key(b.Namespace, b.Name), Do: b.Do}
+		op := store.Op{Key: row.Key(b.Namespace, b.Name), Do: map[resources.Do]store.Do{
+			resources.DoWrite: store.Write, resources.DoRemove: store.Remove, resources.DoCheck: store.Check,
+		}[b.Do]}
 		if b.Seen != "" {
 			var err error
 			if op.Seen, err = strconv.ParseInt(b.Seen, 10, 64); err != nil {
 				return nil, apierrors.NewInternalError(err)
 			}
 		}
-		if b.Do == store.Write {
+		if b.Do == resources.DoWrite {
 			if b.Seen == "" && !row.Hidden {
 				b.Object.SetUID(types.UID(uuid.NewString()))
 				b.Object.SetCreationTimestamp(metav1.NewTime(rq.Now.Truncate(time.Second)))
