@@ -16,7 +16,7 @@ export GOFLAGS     = -buildvcs=false
 # Every module has packages; ./... in a workspace means the current module only.
 PACKAGES := $(foreach m,$(MODULES),./$(m)/...)
 
-.PHONY: help build up down reset status check test race unit golden generate graph e2e lab bench clean
+.PHONY: help build up down reset status check test race unit fuzz golden generate graph e2e lab bench clean
 
 help: ## list the verbs
 	@printf 'Keelson: an independent Kubernetes. Verbs:\n\n'
@@ -56,6 +56,14 @@ unit: ## unit tests, scripts and suites, without the race detector
 
 race: ## the same with the race detector (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list $(PACKAGES) | grep -v /e2e/cases)
+
+FUZZTIME ?= 1m
+fuzz: ## run every fuzz target for FUZZTIME each (default 1m); what is found is kept in testdata/fuzz
+	@for f in $$(grep -rlE '^func Fuzz' --include='*_test.go' $(MODULES)); do \
+	  for n in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
+	    echo "$$(dirname $$f) $$n"; \
+	    $(GO) test -run '^$$' -fuzz "^$$n\$$" -fuzztime $(FUZZTIME) $(FUZZFLAGS) ./$$(dirname $$f) || exit 1; \
+	  done; done
 
 e2e: build ## the stories, on a lab cluster of two machines made of namespaces (sudo)
 	@test "$$(id -u)" = 0 || { echo 'make e2e needs root: sudo make e2e'; exit 1; }
