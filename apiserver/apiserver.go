@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -467,7 +468,9 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 	})
 	s.web.Handle("GET /debug/api_priority_and_fairness/{table}", http.HandlerFunc(s.dumpFairness))
 	s.web.LiveCheck("etcd", s.cache.Alive)
-	s.web.HandleOpen("GET /version", text("application/json", func() ([]byte, error) { return json.MarshalIndent(versionInfo(), "", "  ") }))
+	version := text("application/json", func() ([]byte, error) { return json.MarshalIndent(versionInfo(), "", "  ") })
+	s.web.HandleOpen("GET /version", version)
+	s.web.HandleOpen("GET /version/{$}", version)
 	s.web.HandleOpen("GET /{$}", text("application/json", s.paths))
 	base := "https://" + s.advertised().String()
 	if s.advertised().Is6() {
@@ -521,6 +524,7 @@ func (s *server) paths() ([]byte, error) {
 		list = append(list, "/apis/"+r.GroupVersion.String())
 	}
 	list = append(list, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
+	slices.Sort(list)
 	return json.MarshalIndent(metav1.RootPaths{Paths: list}, "", "  ")
 }
 

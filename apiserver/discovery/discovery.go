@@ -14,13 +14,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
-	apidiscoverybeta "k8s.io/api/apidiscovery/v2beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -125,13 +126,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Trim(r.URL.Path, "/")
 	parts := strings.Split(path, "/")
 	switch {
-	case path == "openapi/v2":
+	case r.URL.Path == "/openapi/v2":
 		s.openapiV2(w, r)
 	case path == "openapi/v3" || strings.HasPrefix(path, "openapi/v3/"):
 		s.openapiV3(w, r, strings.TrimPrefix(strings.TrimPrefix(path, "openapi/v3"), "/"))
 	case path == "api" || path == "apis":
-		if version := aggregated(r.Header.Get("Accept")); version != "" {
-			s.aggregated(w, r, path, version)
+		if aggregated(r.Header.Get("Accept")) {
+			s.aggregated(w, r, path)
 			return
 		}
 		if path == "api" {
@@ -172,10 +173,11 @@ func v1kind(kind string) schema.GroupVersionKind {
 // object answers with a document of the plain kind; these are small and made each time.
 func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) {
 	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, r.URL.Query().Get("pretty") == "true")
-	if !ok {
-		f = codec.Format{}
+	if !ok || f.As != "" { // these have no other forms
+		s.status(w, http.StatusNotAcceptable, metav1.StatusReason("NotAcceptable"),
+			"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf", nil)
+		return
 	}
-	f.As = ""
 	body, err := codec.AppendObject(nil, obj, gvk, f)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -186,6 +188,22 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Obje
 	_, _ = w.Write(body)
 }
 
+func (s *Server) knows(group string) bool {
+	return slices.ContainsFunc(s.reg.All(), func(row *resources.Row) bool { return row.Group == group })
+}
+
+func (s *Server) status(w http.ResponseWriter, code int32, reason metav1.StatusReason, text string, details *metav1.StatusDetails) {
+	st := &metav1.Status{Status: metav1.StatusFailure, Reason: reason, Code: code, Message: text, Details: details}
+	body, err := codec.AppendObject(nil, st, v1kind("Status"), codec.Format{})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", codec.MediaJSON)
+	w.WriteHeader(int(code))
+	_, _ = w.Write(body) // the client has gone: nobody to tell
+}
+
 func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version string) {
 	list := &metav1.APIResourceList{GroupVersion: schema.GroupVersion{Group: group, Version: version}.String()}
 	for _, row := range s.reg.All() {
@@ -194,12 +212,11 @@ func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version
 		}
 	}
 	if len(list.APIResources) == 0 {
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusNotFound)
-		st := &metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonNotFound, Code: http.StatusNotFound,
-			Message: "the server could not find the requested resource", Details: &metav1.StatusDetails{}}
-		body, _ := codec.AppendObject(nil, st, v1kind("Status"), codec.Format{})
-		_, _ = w.Write(body)
+		if !s.knows(group) {
+			http.Error(w, "404 page not found", http.StatusNotFound)
+			return
+		}
+		s.status(w, http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource", &metav1.StatusDetails{})
 		return
 	}
 	gvk := v1kind("APIResourceList")
@@ -209,52 +226,36 @@ func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version
 	s.object(w, r, list, gvk)
 }
 
-// aggregated returns the version of apidiscovery.k8s.io that the client prefers to the
-// documents one by one, "" for none.
+// aggregated reports whether the client prefers apidiscovery.k8s.io/v2 to the documents
+// one by one. A form that is not served (the older v2beta1) is passed over.
 //
 // Source: Kubernetes documentation, "The Kubernetes API: aggregated discovery".
-func aggregated(accept string) string {
+func aggregated(accept string) bool {
 	for _, clause := range strings.Split(accept, ",") {
-		media, params, _ := strings.Cut(strings.TrimSpace(clause), ";")
-		if media != "application/json" && media != "application/vnd.kubernetes.protobuf" {
+		media, p, err := mime.ParseMediaType(strings.TrimSpace(clause))
+		if err != nil {
 			continue
 		}
-		p := map[string]string{}
-		for _, kv := range strings.Split(params, ";") {
-			k, v, _ := strings.Cut(strings.TrimSpace(kv), "=")
-			p[k] = v
+		if media == codec.MediaJSON && p["g"] == apidiscovery.GroupName && p["as"] == "APIGroupDiscoveryList" && p["v"] == "v2" {
+			return true
 		}
-		if media == "application/json" && p["g"] == "apidiscovery.k8s.io" && p["as"] == "APIGroupDiscoveryList" && (p["v"] == "v2" || p["v"] == "v2beta1") {
-			return p["v"]
-		}
-		if p["as"] == "" {
-			return ""
+		if _, ok := codec.Negotiate(clause, false, false); ok {
+			return false
 		}
 	}
-	return ""
+	return false
 }
 
-func (s *Server) aggregated(w http.ResponseWriter, r *http.Request, path, version string) {
-	d, err := s.doc("aggregated/"+path+"/"+version, func() ([]byte, string, error) {
+func (s *Server) aggregated(w http.ResponseWriter, r *http.Request, path string) {
+	d, err := s.doc("aggregated/"+path, func() ([]byte, string, error) {
 		list := apidiscovery.APIGroupDiscoveryList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"}}
 		for _, g := range s.groups() {
 			if (path == "api") == (g.name == "") {
 				list.Items = append(list.Items, g.discovery())
 			}
 		}
-		contentType := "application/json;g=apidiscovery.k8s.io;v=" + version + ";as=APIGroupDiscoveryList"
 		raw, err := json.Marshal(&list)
-		if err != nil || version == "v2" {
-			return append(raw, '\n'), contentType, err
-		}
-		// The two versions have the same fields.
-		var beta apidiscoverybeta.APIGroupDiscoveryList
-		if err := json.Unmarshal(raw, &beta); err != nil {
-			return nil, "", err
-		}
-		beta.APIVersion = "apidiscovery.k8s.io/v2beta1"
-		raw, err = json.Marshal(&beta)
-		return append(raw, '\n'), contentType, err
+		return append(raw, '\n'), "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", err
 	})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -147,3 +147,37 @@ func TestOpenAPIv2(t *testing.T) {
 		t.Errorf("protobuf: %d", w.Code)
 	}
 }
+
+// Names of shared parameters are made of their text, so that documents of all versions
+// agree; clients find them by the name. The expected ones are those of upstream's v1.36.
+func TestSharedParameters(t *testing.T) {
+	var doc struct {
+		Parameters map[string]any
+		Paths      map[string]map[string]any
+	}
+	if err := json.Unmarshal(ask(t, server(t), "/openapi/v2").Body.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"allowWatchBookmarks-HC2hJt-J", "body-2Y1dVQaQ", "namespace-vgWSWtn3", "pretty-tJGM1-ng", "ports-91KROJmm"} {
+		if doc.Parameters[name] == nil {
+			t.Errorf("no parameter %s", name)
+		}
+	}
+	for path, want := range map[string][]string{
+		"/apis/apps/v1/":                    {"get"},
+		"/apis/apps/":                       {"get"},
+		"/version/":                         {"get"},
+		"/api/v1/nodes/{name}/proxy/{path}": {"delete", "get", "head", "options", "patch", "post", "put"},
+		"/apis/apps/v1/namespaces/{namespace}/deployments":   {"delete", "get", "post"},
+		"/apis/authorization.k8s.io/v1/subjectaccessreviews": {"post"},
+	} {
+		for _, method := range want {
+			if doc.Paths[path][method] == nil {
+				t.Errorf("%s: no %s", path, method)
+			}
+		}
+	}
+	if doc.Paths["/apis/authorization.k8s.io/v1/localsubjectaccessreviews"] != nil {
+		t.Error("a kind of a namespace that is only created has a path without one")
+	}
+}

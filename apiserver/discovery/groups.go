@@ -139,10 +139,11 @@ func apiResources(row *resources.Row) []metav1.APIResource {
 
 // storageHash changes when objects are stored as another kind; only equality means anything.
 func storageHash(row *resources.Row) string {
-	if !row.Can("get") {
+	if !row.Can("watch") {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(row.Storage().GVK().String()))
+	gvk := row.Storage().GVK()
+	sum := sha256.Sum256([]byte(gvk.Group + "/" + gvk.Version + "/" + gvk.Kind))
 	return base64.StdEncoding.EncodeToString(sum[:8])
 }
 
@@ -163,7 +164,11 @@ func (g *group) discovery() apidiscovery.APIGroupDiscovery {
 }
 
 func resource(row *resources.Row) apidiscovery.APIResourceDiscovery {
+	// Group and version are left out where they are those of the resource, unless it is a custom one.
 	kind := func(k schema.GroupVersionKind) *metav1.GroupVersionKind {
+		if row.Custom == nil && k.GroupVersion() == row.GVK().GroupVersion() {
+			return &metav1.GroupVersionKind{Kind: k.Kind}
+		}
 		return &metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind}
 	}
 	r := apidiscovery.APIResourceDiscovery{

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"strings"
 
 	openapiv2 "github.com/google/gnostic-models/openapiv2"
@@ -26,7 +25,7 @@ const (
 	protoV2Old   = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 	protoV3      = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 	protoV3Old   = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
-	generatorSum = "1" // grows when the documents change with nothing else changing
+	generatorSum = "2" // grows when the documents change with nothing else changing
 )
 
 // wantsProto decides between JSON and protobuf; ok is false for neither: 406.
@@ -57,20 +56,11 @@ func pathOf(gv schema.GroupVersion) string {
 	return "apis/" + gv.Group + "/" + gv.Version
 }
 
-func (s *Server) rowsOf(gv schema.GroupVersion) []*resources.Row {
-	for _, g := range s.groups() {
-		if g.name == gv.Group {
-			return g.rows[gv.Version]
-		}
-	}
-	return nil
-}
-
-// sum identifies a group version's document without making it: the definitions, the
+// sum identifies the document of a path without making it: the definitions, the
 // rows and the writer decide its content.
-func (s *Server) sum(rows []*resources.Row) string {
+func (s *Server) sum(path string, rows []*resources.Row) string {
 	h := sha512.New()
-	for _, part := range []string{generatorSum, openapi.Sum(), s.version} {
+	for _, part := range []string{generatorSum, openapi.Sum(), s.version, path} {
 		h.Write([]byte(part + "\n"))
 	}
 	for _, row := range rows {
@@ -95,52 +85,85 @@ type Described interface {
 	OpenAPISum() string
 }
 
+// page finds the operations of a document of OpenAPI v3 by its path: a group version,
+// a group, or one of otherPages. sum identifies its content before it is made.
+func (s *Server) page(path string) (make func(n *names) []pathItem, rows []*resources.Row, sum string) {
+	parts := strings.Split(path, "/")
+	if it, ok := otherPages[path]; ok {
+		return func(*names) []pathItem { return []pathItem{it} }, nil, s.sum(path, nil)
+	}
+	for _, g := range s.groups() {
+		if len(parts) == 2 && parts[0] == "apis" && parts[1] == g.name && g.name != "" {
+			return func(*names) []pathItem { return []pathItem{groupPage(g.name)} }, nil, s.sum(path, nil)
+		}
+		for _, v := range g.versions {
+			if gv := (schema.GroupVersion{Group: g.name, Version: v}); pathOf(gv) == path && len(g.rows[v]) > 0 {
+				rows = g.rows[v]
+				return func(n *names) []pathItem { return n.items(gv, rows) }, rows, s.sum(path, rows)
+			}
+		}
+	}
+	return nil, nil, ""
+}
+
+// pages lists the paths of all documents of OpenAPI v3.
+func (s *Server) pages() []string {
+	var out []string
+	for p := range otherPages {
+		out = append(out, p)
+	}
+	for _, g := range s.groups() {
+		if g.name != "" {
+			out = append(out, "apis/"+g.name)
+		}
+		for _, v := range g.versions {
+			if g.remote[v] == nil {
+				out = append(out, pathOf(schema.GroupVersion{Group: g.name, Version: v}))
+			}
+		}
+	}
+	return out
+}
+
 func (s *Server) openapiV3(w http.ResponseWriter, r *http.Request, path string) {
 	if path == "" {
+		if strings.HasSuffix(r.URL.Path, "/") { // not the index: a document without a name
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
 		type entry struct {
 			ServerRelativeURL string `json:"serverRelativeURL"`
 		}
-		paths := map[string]entry{}
-		for _, g := range s.groups() {
-			for _, v := range g.versions {
-				p := pathOf(schema.GroupVersion{Group: g.name, Version: v})
-				if r := g.remote[v]; r != nil { // its server answers; nothing is kept here
-					if r.OpenAPIv3 != "" {
-						paths[p] = entry{r.OpenAPIv3}
-					}
-					continue
-				}
-				paths[p] = entry{"/openapi/v3/" + p + "?hash=" + url.QueryEscape(s.sum(g.rows[v]))}
-			}
-		}
 		d, err := s.doc("openapi/v3", func() ([]byte, string, error) {
+			paths := map[string]entry{}
+			for _, p := range s.pages() {
+				_, _, sum := s.page(p)
+				paths[p] = entry{"/openapi/v3/" + p + "?hash=" + sum}
+			}
+			for _, r := range s.remotes() {
+				if p := pathOf(r.GroupVersion); r.OpenAPIv3 != "" { // its server answers; nothing is kept here
+					paths[p] = entry{r.OpenAPIv3}
+				}
+			}
 			raw, err := json.Marshal(map[string]any{"paths": paths})
 			return raw, mediaJSON, err
 		})
 		serveOr500(w, r, d, err)
 		return
 	}
-	parts := strings.Split(path, "/")
-	var gv schema.GroupVersion
-	switch {
-	case len(parts) == 2 && parts[0] == "api":
-		gv.Version = parts[1]
-	case len(parts) == 3 && parts[0] == "apis":
-		gv.Group, gv.Version = parts[1], parts[2]
-	}
-	rows := s.rowsOf(gv)
-	if len(rows) == 0 {
-		http.Error(w, "404 page not found", http.StatusNotFound)
+	items, rows, now := s.page(path)
+	if items == nil {
+		w.WriteHeader(http.StatusNotFound)
 		return
 	}
 	binary, ok := wantsProto(r.Header.Get("Accept"), protoV3, protoV3Old)
 	if !ok {
-		http.Error(w, "406 not acceptable: application/json or "+protoV3, http.StatusNotAcceptable)
+		w.WriteHeader(http.StatusNotAcceptable)
 		return
 	}
 	if hash := r.URL.Query().Get("hash"); hash != "" {
-		if now := s.sum(rows); hash != now {
-			http.Redirect(w, r, "/openapi/v3/"+path+"?hash="+url.QueryEscape(now), http.StatusMovedPermanently)
+		if hash != now {
+			http.Redirect(w, r, "/openapi/v3/"+path+"?hash="+now, http.StatusMovedPermanently)
 			return
 		}
 		w.Header().Set("Cache-Control", "public, immutable")
@@ -150,7 +173,8 @@ func (s *Server) openapiV3(w http.ResponseWriter, r *http.Request, path string) 
 		key += "/proto"
 	}
 	d, err := s.doc(key, func() ([]byte, string, error) {
-		body, err := s.documentV3(gv, rows)
+		n := s.names()
+		body, err := s.documentV3(n, items(n), rows)
 		if err != nil || !binary {
 			return body, mediaJSON, err
 		}
@@ -212,6 +236,21 @@ const (
 	modelWatchEvent = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent"
 )
 
+// Models of the pages that are no resources.
+const (
+	modelVersions     = "io.k8s.apimachinery.pkg.apis.meta.v1.APIVersions"
+	modelGroupList    = "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroupList"
+	modelGroup        = "io.k8s.apimachinery.pkg.apis.meta.v1.APIGroup"
+	modelResourceList = "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList"
+	modelVersion      = "io.k8s.apimachinery.pkg.version.Info"
+)
+
+// Where references lead to in the two versions.
+const (
+	refV2 = "#/definitions/"
+	refV3 = "#/components/schemas/"
+)
+
 // kindModels are the kinds of subresources that are no rows.
 var kindModels = map[schema.GroupVersionKind]string{
 	{Group: "autoscaling", Version: "v1", Kind: "Scale"}:                  "io.k8s.api.autoscaling.v1.Scale",
@@ -220,6 +259,24 @@ var kindModels = map[schema.GroupVersionKind]string{
 	{Version: "v1", Kind: "Binding"}:                                      "io.k8s.api.core.v1.Binding",
 	{Version: "v1", Kind: "Status"}:                                       modelStatus,
 }
+
+// groupVersions are those that Kubernetes ever had and still knows, served or not: in
+// each of them DeleteOptions and WatchEvent are kinds. Source: the extension
+// x-kubernetes-group-version-kind of the two, as v1.36 publishes them.
+const groupVersions = `v1 admission.k8s.io/v1 admission.k8s.io/v1beta1 admissionregistration.k8s.io/v1
+admissionregistration.k8s.io/v1alpha1 admissionregistration.k8s.io/v1beta1 apiextensions.k8s.io/v1
+apiextensions.k8s.io/v1beta1 apiregistration.k8s.io/v1 apiregistration.k8s.io/v1beta1 apps/v1 apps/v1beta1 apps/v1beta2
+authentication.k8s.io/v1 authentication.k8s.io/v1alpha1 authentication.k8s.io/v1beta1 authorization.k8s.io/v1
+authorization.k8s.io/v1beta1 autoscaling/v1 autoscaling/v2 batch/v1 batch/v1beta1 certificates.k8s.io/v1
+certificates.k8s.io/v1alpha1 certificates.k8s.io/v1beta1 coordination.k8s.io/v1 coordination.k8s.io/v1alpha2
+coordination.k8s.io/v1beta1 discovery.k8s.io/v1 discovery.k8s.io/v1beta1 events.k8s.io/v1 events.k8s.io/v1beta1
+extensions/v1beta1 flowcontrol.apiserver.k8s.io/v1 flowcontrol.apiserver.k8s.io/v1beta1
+flowcontrol.apiserver.k8s.io/v1beta2 flowcontrol.apiserver.k8s.io/v1beta3 imagepolicy.k8s.io/v1alpha1
+internal.apiserver.k8s.io/v1alpha1 networking.k8s.io/v1 networking.k8s.io/v1beta1 node.k8s.io/v1 node.k8s.io/v1alpha1
+node.k8s.io/v1beta1 policy/v1 policy/v1beta1 rbac.authorization.k8s.io/v1 rbac.authorization.k8s.io/v1alpha1
+rbac.authorization.k8s.io/v1beta1 resource.k8s.io/v1 resource.k8s.io/v1alpha3 resource.k8s.io/v1beta1
+resource.k8s.io/v1beta2 scheduling.k8s.io/v1 scheduling.k8s.io/v1alpha2 scheduling.k8s.io/v1beta1 storage.k8s.io/v1
+storage.k8s.io/v1alpha1 storage.k8s.io/v1beta1 storagemigration.k8s.io/v1beta1`
 
 // names finds models by kind and kinds by model, over all rows.
 type names struct {
@@ -244,11 +301,17 @@ func (s *Server) names() *names {
 	for gvk, m := range kindModels {
 		add(gvk, m)
 	}
+	for _, kind := range []string{"APIGroup", "APIGroupList", "APIResourceList", "APIVersions"} {
+		add(v1kind(kind), "io.k8s.apimachinery.pkg.apis.meta.v1."+kind)
+	}
+	for _, name := range strings.Fields(groupVersions) {
+		gv, _ := schema.ParseGroupVersion(name)
+		add(gv.WithKind("DeleteOptions"), modelDelete)
+		add(gv.WithKind("WatchEvent"), modelWatchEvent)
+	}
 	for _, g := range s.groups() {
 		for _, v := range g.versions {
 			gv := schema.GroupVersion{Group: g.name, Version: v}
-			add(gv.WithKind("DeleteOptions"), modelDelete)
-			add(gv.WithKind("WatchEvent"), modelWatchEvent)
 			for _, row := range g.rows[v] {
 				if d, ok := row.Custom.(Described); ok {
 					m := d.Model()

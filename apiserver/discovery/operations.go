@@ -1,13 +1,14 @@
 package discovery
 
 import (
-	"bytes"
-	"encoding/json"
-	"sort"
+	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/resources"
 )
 
@@ -15,56 +16,31 @@ import (
 type operation struct {
 	method, id, action, text string
 	tag                      string
-	params                   []string // names in queryParams
-	body                     string   // model of the request body
+	params                   []param // path and query parameters
+	body                     string  // model of the request body
 	bodyOptional             bool
-	patch                    bool
+	consumes, produces       []string
 	answer                   string // model of the answer; "" for text
 	codes                    []int
-	kind                     schema.GroupVersionKind
+	kind                     schema.GroupVersionKind // empty: no resource
 }
 
 // pathItem is a path with its operations.
 type pathItem struct {
-	path  string
-	names []string // path parameters
-	query []string // query parameters of all operations
-	ops   []operation
+	path string
+	ops  []operation
 }
 
-type param struct{ kind, text string }
-
-// queryParams by name. Source: Kubernetes API reference, "Common parameters".
-var queryParams = map[string]param{
-	"allowWatchBookmarks":  {"boolean", "allowWatchBookmarks requests watch events with type BOOKMARK. Servers that do not implement bookmarks may ignore this flag."},
-	"continue":             {"string", "The continue option should be set when retrieving more results from the server."},
-	"dryRun":               {"string", "When present, indicates that modifications should not be persisted. An invalid or unrecognized dryRun directive will result in an error response and no further processing of the request. Valid values are: - All: all dry run stages will be processed"},
-	"fieldManager":         {"string", "fieldManager is a name associated with the actor or entity that is making these changes."},
-	"fieldSelector":        {"string", "A selector to restrict the list of returned objects by their fields. Defaults to everything."},
-	"fieldValidation":      {"string", "fieldValidation instructs the server on how to handle objects in the request (POST/PUT/PATCH) containing unknown or duplicate fields. Valid values are: Ignore, Warn, Strict."},
-	"force":                {"boolean", "Force is going to \"force\" Apply requests. It means user will re-acquire conflicting fields owned by other people."},
-	"gracePeriodSeconds":   {"integer", "The duration in seconds before the object should be deleted."},
-	"labelSelector":        {"string", "A selector to restrict the list of returned objects by their labels. Defaults to everything."},
-	"limit":                {"integer", "limit is a maximum number of responses to return for a list call."},
-	"orphanDependents":     {"boolean", "Deprecated: please use the PropagationPolicy. Should the dependent objects be orphaned."},
-	"pretty":               {"string", "If 'true', then the output is pretty printed."},
-	"propagationPolicy":    {"string", "Whether and how garbage collection will be performed: 'Orphan', 'Background' or 'Foreground'."},
-	"resourceVersion":      {"string", "resourceVersion sets a constraint on what resource versions a request may be served from."},
-	"resourceVersionMatch": {"string", "resourceVersionMatch determines how resourceVersion is applied to list calls."},
-	"sendInitialEvents":    {"boolean", "sendInitialEvents=true may be set together with watch=true: the stream begins with the current state."},
-	"timeoutSeconds":       {"integer", "Timeout for the list/watch call. This limits the duration of the call, regardless of any activity or inactivity."},
-	"watch":                {"boolean", "Watch for changes to the described resources and return them as a stream of add, update, and remove notifications."},
-	"name":                 {"string", "name of the object"},
-	"namespace":            {"string", "object name and auth scope, such as for teams and projects"},
-	"path":                 {"string", "path to the resource"},
-}
-
+// Media types that bodies may have.
 var (
-	listQuery   = []string{"allowWatchBookmarks", "continue", "fieldSelector", "labelSelector", "limit", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "timeoutSeconds", "watch"}
-	writeQuery  = []string{"dryRun", "fieldManager", "fieldValidation"}
-	patchQuery  = []string{"dryRun", "fieldManager", "fieldValidation", "force"}
-	deleteQuery = []string{"dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"}
-	bulkQuery   = []string{"continue", "dryRun", "fieldSelector", "gracePeriodSeconds", "labelSelector", "limit", "orphanDependents", "propagationPolicy", "resourceVersion", "resourceVersionMatch", "sendInitialEvents", "timeoutSeconds"}
+	bodyMedia   = []string{codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf}
+	streamMedia = []string{codec.MediaJSON + ";stream=watch", codec.MediaProtobuf + ";stream=watch"}
+	patchMedia  = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"}
+	anyMedia    = []string{"*/*"}
+	// Custom kinds have neither protobuf nor strategic merge patches.
+	customMedia  = []string{codec.MediaJSON, codec.MediaYAML}
+	customPatch  = []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
+	customStream = []string{codec.MediaJSON, codec.MediaYAML}
 )
 
 // camel makes "rbac.authorization.k8s.io" into "rbacAuthorization"; the core group is "core".
@@ -72,13 +48,14 @@ func camel(group string) string {
 	if group == "" {
 		return "core"
 	}
-	parts := strings.Split(strings.TrimSuffix(group, ".k8s.io"), ".")
+	parts := strings.FieldsFunc(strings.TrimSuffix(group, ".k8s.io"), func(r rune) bool { return r == '.' || r == '-' })
 	for i := 1; i < len(parts); i++ {
 		parts[i] = title(parts[i])
 	}
-	return strings.ReplaceAll(strings.Join(parts, ""), "-", "_")
+	return strings.Join(parts, "")
 }
 
+// title makes the first letter large, and the others small.
 func title(s string) string {
 	if s == "" {
 		return s
@@ -86,389 +63,293 @@ func title(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
+// maker writes the operations of one row.
+type maker struct {
+	n      *names
+	row    *resources.Row
+	tag    string // "apps_v1"
+	gv     string // "AppsV1", in operation ids
+	scope  string // "Namespaced" in operation ids, or ""
+	out    []pathItem
+	bodies []string
+	stream []string
+	patch  []string
+}
+
 // operations lists the paths of a row.
+//
+// Source: the Kubernetes API reference, "Operations"; the ids are what client generators name methods after.
 func (n *names) operations(row *resources.Row) []pathItem {
 	gvk := row.GVK()
-	self, list := n.models[gvk], n.lists[gvk]
-	tag := camel(row.Group) + "_" + row.Version
-	gv := title(camel(row.Group)) + title(row.Version)
-	scope := ""
+	m := &maker{
+		n: n, row: row, tag: camel(row.Group) + "_" + row.Version, gv: title(camel(row.Group)) + title(row.Version),
+		bodies: bodyMedia, stream: slices.Concat(bodyMedia, streamMedia), patch: patchMedia,
+	}
+	if row.Custom != nil {
+		m.bodies, m.stream, m.patch = customMedia, customStream, customPatch
+	}
 	base := "/" + pathOf(gvk.GroupVersion())
-	var place []string
-	if row.Namespaced {
-		scope, place = "Namespaced", []string{"namespace"}
-		base += "/namespaces/{namespace}"
-	}
 	root := base + "/" + row.Plural
-	op := func(method, id, action, text string, params []string, body, answer string, codes ...int) operation {
-		return operation{method: method, id: id, action: action, text: text, tag: tag, params: params, body: body, answer: answer, codes: codes, kind: gvk}
+	watch := base + "/watch/" + row.Plural
+	var place []param
+	if row.Namespaced {
+		m.scope, place = "Namespaced", []param{namespaceParam}
+		if row.Can("list") {
+			m.all(root)
+		}
+		if row.Can("watch") {
+			m.watch(watch, nil, "watch"+m.gv+row.Kind+"ListForAllNamespaces", true)
+		}
+		root = base + "/namespaces/{namespace}/" + row.Plural
+		watch = base + "/watch/namespaces/{namespace}/" + row.Plural
 	}
-	var out []pathItem
-	collection := pathItem{path: root, names: place, query: []string{"pretty"}}
+	m.collection(root, place)
+	m.object(root+"/{name}", place)
+	for _, s := range subs(row) {
+		m.sub(root+"/{name}/"+s.name, place, s)
+	}
+	if row.Can("watch") {
+		m.watch(watch, place, "watch"+m.gv+m.scope+row.Kind+"List", true)
+		m.watch(watch+"/{name}", with(place, nameParam(row.Kind)), "watch"+m.gv+m.scope+row.Kind, false)
+	}
+	return m.out
+}
+
+// with never appends in place: the parts of one row share their beginnings.
+func with(list []param, more ...param) []param { return slices.Concat(list, more) }
+
+func (m *maker) op(method, id, action, text string, params []param) operation {
+	return operation{
+		method: method, id: id, action: action, text: text, tag: m.tag, params: params,
+		consumes: anyMedia, produces: m.bodies, kind: m.row.GVK(), codes: []int{200},
+	}
+}
+
+func (m *maker) add(path string, ops []operation) {
+	if len(ops) > 0 {
+		m.out = append(m.out, pathItem{path, ops})
+	}
+}
+
+func (m *maker) list(id string, place []param) operation {
+	o := m.op("get", id, "list", "list or watch objects of kind "+m.row.Kind, with(place, listParams...))
+	if !m.row.Can("watch") {
+		o.text = "list objects of kind " + m.row.Kind
+	}
+	o.produces, o.answer = m.stream, m.n.lists[m.row.GVK()]
+	return o
+}
+
+func (m *maker) all(root string) {
+	m.add(root, []operation{m.list("list"+m.gv+m.row.Kind+"ForAllNamespaces", nil)})
+}
+
+func (m *maker) create(id, text string, place []param, model string) operation {
+	o := m.op("post", id, "post", text, with(place, createParams...))
+	o.body, o.answer, o.codes = model, model, []int{200, 201, 202}
+	return o
+}
+
+func (m *maker) replace(id, text string, place []param, model string) operation {
+	o := m.op("put", id, "put", text, with(place, updateParams...))
+	o.body, o.answer, o.codes = model, model, []int{200, 201}
+	return o
+}
+
+func (m *maker) merge(id, text string, place []param, model string) operation {
+	o := m.op("patch", id, "patch", text, with(place, patchParams...))
+	o.body, o.answer, o.codes, o.consumes = modelPatch, model, []int{200, 201}, m.patch
+	return o
+}
+
+func (m *maker) collection(root string, place []param) {
+	var ops []operation
+	row := m.row
 	if row.Can("list") {
-		collection.ops = append(collection.ops, op("get", "list"+gv+scope+row.Kind, "list", "list or watch objects of kind "+row.Kind, listQuery, "", list, 200))
+		ops = append(ops, m.list("list"+m.gv+m.scope+row.Kind, place))
 	}
 	if row.Can("create") {
-		collection.ops = append(collection.ops, op("post", "create"+gv+scope+row.Kind, "post", "create "+article(row.Kind), writeQuery, self, self, 200, 201, 202))
+		ops = append(ops, m.create("create"+m.gv+m.scope+row.Kind, "create "+article(row.Kind), place, m.n.models[row.GVK()]))
 	}
 	if row.Can("deletecollection") {
-		o := op("delete", "delete"+gv+"Collection"+scope+row.Kind, "deletecollection", "delete collection of "+row.Kind, bulkQuery, modelDelete, modelStatus, 200)
-		o.bodyOptional = true
-		collection.ops = append(collection.ops, o)
-	}
-	if len(collection.ops) > 0 {
-		out = append(out, collection)
-	}
-	single := pathItem{path: root + "/{name}", names: append([]string{"name"}, place...), query: []string{"pretty"}}
-	single.ops = n.objectOps(row, op, gv+scope+row.Kind, self)
-	if row.Can("delete") {
-		o := op("delete", "delete"+gv+scope+row.Kind, "delete", "delete "+article(row.Kind), deleteQuery, modelDelete, modelStatus, 200, 202)
-		o.bodyOptional = true
-		single.ops = append(single.ops, o)
-	}
-	if len(single.ops) > 0 {
-		out = append(out, single)
-	}
-	for _, s := range subs(row) {
-		out = append(out, n.subPaths(row, s, op, single, gv+scope+row.Kind)...)
-	}
-	if row.Namespaced && row.Can("list") {
-		all := "/" + pathOf(gvk.GroupVersion()) + "/" + row.Plural
-		out = append(out, pathItem{path: all, query: append([]string{"pretty"}, listQuery...), ops: []operation{
-			op("get", "list"+gv+row.Kind+"ForAllNamespaces", "list", "list or watch objects of kind "+row.Kind, nil, "", list, 200),
-		}})
-	}
-	return append(out, watchPaths(row, op, gv, scope, place)...)
-}
-
-type maker func(method, id, action, text string, params []string, body, answer string, codes ...int) operation
-
-func (n *names) objectOps(row *resources.Row, op maker, id, self string) []operation {
-	var ops []operation
-	if row.Can("get") {
-		ops = append(ops, op("get", "read"+id, "get", "read the specified "+row.Kind, nil, "", self, 200))
-	}
-	if row.Can("update") {
-		ops = append(ops, op("put", "replace"+id, "put", "replace the specified "+row.Kind, writeQuery, self, self, 200, 201))
-	}
-	if row.Can("patch") {
-		o := op("patch", "patch"+id, "patch", "partially update the specified "+row.Kind, patchQuery, modelPatch, self, 200, 201)
-		o.patch = true
+		o := m.op("delete", "delete"+m.gv+"Collection"+m.scope+row.Kind, "deletecollection", "delete collection of "+row.Kind, with(place, collectionParams...))
+		o.body, o.bodyOptional, o.answer = modelDelete, true, modelStatus
 		ops = append(ops, o)
 	}
-	return ops
+	m.add(root, ops)
 }
 
-func (n *names) subPaths(row *resources.Row, s sub, op maker, parent pathItem, id string) []pathItem {
-	m := n.models[s.kind]
-	item := pathItem{path: parent.path + "/" + s.name, names: parent.names, query: []string{"pretty"}}
-	id += title(s.name)
-	add := func(o operation) {
-		o.kind = s.kind
-		item.ops = append(item.ops, o)
+func (m *maker) object(path string, place []param) {
+	var ops []operation
+	row, model := m.row, m.n.models[m.row.GVK()]
+	id := m.gv + m.scope + row.Kind
+	place = with(place, nameParam(row.Kind))
+	if row.Can("get") {
+		o := m.op("get", "read"+id, "get", "read the specified "+row.Kind, with(place, prettyParam))
+		o.answer = model
+		ops = append(ops, o)
 	}
-	stream := m == "" || s.name == "exec" || s.name == "attach" || s.name == "portforward" || s.name == "proxy" || s.name == "log"
-	for _, verb := range s.verbs {
-		text := s.name + " of the specified " + row.Kind
-		switch {
-		case stream && verb == "get":
-			action := "connect"
-			if s.name == "log" {
-				action = "get"
-			}
-			add(op("get", "connect"+title("get")+id, action, "connect GET requests to "+text, nil, "", "", 200))
-		case stream && verb == "create":
-			add(op("post", "connect"+title("post")+id, "connect", "connect POST requests to "+text, nil, "", "", 200))
-		case stream:
-		case verb == "get":
-			add(op("get", "read"+id, "get", "read "+text, nil, "", m, 200))
-		case verb == "update":
-			add(op("put", "replace"+id, "put", "replace "+text, writeQuery, m, m, 200, 201))
-		case verb == "patch":
-			o := op("patch", "patch"+id, "patch", "partially update "+text, patchQuery, modelPatch, m, 200, 201)
-			o.patch = true
-			add(o)
-		case verb == "create":
-			add(op("post", "create"+id, "post", "create "+text, writeQuery, m, m, 200, 201, 202))
+	if row.Can("update") {
+		ops = append(ops, m.replace("replace"+id, "replace the specified "+row.Kind, place, model))
+	}
+	if row.Can("patch") {
+		ops = append(ops, m.merge("patch"+id, "partially update the specified "+row.Kind, place, model))
+	}
+	if row.Can("delete") {
+		o := m.op("delete", "delete"+id, "delete", "delete "+article(row.Kind), with(place, deleteParams...))
+		o.body, o.bodyOptional, o.answer, o.codes = modelDelete, true, modelStatus, []int{200, 202}
+		if resources.ReturnsDeleted(row.GR()) {
+			o.answer = model
 		}
+		ops = append(ops, o)
 	}
-	if len(item.ops) == 0 {
-		return nil
-	}
-	return []pathItem{item}
+	m.add(path, ops)
 }
 
-// watchPaths are the old form of watches, still described.
-func watchPaths(row *resources.Row, op maker, gv, scope string, place []string) []pathItem {
-	if !row.Can("watch") {
-		return nil
+// connections are the kinds of options that streams take, by "<plural>/<subresource>".
+var connections = map[string]struct {
+	kind    string
+	params  []param
+	methods []string
+}{
+	"pods/attach":      {"PodAttachOptions", queryOf(corev1.PodAttachOptions{}), []string{"get", "post"}},
+	"pods/exec":        {"PodExecOptions", queryOf(corev1.PodExecOptions{}), []string{"get", "post"}},
+	"pods/portforward": {"PodPortForwardOptions", queryOf(corev1.PodPortForwardOptions{}), []string{"get", "post"}},
+	"pods/proxy":       {"PodProxyOptions", queryOf(corev1.PodProxyOptions{}), proxyMethods},
+	"services/proxy":   {"ServiceProxyOptions", queryOf(corev1.ServiceProxyOptions{}), proxyMethods},
+	"nodes/proxy":      {"NodeProxyOptions", queryOf(corev1.NodeProxyOptions{}), proxyMethods},
+}
+
+var proxyMethods = []string{"get", "post", "put", "patch", "delete", "head", "options"}
+
+func (m *maker) sub(path string, place []param, s sub) {
+	row := m.row
+	id := m.scope + row.Kind + title(s.name)
+	if c, ok := connections[row.Plural+"/"+s.name]; ok && row.Group == "" {
+		place = with(place, nameParam(c.kind))
+		connect := func(path, id string, place []param) {
+			var ops []operation
+			for _, method := range c.methods {
+				o := m.op(method, "connect"+m.gv+title(method)+id, "connect",
+					"connect "+strings.ToUpper(method)+" requests to "+s.name+" of "+row.Kind, with(place, c.params...))
+				o.produces, o.kind = anyMedia, row.GVK().GroupVersion().WithKind(c.kind)
+				ops = append(ops, o)
+			}
+			m.add(path, ops)
+		}
+		connect(path, id, place)
+		if s.name == "proxy" {
+			connect(path+"/{path}", id+"WithPath", with(place, pathParam))
+		}
+		return
 	}
-	base := "/" + pathOf(row.GVK().GroupVersion()) + "/watch"
-	query := append([]string{"pretty"}, listQuery...)
+	place = with(place, nameParam(s.kind.Kind))
+	id = m.gv + id
+	model := m.n.models[s.kind]
+	var ops []operation
+	for _, verb := range s.verbs {
+		var o operation
+		switch verb {
+		case "get":
+			o = m.op("get", "read"+id, "get", "read "+s.name+" of the specified "+row.Kind, with(place, prettyParam))
+			o.answer = model
+			if s.name == "log" {
+				o.answer, o.produces = "", with2("text/plain", m.bodies)
+				o.params = with(o.params, queryOf(corev1.PodLogOptions{})...)
+			}
+		case "update":
+			o = m.replace("replace"+id, "replace "+s.name+" of the specified "+row.Kind, place, model)
+		case "patch":
+			o = m.merge("patch"+id, "partially update "+s.name+" of the specified "+row.Kind, place, model)
+		case "create":
+			o = m.create("create"+id, "create "+s.name+" of "+article(row.Kind), place, model)
+		default:
+			continue
+		}
+		o.kind = s.kind
+		ops = append(ops, o)
+	}
+	m.add(path, ops)
+}
+
+func with2(first string, rest []string) []string { return slices.Concat([]string{first}, rest) }
+
+// watch describes the old form of watches, of a list or of one object.
+func (m *maker) watch(path string, place []param, id string, list bool) {
+	if m.row.Custom != nil {
+		return // they never had it
+	}
 	const old = ". deprecated: use the 'watch' parameter with a list operation instead"
-	make := func(path string, names []string, id, action string) pathItem {
-		return pathItem{path: path, names: names, query: query, ops: []operation{
-			op("get", id, action, "watch changes to objects of kind "+row.Kind+old, nil, "", modelWatchEvent, 200),
-		}}
+	text, action := "watch changes to an object of kind "+m.row.Kind+old+", filtered to a single item with the 'fieldSelector' parameter.", "watch"
+	if list {
+		text, action = "watch individual changes to a list of "+m.row.Kind+old+".", "watchlist"
 	}
-	root := base + "/" + row.Plural
-	var out []pathItem
-	if row.Namespaced {
-		out = append(out, make(root, nil, "watch"+gv+row.Kind+"ListForAllNamespaces", "watchlist"))
-		root = base + "/namespaces/{namespace}/" + row.Plural
-	}
-	return append(out,
-		make(root, place, "watch"+gv+scope+row.Kind+"List", "watchlist"),
-		make(root+"/{name}", append([]string{"name"}, place...), "watch"+gv+scope+row.Kind, "watch"))
+	o := m.op("get", id, action, text, with(place, listParams...))
+	o.produces, o.answer = m.stream, modelWatchEvent
+	m.add(path, []operation{o})
 }
 
 func article(kind string) string {
-	if strings.ContainsRune("AEIOU", rune(kind[0])) {
+	switch {
+	case strings.HasSuffix(kind, "s") && !strings.HasSuffix(kind, "ss"):
+		return kind // a plural has none
+	case strings.ContainsRune("AEIOU", rune(kind[0])):
 		return "an " + kind
 	}
 	return "a " + kind
 }
 
+// Parameters that many operations share.
 var (
-	bodyMedia   = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf"}
-	streamMedia = []string{"application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"}
-	patchMedia  = []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml", "application/apply-patch+cbor"}
+	namespaceParam = param{"namespace", "path", "string", "object name and auth scope, such as for teams and projects"}
+	pathParam      = param{"path", "path", "string", "path to the resource"}
+	prettyParam    = param{"pretty", "query", "string", "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget)."}
+
+	listParams       = with([]param{prettyParam}, queryOf(metav1.ListOptions{})...)
+	createParams     = with([]param{prettyParam}, queryOf(metav1.CreateOptions{})...)
+	updateParams     = with([]param{prettyParam}, queryOf(metav1.UpdateOptions{})...)
+	patchParams      = with([]param{prettyParam}, queryOf(metav1.PatchOptions{})...)
+	deleteParams     = with([]param{prettyParam}, queryOf(metav1.DeleteOptions{})...)
+	collectionParams = with(deleteParams, queryOf(metav1.ListOptions{}, "watch", "allowWatchBookmarks")...)
 )
 
-var codeText = map[int]string{200: "OK", 201: "Created", 202: "Accepted"}
+func nameParam(kind string) param { return param{"name", "path", "string", "name of the " + kind} }
 
-func (o *operation) media() []string {
-	if o.action == "list" || o.action == "watch" || o.action == "watchlist" {
-		return append(append([]string{}, bodyMedia...), streamMedia...)
-	}
-	return bodyMedia
+// pages are the paths that are no resources: what there is in a group version, in a
+// group, and at all.
+func page(path, id, text, tag, answer string, media []string) pathItem {
+	return pathItem{path, []operation{{
+		method: "get", id: id, text: text, tag: tag, answer: answer, codes: []int{200}, consumes: media, produces: media,
+	}}}
 }
 
-func (o *operation) gvk() map[string]any {
-	return map[string]any{"group": o.kind.Group, "kind": o.kind.Kind, "version": o.kind.Version}
+// versionPage describes "/apis/apps/v1/".
+func versionPage(gv schema.GroupVersion, custom bool) pathItem {
+	media := bodyMedia
+	if custom {
+		media = customMedia
+	}
+	return page("/"+pathOf(gv)+"/", "get"+title(camel(gv.Group))+title(gv.Version)+"APIResources", "get available resources",
+		camel(gv.Group)+"_"+gv.Version, modelResourceList, media)
 }
 
-func paramV3(name, in string) map[string]any {
-	p := queryParams[name]
-	out := map[string]any{"name": name, "in": in, "description": p.text, "schema": map[string]any{"type": p.kind, "uniqueItems": true}}
-	if in == "path" {
-		out["required"] = true
-	}
-	return out
+// groupPage describes "/apis/apps/".
+func groupPage(group string) pathItem {
+	return page("/apis/"+group+"/", "get"+title(camel(group))+"APIGroup", "get information of a group", camel(group), modelGroup, bodyMedia)
 }
 
-func refV3(m string) map[string]any {
-	if m == "" {
-		return map[string]any{"type": "string"}
-	}
-	return map[string]any{"$ref": "#/components/schemas/" + m}
+// otherPages are the paths above the groups and beside them, by the name of their document.
+var otherPages = map[string]pathItem{
+	"api":     page("/api/", "getCoreAPIVersions", "get available API versions", "core", modelVersions, bodyMedia),
+	"apis":    page("/apis/", "getAPIVersions", "get available API versions", "apis", modelGroupList, bodyMedia),
+	"version": page("/version/", "getCodeVersion", "get the version information for this server", "version", modelVersion, []string{codec.MediaJSON}),
+	".well-known/openid-configuration": answering(page("/.well-known/openid-configuration/", "getServiceAccountIssuerOpenIDConfiguration",
+		"get service account issuer OpenID configuration, also known as the 'OIDC discovery doc'", "WellKnown", "", nil), codec.MediaJSON),
+	"openid/v1/jwks": answering(page("/openid/v1/jwks/", "getServiceAccountIssuerOpenIDKeyset",
+		"get service account issuer OpenID JSON Web Key Set (contains public token verification keys)", "openid", "", nil), "application/jwk-set+json"),
 }
 
-func (o *operation) v3() map[string]any {
-	out := map[string]any{
-		"tags": []string{o.tag}, "description": o.text, "operationId": o.id,
-		"x-kubernetes-action": o.action, "x-kubernetes-group-version-kind": o.gvk(),
-	}
-	var params []any
-	for _, p := range o.params {
-		params = append(params, paramV3(p, "query"))
-	}
-	if params != nil {
-		out["parameters"] = params
-	}
-	if o.body != "" {
-		content := map[string]any{}
-		media := []string{"*/*"}
-		if o.patch {
-			media = patchMedia
-		}
-		for _, m := range media {
-			content[m] = map[string]any{"schema": refV3(o.body)}
-		}
-		body := map[string]any{"content": content}
-		if !o.bodyOptional {
-			body["required"] = true
-		}
-		out["requestBody"] = body
-	}
-	responses := map[string]any{"401": map[string]any{"description": "Unauthorized"}}
-	for _, c := range o.codes {
-		content := map[string]any{}
-		media := o.media()
-		if o.answer == "" {
-			media = []string{"*/*"}
-		}
-		for _, m := range media {
-			content[m] = map[string]any{"schema": refV3(o.answer)}
-		}
-		responses[itoa(c)] = map[string]any{"description": codeText[c], "content": content}
-	}
-	out["responses"] = responses
-	return out
-}
-
-func itoa(c int) string {
-	return string([]byte{byte('0' + c/100), byte('0' + c/10%10), byte('0' + c%10)})
-}
-
-func paramV2(name, in string) map[string]any {
-	p := queryParams[name]
-	out := map[string]any{"name": name, "in": in, "description": p.text, "type": p.kind, "uniqueItems": true}
-	if in == "path" {
-		out["required"] = true
-	}
-	return out
-}
-
-func (o *operation) v2() map[string]any {
-	out := map[string]any{
-		"tags": []string{o.tag}, "description": o.text, "operationId": o.id, "schemes": []string{"https"},
-		"produces": o.media(), "consumes": []string{"*/*"},
-		"x-kubernetes-action": o.action, "x-kubernetes-group-version-kind": o.gvk(),
-	}
-	if o.patch {
-		out["consumes"] = patchMedia
-	}
-	ref := func(m string) map[string]any {
-		if m == "" {
-			return map[string]any{"type": "string"}
-		}
-		return map[string]any{"$ref": "#/definitions/" + m}
-	}
-	var params []any
-	if o.body != "" {
-		body := map[string]any{"name": "body", "in": "body", "schema": ref(o.body)}
-		if !o.bodyOptional {
-			body["required"] = true
-		}
-		params = append(params, body)
-	}
-	for _, p := range o.params {
-		params = append(params, paramV2(p, "query"))
-	}
-	if params != nil {
-		out["parameters"] = params
-	}
-	responses := map[string]any{"401": map[string]any{"description": "Unauthorized"}}
-	for _, c := range o.codes {
-		responses[itoa(c)] = map[string]any{"description": codeText[c], "schema": ref(o.answer)}
-	}
-	out["responses"] = responses
-	return out
-}
-
-// writePaths writes the paths of rows, sorted.
-func (n *names) writePaths(b *bytes.Buffer, rows []*resources.Row, v2 bool) error {
-	var items []pathItem
-	for _, row := range rows {
-		items = append(items, n.operations(row)...)
-	}
-	sort.Slice(items, func(i, j int) bool { return items[i].path < items[j].path })
-	for i, it := range items {
-		doc := map[string]any{}
-		for _, o := range it.ops {
-			if v2 {
-				doc[o.method] = o.v2()
-			} else {
-				doc[o.method] = o.v3()
-			}
-		}
-		var params []any
-		for _, p := range it.names {
-			if v2 {
-				params = append(params, paramV2(p, "path"))
-			} else {
-				params = append(params, paramV3(p, "path"))
-			}
-		}
-		for _, p := range it.query {
-			if v2 {
-				params = append(params, paramV2(p, "query"))
-			} else {
-				params = append(params, paramV3(p, "query"))
-			}
-		}
-		if params != nil {
-			doc["parameters"] = params
-		}
-		raw, err := json.Marshal(doc)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		key, _ := json.Marshal(it.path)
-		b.Write(key)
-		b.WriteByte(':')
-		b.Write(raw)
-	}
-	return nil
-}
-
-// roots are the models that the paths of rows name.
-func (n *names) roots(rows []*resources.Row) []string {
-	seen := map[string]bool{}
-	var out []string
-	add := func(m string) {
-		if m != "" && !seen[m] {
-			seen[m] = true
-			out = append(out, m)
-		}
-	}
-	for _, row := range rows {
-		for _, it := range n.operations(row) {
-			for _, o := range it.ops {
-				add(o.body)
-				add(o.answer)
-			}
-		}
-		add(n.models[row.GVK()])
-	}
-	sort.Strings(out)
-	return out
-}
-
-func (s *Server) info() string {
-	raw, _ := json.Marshal(map[string]string{"title": "Kubernetes", "version": s.version})
-	return string(raw)
-}
-
-func (s *Server) documentV3(gv schema.GroupVersion, rows []*resources.Row) ([]byte, error) {
-	n := s.names()
-	var b bytes.Buffer
-	b.WriteString(`{"openapi":"3.0.0","info":` + s.info() + `,"paths":{`)
-	if err := n.writePaths(&b, rows, false); err != nil {
-		return nil, err
-	}
-	b.WriteString(`},"components":{"schemas":{`)
-	n.schemas(&b, n.roots(rows), false)
-	b.WriteString(`},"securitySchemes":{"BearerToken":{"type":"apiKey","description":"Bearer Token authentication","name":"authorization","in":"header"}}}}`)
-	return b.Bytes(), nil
-}
-
-func (s *Server) documentV2() ([]byte, error) {
-	n := s.names()
-	var rows []*resources.Row
-	for _, g := range s.groups() {
-		for _, v := range g.versions {
-			rows = append(rows, g.rows[v]...)
-		}
-	}
-	var b bytes.Buffer
-	b.WriteString(`{"swagger":"2.0","info":` + s.info() + `,"paths":{`)
-	if err := n.writePaths(&b, rows, true); err != nil {
-		return nil, err
-	}
-	roots := n.roots(rows)
-	paths, definitions, err := s.mergeV2(n, roots)
-	if err != nil {
-		return nil, err
-	}
-	b.Write(paths)
-	b.WriteString(`},"definitions":{`)
-	n.schemas(&b, roots, true)
-	b.Write(definitions)
-	b.WriteString(`},"securityDefinitions":{"BearerToken":{"description":"Bearer Token authentication","type":"apiKey","name":"authorization","in":"header"}},"security":[{"BearerToken":[]}]}`)
-	return b.Bytes(), nil
+func answering(p pathItem, media string) pathItem {
+	p.ops[0].produces = []string{media}
+	return p
 }

@@ -47,8 +47,6 @@ type Fragment struct {
 	definitions map[string]json.RawMessage // all that paths refer to, directly or not
 }
 
-const refV2 = "#/definitions/"
-
 // NewFragment takes what lies at or below path out of a document.
 func NewFragment(document []byte, path string) (*Fragment, error) {
 	var doc struct {

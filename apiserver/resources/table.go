@@ -57,21 +57,21 @@ func TableFor(cfg Config) []*Row {
 		serviceAccounts.Row(),
 		services(cfg).Row(),
 		rangeAllocations(),
-		// events.k8s.io
-		eventsV1(coreEvents).Row(),
-		// authentication.k8s.io, authorization.k8s.io
-		tokenReviews.Row(),
-		selfSubjectReviews.Row(),
-		localSubjectAccessReviews.Row(),
-		selfSubjectAccessReviews.Row(),
-		selfSubjectRulesReviews.Row(),
-		subjectAccessReviews.Row(),
 		// apps
 		controllerRevisions.Row(),
 		daemonSets.Row(),
 		deployments.Row(),
 		replicaSets.Row(),
 		statefulSets.Row(),
+		// events.k8s.io
+		eventsV1(coreEvents).Row(),
+		// authentication.k8s.io, authorization.k8s.io
+		selfSubjectReviews.Row(),
+		tokenReviews.Row(),
+		localSubjectAccessReviews.Row(),
+		selfSubjectAccessReviews.Row(),
+		selfSubjectRulesReviews.Row(),
+		subjectAccessReviews.Row(),
 		// autoscaling
 		hpaV2,
 		horizontalPodAutoscalersV1(hpaV2).Row(),
@@ -119,13 +119,13 @@ func TableFor(cfg Config) []*Row {
 		runtimeClasses.Row(),
 		// discovery.k8s.io
 		endpointSlices.Row(),
-		// flowcontrol.apiserver.k8s.io
-		flowSchemas.Row(),
-		priorityLevelConfigurations.Row(),
 		// resource.k8s.io
 		deviceClasses.Row(),
 		resourceClaims.Row(),
 		resourceClaimTemplates.Row(),
 		resourceSlices.Row(),
+		// flowcontrol.apiserver.k8s.io
+		flowSchemas.Row(),
+		priorityLevelConfigurations.Row(),
 	}
 }
