@@ -101,7 +101,6 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.record, w.long = record, long
 	if err != nil {
 		c.log.Debug("request is not authenticated", "path", info.Path, "remote", r.RemoteAddr, "err", err)
-		h.Set("WWW-Authenticate", `Bearer realm="kubernetes"`)
 		rest.WriteError(w, r, apierrors.NewUnauthorized("Unauthorized"))
 		return
 	}
@@ -109,6 +108,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	acting, err := c.impersonate(ctx, r, user)
 	if err != nil {
+		h.Set("X-Content-Type-Options", "nosniff")
 		rest.WriteError(w, r, err)
 		return
 	}
@@ -152,6 +152,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		record.Annotate("authorization.k8s.io/decision", "forbid")
 		record.Annotate("authorization.k8s.io/reason", reason)
+		h.Set("X-Content-Type-Options", "nosniff")
 		rest.WriteError(w, r, err)
 		return
 	}

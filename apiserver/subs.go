@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"net/http"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -159,7 +160,9 @@ func virtual(act *actions.Actions, user func(*resources.Request) *authn.User) ma
 			return answerOf(act.TokenReview(rq.Context, o.(*authenticationv1.TokenReview)))
 		},
 		in(authentication, "selfsubjectreviews"): func(rq *resources.Request, o resources.Object) (resources.Object, error) {
-			return act.SelfSubjectReview(user(rq), o.(*authenticationv1.SelfSubjectReview)), nil
+			out := act.SelfSubjectReview(user(rq), o.(*authenticationv1.SelfSubjectReview))
+			out.CreationTimestamp = metav1.NewTime(rq.Now.Truncate(time.Second))
+			return out, nil
 		},
 		in(authorization, "selfsubjectaccessreviews"): func(rq *resources.Request, o resources.Object) (resources.Object, error) {
 			return answerOf(act.SelfSubjectAccessReview(rq.Context, user(rq), o.(*authorizationv1.SelfSubjectAccessReview)))

@@ -84,7 +84,7 @@ func (a *Actions) answer(ctx context.Context, at authz.Attributes) authorization
 }
 
 func invalid(kind string, err *field.Error) error {
-	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind(kind).GroupKind(), "", field.ErrorList{err})
+	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("").GroupKind(), "", field.ErrorList{err})
 }
 
 // SelfSubjectAccessReview tells the caller whether it may do something.

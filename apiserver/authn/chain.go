@@ -36,7 +36,8 @@ func (c Chain) Authenticate(r *http.Request) (*User, error) {
 	if len(bad) > 0 {
 		return nil, errors.Join(bad...)
 	}
-	if !c.Anonymous || r.Header.Get("Authorization") != "" {
+	// A token that nobody knows is refused. Schemes that nobody reads are no credential.
+	if _, token := Bearer(r); token || !c.Anonymous {
 		return nil, ErrUnauthorized
 	}
 	return &User{Name: Anonymous, Groups: []string{GroupUnauthenticated}}, nil

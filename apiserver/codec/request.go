@@ -105,18 +105,18 @@ func UnmarshalStrict(text []byte, obj runtime.Object) (strict []error, err error
 
 func peek(text []byte, def schema.GroupVersionKind) (schema.GroupVersionKind, error) {
 	var tm struct {
-		APIVersion *string `json:"apiVersion"`
-		Kind       *string `json:"kind"`
+		APIVersion string `json:"apiVersion,omitempty"`
+		Kind       string `json:"kind,omitempty"`
 	}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(text, &tm); err != nil {
 		return def, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
 	}
 	gvk := def
-	if tm.Kind != nil && *tm.Kind != "" {
-		gvk.Kind = *tm.Kind
+	if tm.Kind != "" {
+		gvk.Kind = tm.Kind
 	}
-	if tm.APIVersion != nil && *tm.APIVersion != "" {
-		gv, err := schema.ParseGroupVersion(*tm.APIVersion)
+	if tm.APIVersion != "" {
+		gv, err := schema.ParseGroupVersion(tm.APIVersion)
 		if err != nil {
 			return def, err
 		}

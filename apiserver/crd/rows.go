@@ -106,7 +106,7 @@ func (k *Kind) row(c *crdv1.CustomResourceDefinition, v *crdv1.CustomResourceDef
 		Group: c.Spec.Group, Version: v.Name, Kind: names.Kind, Plural: names.Plural, Singular: names.Singular, ListKind: names.ListKind,
 		Short: slices.Clone(names.ShortNames), Categories: slices.Clone(names.Categories),
 		Namespaced: c.Spec.Scope == crdv1.NamespaceScoped, Prefix: c.Spec.Group + "/" + names.Plural,
-		Verbs: resources.AllVerbs, Name: resources.DNSSubdomain, NeedsVersion: true,
+		Verbs: verbs, Name: resources.DNSSubdomain, NeedsVersion: true,
 		Fields: values, FieldNames: k.selectable(v), Columns: k.columns(v), Parts: map[string]resources.ErasedPart{}, Custom: k,
 		New: func() resources.Object {
 			u := &unstructured.Unstructured{Object: map[string]any{}}
@@ -153,3 +153,6 @@ func deprecation(c *crdv1.CustomResourceDefinition, v *crdv1.CustomResourceDefin
 	sort.Slice(better, func(i, j int) bool { return version.CompareKubeAwareVersionStrings(better[i], better[j]) > 0 })
 	return fmt.Sprintf("%s; use %s/%s %s", text, c.Spec.Group, better[0], c.Spec.Names.Kind)
 }
+
+// verbs are in the order in which discovery has always listed them for custom resources.
+var verbs = []string{"delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"}

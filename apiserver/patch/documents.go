@@ -53,6 +53,25 @@ const (
 
 func init() { jsonpatch.AccumulatedCopySizeLimit = maxCopied } // the library has no other way
 
+// Unknown lists the members of the operations of a JSON patch that mean nothing, and those
+// that are there twice. Text that is no patch has none: [JSON] says what is wrong with it.
+func Unknown(text []byte) []error {
+	var ops []struct {
+		Op    string `json:"op"`
+		From  string `json:"from,omitempty"`
+		Path  string `json:"path"`
+		Value any    `json:"value"`
+	}
+	strict, err := kjson.UnmarshalStrict(text, &ops)
+	if err != nil {
+		return nil
+	}
+	for i := range strict {
+		strict[i] = fmt.Errorf("json patch %w", strict[i])
+	}
+	return strict
+}
+
 // JSON applies an RFC 6902 patch to a JSON document.
 func JSON(doc, patch []byte) ([]byte, error) {
 	p, err := jsonpatch.DecodePatch(patch)

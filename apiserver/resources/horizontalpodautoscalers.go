@@ -2,12 +2,12 @@ package resources
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
-	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -170,19 +170,23 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 	}[m.Type]
 	if m.Type == "" {
 		f.Required(p.Child("type"), "must specify a metric source type")
-	} else if want == "" {
-		check.OneOf(&f, p.Child("type"), m.Type, autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
+	}
+	if want == "" {
+		check.Among(&f, p.Child("type"), m.Type, autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
 			autoscalingv2.ResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType)
 	}
+	// The first source that is set is looked into, expected or not; only among several are
+	// the unexpected ones too many.
 	found := false
+	var names []string
 	source := func(name string, set bool, rule func(*field.Path) field.ErrorList) {
-		switch {
-		case !set:
-		case name == want:
-			found = true
+		if !set {
+			return
+		}
+		found = found || name == want
+		names = append(names, name)
+		if len(names) == 1 {
 			f.Add(rule(p.Child(name)))
-		default:
-			f.Forbidden(p.Child(name), "must populate the given metric source only")
 		}
 	}
 	source("object", m.Object != nil, func(p *field.Path) field.ErrorList {
@@ -234,6 +238,14 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 	if want != "" && !found {
 		f.Required(p.Child(want), "must populate information for the given metric source")
 	}
+	if len(names) > 1 {
+		slices.Sort(names)
+		for _, name := range names {
+			if name != want {
+				f.Forbidden(p.Child(name), "must populate the given metric source only")
+			}
+		}
+	}
 	return f.List()
 }
 
@@ -244,7 +256,6 @@ func validateMetricName(id autoscalingv2.MetricIdentifier, p *field.Path) field.
 	} else {
 		f.Segment(p.Child("name"), id.Name)
 	}
-	f.Add(metavalidation.ValidateLabelSelector(id.Selector, metavalidation.LabelSelectorValidationOptions{}, p.Child("selector")))
 	return f.List()
 }
 
@@ -252,9 +263,10 @@ func validateTarget(t autoscalingv2.MetricTarget, p *field.Path, missing, why st
 	var f check.Faults
 	switch t.Type {
 	case autoscalingv2.UtilizationMetricType, autoscalingv2.ValueMetricType, autoscalingv2.AverageValueMetricType:
-	case "":
-		f.Required(p.Child("type"), "must specify a metric target type")
 	default:
+		if t.Type == "" {
+			f.Required(p.Child("type"), "must specify a metric target type")
+		}
 		f.Invalid(p.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue")
 	}
 	if t.Value != nil && t.Value.Sign() != 1 {

@@ -133,10 +133,11 @@ func validateIngress(i, old *networkingv1.Ingress) field.ErrorList {
 
 func validatePath(f *check.Faults, h *networkingv1.HTTPIngressPath, p *field.Path) {
 	at := p.Child("path")
-	switch valueOr(h.PathType, "") {
-	case "":
+	if h.PathType == nil {
 		f.Required(p.Child("pathType"), "pathType must be specified")
 		return
+	}
+	switch *h.PathType {
 	case networkingv1.PathTypeExact, networkingv1.PathTypePrefix:
 		if !strings.HasPrefix(h.Path, "/") {
 			f.Invalid(at, h.Path, "must be an absolute path")
@@ -213,14 +214,16 @@ var ingressClasses = Resource[networkingv1.IngressClass]{
 		if r := c.Spec.Parameters; r != nil {
 			at := p.Child("parameters")
 			validateReference(&f, r.APIGroup, r.Kind, r.Name, at)
-			switch scope := valueOr(r.Scope, ""); scope {
-			case "":
+			if r.Scope == nil {
 				f.Required(at.Child("scope"), "")
+				return f.List()
+			}
+			switch scope := *r.Scope; scope {
 			case networkingv1.IngressClassParametersReferenceScopeNamespace:
-				if n := valueOr(r.Namespace, ""); n == "" {
+				if r.Namespace == nil {
 					f.Required(at.Child("namespace"), "`parameters.scope` is set to 'Namespace'")
 				} else {
-					f.Label(at.Child("namespace"), n)
+					f.Label(at.Child("namespace"), *r.Namespace)
 				}
 			case networkingv1.IngressClassParametersReferenceScopeCluster:
 				if r.Namespace != nil {
@@ -287,7 +290,7 @@ var networkPolicies = Resource[networkingv1.NetworkPolicy]{
 			return f.List()
 		}
 		for i, t := range n.Spec.PolicyTypes {
-			check.Among(&f, p.Child("policyTypes").Index(i), t, networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)
+			check.Listed(&f, p.Child("policyTypes").Index(i), t, networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)
 		}
 		return f.List()
 	}),
@@ -300,7 +303,9 @@ var networkPolicies = Resource[networkingv1.NetworkPolicy]{
 func validatePolicyRule(f *check.Faults, ports []networkingv1.NetworkPolicyPort, peers []networkingv1.NetworkPolicyPeer, side string, p *field.Path) {
 	for i, port := range ports {
 		at := p.Child("ports").Index(i)
-		check.AmongPtr(f, at.Child("protocol"), port.Protocol, corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+		if port.Protocol != nil {
+			check.Listed(f, at.Child("protocol"), *port.Protocol, corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP)
+		}
 		if port.Port != nil {
 			f.PortOrName(at.Child("port"), *port.Port)
 		}
@@ -313,7 +318,8 @@ func validatePolicyRule(f *check.Faults, ports []networkingv1.NetworkPolicyPort,
 				f.Invalid(at, *end, "may not be specified when `port` is non-numeric")
 			case *end < port.Port.IntVal:
 				f.Invalid(at, port.Port.IntVal, "must be greater than or equal to `port`")
-			default:
+			}
+			if port.Port != nil && port.Port.StrVal == "" {
 				f.Port(at, *end)
 			}
 		}

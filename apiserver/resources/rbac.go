@@ -41,7 +41,10 @@ var clusterRoles = Resource[rbacv1.ClusterRole]{
 				f.Required(p, "at least one clusterRoleSelector required if aggregationRule is non-nil")
 			}
 			for i := range a.ClusterRoleSelectors {
-				f.Add(selectorFaults(&a.ClusterRoleSelectors[i], p.Index(i)))
+				if errs := selectorFaults(&a.ClusterRoleSelectors[i], p.Index(i)); len(errs) > 0 {
+					f.Add(errs)
+					f.Invalid(p.Index(i), nil, "invalid label selector.")
+				}
 			}
 		}
 		return f.List()
@@ -140,7 +143,7 @@ func validateRoleBinding(ref rbacv1.RoleRef, was *rbacv1.RoleRef, subjects []rba
 		}
 	}
 	if was != nil && *was != ref {
-		f.Invalid(p, ref, "cannot change roleRef")
+		f.Invalid(p, struct{ APIGroup, Kind, Name string }(ref), "cannot change roleRef") // spelled so in upstream's answer
 	}
 	return f.List()
 }

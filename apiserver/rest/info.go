@@ -31,6 +31,8 @@ type Info struct {
 	Long bool
 	// selectedName: Name came from the field selector metadata.name and not from the path.
 	selectedName bool
+	// watchPath: the path is of the older form, /watch/...
+	watchPath bool
 }
 
 // Named reports whether the path itself names an object.
@@ -69,6 +71,7 @@ func ParseInfo(r *http.Request) Info {
 	in.Resource = true
 	in.Verb = methodVerbs[r.Method]
 	watchPath := parts[0] == "watch"
+	in.watchPath = watchPath
 	if watchPath { // deprecated /watch/ paths
 		if len(parts) < 2 {
 			return Info{Path: r.URL.Path, Verb: strings.ToLower(r.Method)}
@@ -87,7 +90,7 @@ func ParseInfo(r *http.Request) Info {
 	if len(parts) > 1 {
 		in.Name = parts[1]
 	}
-	if len(parts) > 2 && !watchPath {
+	if len(parts) > 2 {
 		in.Subresource = parts[2]
 		if len(parts) > 3 {
 			in.Rest = afterParts(r.URL.Path, len(split(r.URL.Path))-len(parts)+3)
@@ -99,7 +102,7 @@ func ParseInfo(r *http.Request) Info {
 			q := query(r)
 			if in.Verb == "get" {
 				in.Verb = "list"
-				if truthy(q.Get("watch")) {
+				if q.Has("watch") && (q.Get("watch") == "" || truthy(q.Get("watch"))) {
 					in.Verb = "watch"
 				}
 			}

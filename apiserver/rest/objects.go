@@ -75,6 +75,8 @@ type WriteOptions struct {
 	// NoHooks skips the part's Prepare: the caller answers for what it changes
 	// (binding, eviction), and generation stays. Validation of metadata remains.
 	NoHooks bool
+	// Replace: the object is the client's own (PUT), so its UID is a precondition.
+	Replace bool
 }
 
 const (
@@ -184,7 +186,7 @@ func (u undoing) run() {
 // away. In a dry run everything happens but the write.
 func (o *Objects) Create(ctx context.Context, rq *resources.Request, row *resources.Row, obj resources.Object, opts WriteOptions) (*watchcache.Item, error) {
 	rq = o.request(ctx, rq, "")
-	if obj.GetResourceVersion() != "" {
+	if obj.GetResourceVersion() != "" && !rq.DryRun { // as upstream, whose store refuses it
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	generate := obj.GetName() == "" && obj.GetGenerateName() != ""
@@ -219,6 +221,9 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		obj.SetNamespace("")
 	}
 	dedupOwners(rq, obj)
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
 	if opts.Manager != "" && !opts.Booked {
 		w := patch.Write{Row: row, Manager: opts.Manager, Reset: row.Main.Reset, Now: rq.Now}
 		o.book(w, nil, obj)
@@ -233,7 +238,6 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	obj.SetDeletionTimestamp(nil)
 	obj.SetDeletionGracePeriodSeconds(nil)
 	obj.SetSelfLink("")
-	obj.SetGeneration(0)
 	if !row.NoGeneration {
 		obj.SetGeneration(1)
 	}
@@ -244,6 +248,7 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	}
 	row.Main.Prepare(rq, obj, nil)
 	errs := validation.ValidateObjectMetaAccessor(obj, row.Namespaced, row.Name, field.NewPath("metadata"))
+	errs = append(errs, plainFinalizers(row, obj)...)
 	errs = append(errs, row.Main.Validate(rq, obj, nil)...)
 	if len(errs) > 0 {
 		return nil, apierrors.NewInvalid(row.Storage().GVK().GroupKind(), obj.GetName(), errs)
@@ -270,6 +275,23 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		return nil, o.exists(row, obj)
 	}
 	return o.putAllocated(ctx, rq, row, obj, nil, key, nil)
+}
+
+// plainFinalizers refuses finalizers of built-in kinds that name no owner and are none of Kubernetes' own.
+func plainFinalizers(row *resources.Row, obj resources.Object) (errs field.ErrorList) {
+	if row.Custom != nil {
+		return nil
+	}
+	for i, f := range obj.GetFinalizers() {
+		switch f {
+		case string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents:
+			continue
+		}
+		if !strings.Contains(f, "/") {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "finalizers").Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
 }
 
 // book keeps managedFields. An object that does not fit its schema, such as one with a
@@ -431,8 +453,9 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	if err != nil {
 		return nil, err
 	}
-	if uid := obj.GetUID(); uid != "" && uid != old.GetUID() {
-		return nil, apierrors.NewConflict(row.GR(), name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, old.GetUID()))
+	if uid := obj.GetUID(); opts.Replace && uid != "" && uid != old.GetUID() {
+		return nil, apierrors.NewConflict(row.GR(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: "+
+			"Precondition failed: UID in precondition: %v, UID in object meta: %v", "/registry/"+seen.Key, uid, old.GetUID()))
 	}
 	pinned, err := pinnedRev(row, name, obj, old, seen)
 	if err != nil {
@@ -505,6 +528,8 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
 	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+	errs = append(errs, errs...) // upstream looks twice and reports each fault as two causes
+	errs = append(errs, plainFinalizers(row, obj)...)
 	if !opts.NoHooks {
 		errs = append(errs, hooks.Validate(rq, obj, old)...)
 	}

@@ -3,6 +3,7 @@ package rest
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -48,7 +49,7 @@ func intParam(q url.Values, name string) (*int64, error) {
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
-		return nil, apierrors.NewBadRequest(name + ": " + err.Error())
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	return &n, nil
 }
@@ -165,16 +166,31 @@ func (c *Call) listParams(watch bool) (*listParams, error) {
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
 	}
+	// A watch without a place to start begins with the current state, and says where that ends.
+	if watch && p.SendInitialEvents == nil && p.ResourceVersionMatch == "" && (p.ResourceVersion == "" || p.ResourceVersion == "0") {
+		yes := true
+		p.SendInitialEvents, p.ResourceVersionMatch = &yes, metav1.ResourceVersionMatchNotOlderThan
+	}
 	if err := invalidOptions("ListOptions", listvalidation.ValidateListOptions(&p.ListOptions, true)); err != nil {
 		return nil, err
 	}
 	if p.ResourceVersion != "" {
 		if _, err := parseRev(p.ResourceVersion); err != nil {
+			if watch {
+				err = malformedRev(err)
+			}
 			return nil, err
 		}
 	}
 	return p, nil
 }
+
+// malformedRev is how upstream answers where it reads the revision late, for a get and a watch.
+func malformedRev(err error) error {
+	return statusError(http.StatusInternalServerError, "", strings.TrimPrefix(err.Error(), badRevision))
+}
+
+const badRevision = "invalid resource version: "
 
 // parseRev reads a resourceVersion that a client has sent.
 func parseRev(s string) (int64, error) {
@@ -184,7 +200,7 @@ func parseRev(s string) (int64, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
 		fault := field.Invalid(field.NewPath("resourceVersion"), s, "strconv.ParseUint: parsing "+strconv.Quote(s)+": invalid syntax")
-		return 0, apierrors.NewBadRequest("invalid resource version: " + fault.Error())
+		return 0, apierrors.NewBadRequest(badRevision + fault.Error())
 	}
 	return n, nil
 }

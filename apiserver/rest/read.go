@@ -57,6 +57,10 @@ func (o *Objects) settle(ctx context.Context, rv string) error {
 }
 
 func (c *Call) get() {
+	if _, err := parseRev(c.Query.Get("resourceVersion")); err != nil {
+		c.fail(malformedRev(err))
+		return
+	}
 	if err := c.Objects.settle(c.R.Context(), c.Query.Get("resourceVersion")); err != nil {
 		c.fail(err)
 		return
@@ -98,11 +102,13 @@ func parseToken(s string) (t token, err error) {
 	}
 	switch {
 	case t.APIVersion != tokenVersion:
-		return bad(fmt.Sprintf("server does not recognize this encoded version %q", t.APIVersion))
+		return bad("server does not recognize this encoded version " + t.APIVersion)
 	case t.Rev == 0 || t.Rev < -1:
-		return bad(fmt.Sprintf("incorrect encoded start resourceVersion %d", t.Rev))
-	case t.Start == "" || strings.HasPrefix(t.Start, "/") || strings.Contains(t.Start, "../"):
-		return bad(fmt.Sprintf("invalid start key %q", t.Start))
+		return bad(fmt.Sprintf("incorrect encoded start resourceVersion (version %s)", tokenVersion))
+	case t.Start == "":
+		return bad(fmt.Sprintf("encoded start key empty (version %s)", tokenVersion))
+	case strings.HasPrefix(t.Start, "/") || strings.Contains(t.Start, "../"):
+		return bad(t.Start)
 	}
 	return t, nil
 }

@@ -38,6 +38,25 @@ func notAcceptable(list string) error {
 	return statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+list)
 }
 
+// unacceptable is the 406 of a built-in kind: in one wording when no form of the kind has
+// a media type that the client names, and in another when only the parameters do not fit.
+func (c *Call) unacceptable() error {
+	for _, clause := range strings.Split(c.R.Header.Get("Accept"), ",") {
+		media, _, _ := strings.Cut(strings.TrimSpace(clause), ";")
+		switch strings.TrimSpace(media) {
+		case codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf, "*/*":
+			return notAcceptable(accepted)
+		}
+	}
+	list := accepted
+	if c.Info.Verb == "list" || c.Info.Verb == "watch" {
+		list += ", " + acceptedStream
+	}
+	e := statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+list)
+	e.ErrStatus.Details = &metav1.StatusDetails{}
+	return e
+}
+
 func unsupportedMedia(list string) error {
 	return statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType,
 		"the body of the request was in an unknown format - accepted media types include: "+list)
@@ -76,7 +95,7 @@ func Status(err error) *metav1.Status {
 	case errors.As(err, &odd):
 		st.Code, st.Reason = http.StatusUnprocessableEntity, metav1.StatusReasonInvalid
 		st.Message = "the server rejected our request due to an error in our request"
-		st.Details = &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: metav1.CauseTypeUnexpectedServerResponse, Message: err.Error()}}}
+		st.Details = &metav1.StatusDetails{}
 	case errors.As(err, &big), errors.Is(err, codec.ErrTooLarge):
 		s := apierrors.NewRequestEntityTooLargeError(err.Error()).Status()
 		return &s

@@ -147,6 +147,10 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	in := infoOf(r)
 	row := s.cfg.Registry.Lookup(in.Group, in.Version, in.Plural)
 	if row == nil {
+		if in.Group != "" && !slices.Contains(s.cfg.Registry.Groups(), in.Group) {
+			notFound(w, r) // nobody answers for such a group
+			return
+		}
 		WriteError(w, r, missing(in))
 		return
 	}
@@ -165,6 +169,18 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	}
 	if text := deprecated[row.GVK()] + row.Warning; text != "" {
 		warn.add(text)
+	}
+	if in.watchPath && (in.Subresource != "" || !row.Can("watch")) {
+		WriteError(w, r, missing(in))
+		return
+	}
+	if in.watchPath && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		WriteError(w, r, notAllowed())
+		return
+	}
+	if in.Verb == "create" && row.Custom != nil && !row.Can("create") && c.Namespace != "" == row.Namespaced {
+		c.serve(c.tooLate)
+		return
 	}
 	if in.Subresource != "" {
 		s.subresource(c)
@@ -234,6 +250,10 @@ func missing(*Info) error {
 func (c *Call) serve(verb func()) {
 	f, ok := codec.Negotiate(c.accept(), false, wantsPretty(c.R))
 	if !ok {
+		if c.Row.Custom == nil {
+			c.fail(c.unacceptable())
+			return
+		}
 		c.fail(notAcceptable(c.accepted()))
 		return
 	}

@@ -3,7 +3,6 @@ package rest
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"strconv"
 	"time"
@@ -12,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
 	"github.com/keelson/keelson/apiserver/codec"
@@ -81,7 +81,8 @@ func (c *Call) newTable() (*tableWriter, error) {
 	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
 		t.include = p
 	default:
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("includeObject: must be 'Metadata', 'Object', 'None', or empty, not %q", p))
+		return nil, apierrors.NewBadRequest("Unable to convert to Table as requested: " +
+			field.Invalid(field.NewPath("includeObject"), string(p), "must be 'Metadata', 'Object', 'None', or empty").Error())
 	}
 	return t, nil
 }

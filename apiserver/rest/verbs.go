@@ -84,7 +84,14 @@ func (c *Call) strict(found []error, refuse func(error) error) error {
 	case metav1.FieldValidationIgnore:
 	case metav1.FieldValidationWarn:
 		for _, e := range found {
-			c.Request.Warn(e.Error())
+			// The YAML parser tells all its findings at once, a line each below a heading.
+			lines := strings.Split(e.Error(), "\n")
+			if len(lines) > 1 {
+				lines = lines[1:]
+			}
+			for _, l := range lines {
+				c.Request.Warn(strings.TrimSpace(l))
+			}
 		}
 	default:
 		return refuse(runtime.NewStrictDecodingError(found))
@@ -246,7 +253,7 @@ func (c *Call) update(part string) {
 		}
 		return sent.DeepCopyObject().(resources.Object), nil
 	}
-	opts := WriteOptions{Manager: c.manager(p), Options: p.update(), Create: c.Row.CreateOnUpdate}
+	opts := WriteOptions{Manager: c.manager(p), Options: p.update(), Create: c.Row.CreateOnUpdate, Replace: true}
 	it, created, err := c.Objects.Update(c.R.Context(), c.Request, c.Row, part, c.Namespace, c.Name, change, opts)
 	if err != nil {
 		c.fail(err)
@@ -257,6 +264,30 @@ func (c *Call) update(part string) {
 		code = http.StatusCreated
 	}
 	c.respond(code, it)
+}
+
+// placed checks that a patched object is still the one that the URL names.
+func (c *Call) placed(obj resources.Object) error {
+	switch name := obj.GetName(); name {
+	case "":
+		return nameless(c.Name)
+	case c.Name:
+	default:
+		return misnamed(name, c.Name)
+	}
+	if ns := obj.GetNamespace(); ns != "" && c.Row.Namespaced && ns != c.Namespace {
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	return nil
+}
+
+// tooLate refuses new objects of a definition that is on its way out.
+func (c *Call) tooLate() {
+	obj, err := c.decode()
+	if err == nil {
+		err = apierrors.NewForbidden(c.Row.GR(), obj.GetName(), errors.New("create not allowed while custom resource definition is terminating"))
+	}
+	c.fail(err)
 }
 
 func nameless(name string) error {
@@ -287,6 +318,12 @@ func (c *Call) patch(part string) {
 		}
 	}
 	if !ok {
+		if c.Row.Custom == nil {
+			e := statusError(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "415: Unsupported Media Type")
+			e.ErrStatus.Details = &metav1.StatusDetails{}
+			c.fail(e)
+			return
+		}
 		c.fail(unsupportedMedia(strings.Join(served, ", ")))
 		return
 	}
@@ -318,8 +355,8 @@ func (c *Call) patch(part string) {
 			if err != nil {
 				return nil, err
 			}
-			if obj.GetName() != c.Name {
-				return nil, misnamed(obj.GetName(), c.Name)
+			if err := c.placed(obj); err != nil {
+				return nil, err
 			}
 			if !warned {
 				warned = true
@@ -362,6 +399,7 @@ func (c *Call) patched(kind types.PatchType, text []byte, current resources.Obje
 			return nil, "", nil, apierrors.NewInternalError(err)
 		}
 		if kind == types.JSONPatchType {
+			strict = patch.Unknown(text)
 			doc, err = patch.JSON(doc, text)
 		} else {
 			doc, strict, err = patch.Merge(doc, text)
@@ -435,6 +473,11 @@ func (c *Call) apply(current resources.Object, config *unstructured.Unstructured
 		return nil, err
 	}
 	own(c.Row, obj)
+	if current != nil {
+		if err := c.placed(obj); err != nil {
+			return nil, err
+		}
+	}
 	if current == nil && c.Row.Namespaced && obj.GetNamespace() == "" {
 		obj.SetNamespace(c.Namespace)
 	}
@@ -489,18 +532,6 @@ func (c *Call) deleteOptions() (*metav1.DeleteOptions, error) {
 	return opts, nil
 }
 
-// returned are the kinds whose deletion answers with the object and not with a Status.
-// Source: responses of the Kubernetes API reference, operation "delete".
-var returned = map[schema.GroupResource]bool{
-	{Resource: "pods"}: true, {Resource: "services"}: true, {Resource: "serviceaccounts"}: true, {Resource: "podtemplates"}: true,
-	{Resource: "persistentvolumes"}: true, {Resource: "persistentvolumeclaims"}: true, {Resource: "resourcequotas"}: true,
-	{Group: "storage.k8s.io", Resource: "storageclasses"}: true, {Group: "storage.k8s.io", Resource: "csidrivers"}: true,
-	{Group: "storage.k8s.io", Resource: "csinodes"}: true, {Group: "storage.k8s.io", Resource: "volumeattachments"}: true,
-	{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}: true, {Group: "resource.k8s.io", Resource: "deviceclasses"}: true,
-	{Group: "resource.k8s.io", Resource: "resourceclaims"}: true, {Group: "resource.k8s.io", Resource: "resourceclaimtemplates"}: true,
-	{Group: "resource.k8s.io", Resource: "resourceslices"}: true,
-}
-
 func (c *Call) delete() {
 	opts, err := c.deleteOptions()
 	if err != nil {
@@ -516,7 +547,7 @@ func (c *Call) delete() {
 	if !now && opts.OrphanDependents != nil && !*opts.OrphanDependents {
 		code = http.StatusAccepted
 	}
-	if !now || returned[c.Row.GR()] {
+	if !now || resources.ReturnsDeleted(c.Row.GR()) {
 		c.respond(code, it)
 		return
 	}

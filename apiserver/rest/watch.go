@@ -34,7 +34,7 @@ func (c *Call) watch() {
 			c.fail(notAcceptable("application/json;stream=watch"))
 			return
 		}
-		c.fail(notAcceptable(acceptedStream))
+		c.fail(c.unacceptable())
 		return
 	}
 	c.format = f

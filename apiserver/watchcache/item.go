@@ -56,7 +56,9 @@ func NewItem(row *resources.Row, key string, raw []byte, rev, createRev int64, o
 func newItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
 	it := &Item{Key: key, Rev: rev, CreateRev: createRev, Row: row}
 	var err error
-	if it.Raw, err = codec.WithRev(row, raw, rev); err != nil {
+	if rev == 0 { // not stored: a dry run
+		it.Raw = raw
+	} else if it.Raw, err = codec.WithRev(row, raw, rev); err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	if it.Head, it.node, err = parseHeader(row, it.Raw); err != nil {
