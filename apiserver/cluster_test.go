@@ -2,14 +2,12 @@ package apiserver
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -23,49 +21,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// TestMain is also the process of one server: a test that kills servers runs this
-// program again with a configuration.
-func TestMain(m *testing.M) {
-	file := os.Getenv("KEELSON_TEST_SERVER")
-	if file == "" {
-		os.Exit(m.Run())
-	}
-	var params memberParams
-	text, err := os.ReadFile(file)
-	if err == nil {
-		err = json.Unmarshal(text, &params)
-	}
-	if err == nil {
-		err = Run(context.Background(), params.config(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	}
-	fmt.Fprintln(os.Stderr, err)
-	os.Exit(1)
-}
-
-// memberParams is what the configurations of members differ in.
-type memberParams struct {
-	PKI, Name, DataDir, Peer, Cluster string
-	Port                              int
-}
-
-func (m memberParams) config() Config {
-	at := func(name string) string { return filepath.Join(m.PKI, name) }
-	cfg := Default()
-	cfg.BindAddress, cfg.Port = "127.0.0.1", m.Port
-	cfg.TLSCertFile, cfg.TLSPrivateKeyFile, cfg.ClientCAFile = at("server.crt"), at("server.key"), at("ca.crt")
-	cfg.ServiceAccountSigningKey = at("server.key")
-	cfg.EndpointReconcile = "none" // a loopback address is no endpoint
-	e := &cfg.Etcd
-	e.Name, e.DataDir, e.InitialCluster, e.ListenPeers = m.Name, m.DataDir, m.Cluster, []string{m.Peer}
-	e.PeerCertFile, e.PeerKeyFile, e.PeerTrustedCAFile = at("server.crt"), at("server.key"), at("ca.crt")
-	return cfg
-}
-
 // member is a server with its etcd member, in a process of its own.
 type member struct {
-	url, file string
-	log       string
-	cmd       *exec.Cmd
+	url, log string
+	args     []string
+	cmd      *exec.Cmd
 }
 
 func (m *member) start(t *testing.T) {
@@ -75,8 +35,8 @@ func (m *member) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	m.cmd = exec.Command(os.Args[0])
-	m.cmd.Env = append(os.Environ(), "KEELSON_TEST_SERVER="+m.file)
+	m.cmd = exec.Command(os.Args[0], m.args...)
+	m.cmd.Env = append(os.Environ(), serveAs+"=1")
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := m.cmd.Start(); err != nil {
@@ -105,21 +65,14 @@ func members(t *testing.T, p *pki, n, firstPort int) []*member {
 	}
 	var out []*member
 	for i := range n {
-		params := memberParams{
-			PKI: p.dir, Name: fmt.Sprintf("m%d", i), DataDir: filepath.Join(t.TempDir(), "etcd"), Cluster: cluster[1:],
-			Peer: fmt.Sprintf("https://127.0.0.1:%d", firstPort+10+i), Port: firstPort + i,
-		}
-		if errs := params.config().Validate(); len(errs) > 0 {
-			t.Fatal(errs.ToAggregate())
-		}
-		text, err := json.Marshal(params)
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := &member{url: fmt.Sprintf("https://127.0.0.1:%d", params.Port), file: filepath.Join(t.TempDir(), "config"), log: filepath.Join(t.TempDir(), "log")}
-		if err := os.WriteFile(m.file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		m := &member{url: fmt.Sprintf("https://127.0.0.1:%d", firstPort+i), log: filepath.Join(t.TempDir(), "log"), args: []string{
+			"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", firstPort+i), "--tls-cert-file=" + p.file("server.crt"), "--tls-private-key-file=" + p.file("server.key"),
+			"--client-ca-file=" + p.file("ca.crt"), "--service-account-signing-key-file=" + p.file("server.key"),
+			"--endpoint-reconciler-type=none", // a loopback address is no endpoint
+			fmt.Sprintf("--etcd-name=m%d", i), "--etcd-data-dir=" + filepath.Join(t.TempDir(), "etcd"), "--etcd-initial-cluster=" + cluster[1:],
+			fmt.Sprintf("--etcd-listen-peer-urls=https://127.0.0.1:%d", firstPort+10+i), "--etcd-peer-cert-file=" + p.file("server.crt"),
+			"--etcd-peer-key-file=" + p.file("server.key"), "--etcd-peer-trusted-ca-file=" + p.file("ca.crt"),
+		}}
 		m.start(t)
 		t.Cleanup(func() {
 			m.kill()
