@@ -36,11 +36,6 @@ var certificateSigningRequests = Resource[csr]{
 		}
 		return pathvalidation.IsValidPathSegmentName(name)
 	},
-	Default: func(r *csr) {
-		for i := range r.Status.Conditions {
-			def(&r.Status.Conditions[i].Status, corev1.ConditionTrue)
-		}
-	},
 	Main: Part[csr]{
 		Prepare: func(rq *Request, obj, old *csr) {
 			if old != nil {

@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -70,11 +69,8 @@ func validateEndpoints(e, old *corev1.Endpoints) field.ErrorList {
 		}
 		addresses := func(list []corev1.EndpointAddress, p *field.Path) {
 			for j, a := range list {
-				if faults := validation.IsValidIP(p.Index(j).Child("ip"), a.IP); len(faults) > 0 {
-					f.Add(faults)
-				} else {
-					f.EndpointIP(p.Index(j).Child("ip"), a.IP)
-				}
+				f.IP(p.Index(j).Child("ip"), a.IP)
+				f.EndpointIP(p.Index(j).Child("ip"), a.IP)
 				if a.Hostname != "" {
 					f.Label(p.Index(j).Child("hostname"), a.Hostname)
 				}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 )
@@ -97,21 +98,27 @@ func checkFact(t *testing.T, row *Row, base map[string]any, f fact) {
 		}
 		row.Default(obj)
 		if row.Namespaced {
-			obj.SetNamespace("d")
+			obj.SetNamespace("t")
 		}
 		return obj
 	}
+	rq, part, old := request(), row.Main, Object(nil)
 	changed := (&unstructured.Unstructured{Object: base}).DeepCopy().Object
-	change(t, changed, strings.Split(f.path, "."), f)
-	rq, obj := request(), typed(changed)
-	part, old := row.Main, Object(nil)
-	if f.part != "create" {
+	if f.part != "create" { // as it is once it has been created
 		old = typed(base)
 		row.Main.Prepare(rq, old, nil)
+		stored, err := runtime.DefaultUnstructuredConverter.ToUnstructured(old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed = stored
 		if f.part == "status" {
 			part = row.Parts["status"]
+			changed["status"] = (&unstructured.Unstructured{Object: base}).DeepCopy().Object["status"]
 		}
 	}
+	change(t, changed, strings.Split(f.path, "."), f)
+	obj := typed(changed)
 	part.Prepare(rq, obj, old)
 	var got []string
 	for _, e := range part.Validate(rq, obj, old) {

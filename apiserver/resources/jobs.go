@@ -227,12 +227,14 @@ func validateJobSpec(f *check.Faults, s *batchv1.JobSpec, p *field.Path) {
 		f.Required(p.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified")
 	}
 	if s.ManagedBy != nil {
-		f.QualifiedName(p.Child("managedBy"), *s.ManagedBy)
+		f.Add(validation.IsDomainPrefixedPath(p.Child("managedBy"), *s.ManagedBy))
 		if len(*s.ManagedBy) > 63 {
 			f.TooLong(p.Child("managedBy"), "", 63)
 		}
 	}
-	check.AmongPtr(f, p.Child("completionMode"), s.CompletionMode, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
+	if m := s.CompletionMode; m != nil {
+		check.Listed(f, p.Child("completionMode"), *m, batchv1.NonIndexedCompletion, batchv1.IndexedCompletion)
+	}
 	if valueOr(s.CompletionMode, "") == batchv1.IndexedCompletion {
 		validateIndexed(f, s, p)
 	} else {
@@ -540,7 +542,7 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 		f.Invalid(p.Child("succeeded"), s.Succeeded, "cannot decrease the succeeded counter")
 	}
 	if valueOr(s.Ready, 0) > s.Active && (valueOr(s.Ready, 0) != valueOr(old.Status.Ready, 0) || s.Active != old.Status.Active) {
-		f.Invalid(p.Child("ready"), *s.Ready, "cannot set more ready pods than active")
+		f.Invalid(p.Child("ready"), valueOr(s.Ready, 0), "cannot set more ready pods than active")
 	}
 	return f.List()
 }
