@@ -160,6 +160,7 @@ var samples = map[string]string{
 	"admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding": `"spec":{"policyName":"p","validationActions":["Deny"]}`,
 	"admissionregistration.k8s.io/MutatingAdmissionPolicy":          `"spec":{"reinvocationPolicy":"Never","matchConstraints":{"resourceRules":[{"apiGroups":["apps"],"apiVersions":["v1"],"operations":["CREATE"],"resources":["deployments"]}]},"mutations":[{"patchType":"ApplyConfiguration","applyConfiguration":{"expression":"Object{}"}}]}`,
 	"admissionregistration.k8s.io/MutatingAdmissionPolicyBinding":   `"spec":{"policyName":"p"}`,
+	"apiregistration.k8s.io/APIService":                             `"spec":{"group":"walk.x.io","version":"v1","groupPriorityMinimum":1000,"versionPriority":10,"insecureSkipTLSVerify":true,"service":{"namespace":"default","name":"w"}}`,
 	"resource.k8s.io/ResourceSlice":                                 `"spec":{"driver":"d.io","nodeName":"n","pool":{"name":"p","generation":1,"resourceSliceCount":1}}`,
 }
 
@@ -168,6 +169,7 @@ var sampleNames = map[string]string{
 	"networking.k8s.io/IPAddress":                   "10.1.2.3",
 	"apiextensions.k8s.io/CustomResourceDefinition": "walks.x.io",
 	"storage.k8s.io/CSIDriver":                      "walk.x.io",
+	"apiregistration.k8s.io/APIService":             "v1.walk.x.io",
 }
 
 func sample(row *resources.Row) (name, body string) {

@@ -2,7 +2,7 @@ package podrules
 
 import (
 	"fmt"
-	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -118,7 +118,7 @@ func (r *statusRules) validateIPs() {
 			families[strings.Contains(ip, ":")]++
 		}
 		for _, ip := range ips {
-			if net.ParseIP(ip) == nil && len(ips) > 1 {
+			if _, err := netip.ParseAddr(ip); err != nil && len(ips) > 1 {
 				r.Internal(at, fmt.Errorf("failed to check for dual stack with error:%w", fmt.Errorf("invalid IP: %q", ip)))
 				break
 			}

@@ -1,7 +1,6 @@
 package podrules
 
 import (
-	"net"
 	"path"
 	"regexp"
 	"strings"
@@ -179,12 +178,21 @@ func Quobyte(f *check.Faults, q *corev1.QuobyteVolumeSource, p *field.Path) {
 		f.Required(p.Child("tenant"), "must be a UUID and may not exceed a length of 64 characters")
 	default:
 		for _, s := range strings.Split(q.Registry, ",") {
-			if _, _, err := net.SplitHostPort(s); err != nil {
+			if !hostPort(s) {
 				f.Invalid(p.Child("registry"), q.Registry, pair)
 			}
 		}
 	}
 	f.Need(p.Child("volume"), q.Volume)
+}
+
+// hostPort reports whether s has the form host:port, with brackets around an IPv6 host.
+func hostPort(s string) bool {
+	if inner, ok := strings.CutPrefix(s, "["); ok {
+		host, port, ok := strings.Cut(inner, "]:")
+		return ok && !strings.ContainsAny(host, "[]") && !strings.ContainsAny(port, "[]:")
+	}
+	return strings.Count(s, ":") == 1 && !strings.ContainsAny(s, "[]")
 }
 
 // FlexVolume: options in the names of Kubernetes are its own.
