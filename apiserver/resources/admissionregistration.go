@@ -255,8 +255,8 @@ func validateAdmissionRule(f *check.Faults, r *admissionv1.RuleWithOperations, p
 				if j == i {
 					continue
 				}
-				ores, osub, _ := strings.Cut(other, "/")
-				if ok && sub == "*" && res == ores && res != "*" {
+				ores, osub, part := strings.Cut(other, "/")
+				if ok && part && sub == "*" && res == ores && res != "*" {
 					f.Invalid(at.Index(j), other, fmt.Sprintf("if '%s/*' is present, must not specify %s", res, other))
 				}
 				if ok && res == "*" && sub != "*" && sub == osub {
