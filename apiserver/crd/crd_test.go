@@ -388,7 +388,7 @@ func TestDeletionOfADefinition(t *testing.T) {
 		t.Errorf("deleted: %v", gone["status"])
 	}
 	s.until("a is gone", func() bool { code, _, _ := s.ask("GET", v1+"/a", ""); return code == 404 })
-	s.must(405, "POST", v1, widget("c", `{"color":"red"}`))
+	s.must(403, "POST", v1, widget("c", `{"color":"red"}`))
 	if c := s.must(200, "GET", crds+"/widgets.shop.example.com", ""); condition(c, "Terminating") != "True InstanceDeletionInProgress" {
 		t.Errorf("while b is held: %v", c["status"])
 	}

@@ -278,8 +278,9 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 }
 
 // plainFinalizers refuses finalizers of built-in kinds that name no owner and are none of Kubernetes' own.
+// Definitions, custom objects and APIServices may have any: their own cleanup has no owner in its name.
 func plainFinalizers(row *resources.Row, obj resources.Object) (errs field.ErrorList) {
-	if row.Custom != nil {
+	if row.Custom != nil || row.Group == "apiextensions.k8s.io" || row.Group == "apiregistration.k8s.io" {
 		return nil
 	}
 	for i, f := range obj.GetFinalizers() {
