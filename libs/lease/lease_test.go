@@ -177,6 +177,26 @@ func (h *hall) leader() string {
 	return ""
 }
 
+// together is how many led at the same time at most.
+func (h *hall) together() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.most
+}
+
+func (h *hall) termsOf(id string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.terms[id]
+}
+
+// stored is the lease as it is now.
+func (s *server) stored() *coordinationv1.Lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lease.DeepCopy()
+}
+
 // copyOf is one copy of the daemon that stands for election.
 type copyOf struct {
 	faults faults
@@ -238,8 +258,8 @@ func TestStandbyTakesOverAtOnceAfterACleanStop(t *testing.T) {
 		if took := untilLeads(t, h, "b", time.Second); took > 50*time.Millisecond {
 			t.Errorf("b led %s after a had given the lease back", took)
 		}
-		if h.most != 1 {
-			t.Errorf("%d leaders at once", h.most)
+		if h.together() != 1 {
+			t.Errorf("%d leaders at once", h.together())
 		}
 		ended(t, b)
 	})
@@ -261,8 +281,8 @@ func TestStandbyTakesOverWithinTheLeaseAfterACrash(t *testing.T) {
 				if took := untilLeads(t, h, "b", 5*time.Second); took > limit {
 					t.Errorf("without a watch %v, cut %s after a renewal: b led after %s; want at most %s", noWatch, moment, took, limit)
 				}
-				if h.most != 1 {
-					t.Errorf("%d leaders at once", h.most)
+				if h.together() != 1 {
+					t.Errorf("%d leaders at once", h.together())
 				}
 				ended(t, a, b)
 			})
@@ -279,8 +299,8 @@ func TestALostLeaseIsStoodForAgain(t *testing.T) {
 		untilLeads(t, h, "", 3*time.Second)
 		a.set(func(f *faults) { f.away = false })
 		untilLeads(t, h, "a", 3*time.Second)
-		if h.terms["a"] != 2 {
-			t.Errorf("%d terms; want 2", h.terms["a"])
+		if h.termsOf("a") != 2 {
+			t.Errorf("%d terms; want 2", h.termsOf("a"))
 		}
 		ended(t, a)
 	})
@@ -298,8 +318,8 @@ func TestAShortAbsenceIsRiddenOut(t *testing.T) {
 			b.set(func(f *faults) { f.away = false })
 			time.Sleep(3 * time.Second)
 		}
-		if h.terms["a"] != 1 || h.leader() != "a" {
-			t.Errorf("%d terms of a, %q leads", h.terms["a"], h.leader())
+		if h.termsOf("a") != 1 || h.leader() != "a" {
+			t.Errorf("%d terms of a, %q leads", h.termsOf("a"), h.leader())
 		}
 		ended(t, a, b)
 	})
@@ -317,11 +337,11 @@ func TestForeignWritesAreNoLoss(t *testing.T) {
 			s.mu.Unlock()
 			time.Sleep(700 * time.Millisecond)
 		}
-		if h.terms["a"] != 1 || h.leader() != "a" {
-			t.Errorf("labelled: %d terms of a, %q leads", h.terms["a"], h.leader())
+		if h.termsOf("a") != 1 || h.leader() != "a" {
+			t.Errorf("labelled: %d terms of a, %q leads", h.termsOf("a"), h.leader())
 		}
-		if s.lease.Labels["seen"] != "4" {
-			t.Errorf("a renewal undid a label: %v", s.lease.Labels)
+		if s.stored().Labels["seen"] != "4" {
+			t.Errorf("a renewal undid a label: %v", s.stored().Labels)
 		}
 		ended(t, a, b)
 	})
@@ -349,8 +369,8 @@ func TestNeverTwoLeaders(t *testing.T) {
 				c.set(func(f *faults) { f.away, f.deaf, f.noWatch, f.delay = false, false, false, 0 })
 			}
 			time.Sleep(10 * time.Second)
-			if h.most != 1 || h.leader() == "" {
-				t.Errorf("seed %d: %d leaders at once; in the end %q leads", seed, h.most, h.leader())
+			if h.together() != 1 || h.leader() == "" {
+				t.Errorf("seed %d: %d leaders at once; in the end %q leads", seed, h.together(), h.leader())
 			}
 			ended(t, copies...)
 		})
