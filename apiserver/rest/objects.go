@@ -271,8 +271,13 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		undo.add(u)
 	}
 	key := row.Key(obj.GetNamespace(), obj.GetName())
-	if rq.DryRun && o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
-		return nil, o.exists(row, obj)
+	if rq.DryRun {
+		if _, err := o.cache.Fresh(ctx); err != nil {
+			return nil, err
+		}
+		if o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
+			return nil, o.exists(row, obj)
+		}
 	}
 	return o.putAllocated(ctx, rq, row, obj, nil, key, nil)
 }
@@ -392,12 +397,14 @@ type Change func(current resources.Object) (resources.Object, error)
 // part is "" or a subresource of the row. created tells that there was none before.
 func (o *Objects) Update(ctx context.Context, rq *resources.Request, row *resources.Row, part, namespace, name string, change Change, opts WriteOptions) (it *watchcache.Item, created bool, err error) {
 	rq = o.request(ctx, rq, part)
-	for try := 0; try < maxTries; try++ {
+	fresh := false // the cache has been as new as the request
+	for range maxTries {
 		seen := o.item(row, namespace, name)
-		if seen == nil && try == 0 {
+		if seen == nil && !fresh {
 			if _, err := o.cache.Fresh(ctx); err != nil {
 				return nil, false, err
 			}
+			fresh = true
 			seen = o.item(row, namespace, name)
 		}
 		if seen == nil {
@@ -413,7 +420,7 @@ func (o *Objects) Update(ctx context.Context, rq *resources.Request, row *resour
 				obj.SetName(name)
 			}
 			it, err = o.Create(ctx, rq, row, obj, opts)
-			if apierrors.IsAlreadyExists(err) && try < maxTries-1 {
+			if apierrors.IsAlreadyExists(err) {
 				if _, err := o.cache.Fresh(ctx); err != nil {
 					return nil, false, err
 				}
@@ -423,16 +430,25 @@ func (o *Objects) Update(ctx context.Context, rq *resources.Request, row *resour
 		}
 		it, err = o.update(ctx, rq, row, part, namespace, name, seen, change, opts)
 		var stale *staleError
+		refused := err
 		switch {
+		case err == nil && (fresh || it != seen):
+			return it, false, nil
 		case errors.As(err, &stale):
-			if try > 0 {
-				return nil, false, stale.err
-			}
-		case err == nil || !errors.Is(err, store.ErrConflict):
-			return it, false, err
+			refused = stale.err
+		case errors.Is(err, store.ErrConflict):
+			refused = nil
+		}
+		if refused != nil && fresh {
+			return nil, false, refused
 		}
 		if _, err := o.cache.Fresh(ctx); err != nil {
 			return nil, false, err
+		}
+		fresh = true
+		// What was refused, or had nothing to change, for the sake of an older state gets another try.
+		if now := o.item(row, namespace, name); !errors.Is(err, store.ErrConflict) && now != nil && now.Rev == seen.Rev {
+			return it, false, refused
 		}
 	}
 	return nil, false, apierrors.NewServerTimeout(row.GR(), "update", 1)
