@@ -413,8 +413,7 @@ func (e *encoder) omits(f *planField, s span, value []byte) bool {
 		v, _ := consumeVarint(value)
 		return v == 0
 	case shapeTime, shapeMicroTime:
-		seconds, nanos, err := timestamp(value)
-		return f.omitZero && err == nil && seconds == 0 && nanos == 0
+		return f.omitZero && len(value) == 0 // the first second of 1970 has bytes, and is no zero time
 	}
 	return f.omitZero && s.n == 0
 }
@@ -568,7 +567,7 @@ func (e *encoder) value(dst []byte, f *planField, v []byte) ([]byte, error) {
 		if err != nil {
 			return dst, err
 		}
-		if seconds == 0 && nanos == 0 {
+		if len(v) == 0 {
 			return append(dst, "null"...), nil
 		}
 		dst = append(dst, '"')
