@@ -389,8 +389,8 @@ func TestLeadThatEndsEndsRun(t *testing.T) {
 		if err := elect(t.Context(), Default("keelson-test"), client{server: s, faults: &faults{}}, "a", log.Discard(), func(context.Context) error { return boom }); !errors.Is(err, boom) {
 			t.Errorf("got %v", err)
 		}
-		if holder(s.lease) != "" {
-			t.Errorf("the lease was not given back: %v", s.lease.Spec)
+		if holder(s.stored()) != "" {
+			t.Errorf("the lease was not given back: %v", s.stored().Spec)
 		}
 	})
 }
@@ -411,17 +411,15 @@ func TestTheLeaseOutlastsTheLead(t *testing.T) {
 		time.Sleep(time.Second)
 		stop()
 		time.Sleep(9 * time.Second)
-		s.mu.Lock()
-		age := time.Since(s.lease.Spec.RenewTime.Time)
-		s.mu.Unlock()
+		age := time.Since(s.stored().Spec.RenewTime.Time)
 		if age > time.Second {
 			t.Errorf("the lease was last renewed %s ago while lead still ran", age)
 		}
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if holder(s.lease) != "" {
-			t.Errorf("the lease was not given back: %v", s.lease.Spec)
+		if holder(s.stored()) != "" {
+			t.Errorf("the lease was not given back: %v", s.stored().Spec)
 		}
 	})
 }
