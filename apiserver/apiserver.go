@@ -231,10 +231,10 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	}
 	s.ending, s.end = context.WithCancelCause(context.Background())
 	s.cache = watchcache.New(st, reg, watchcache.Options{FormBytes: cfg.CacheFormBytes, Log: log.With("room", "watchcache")})
-	read := s.cache.Reader()
+	read, certain := s.cache.Reader(), s.cache.Certain()
 
 	// Who.
-	accounts, err := cfg.accounts(read)
+	accounts, err := cfg.accounts(certain)
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +269,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 
 	// What they want.
 	plugins, unknown := admission.Pick(admission.Table(admission.Config{
-		Read: read, Authorizer: authorizer, RBAC: rbac, Now: time.Now, UpdateQuota: s.updateQuota,
+		Read: certain, Authorizer: authorizer, RBAC: rbac, Now: time.Now, UpdateQuota: s.updateQuota,
 		Dynamic: s.dynamic(authorizer),
 	}), cfg.DisableAdmissionPlugins)
 	if len(unknown) > 0 {
@@ -277,7 +277,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	}
 	s.api = &api{reg: reg, read: read, now: time.Now}
 	act := &actions.Actions{Config: actions.Config{
-		Write: writer{s.api}, Accounts: accounts, Authorizer: authorizer, RBAC: rbac,
+		Read: certain, Write: writer{s.api}, Accounts: accounts, Authorizer: authorizer, RBAC: rbac,
 		Authenticate: reviewer(accounts, byToken), Audiences: cfg.audiences(),
 		MaxTokenLife: cfg.ServiceAccountMaxExpiration.Duration, ExtendTokens: cfg.ServiceAccountExtend, Now: time.Now,
 	}}
@@ -288,7 +288,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	s.proxy, err = streams.New(streams.KubeletConfig{
 		CertFile: cfg.KubeletClientCert, KeyFile: cfg.KubeletClientKey, CAFile: cfg.KubeletCAFile,
 		AddressTypes: types, DialTimeout: cfg.KubeletTimeout.Duration,
-	}, read, rest.WriteError)
+	}, certain, rest.WriteError)
 	if err != nil {
 		return nil, err
 	}

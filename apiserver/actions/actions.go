@@ -30,6 +30,8 @@ type Writer interface {
 
 // Config is what the actions need.
 type Config struct {
+	// Read is sure of what does not exist: an action often follows the creation of its object at once.
+	Read       resources.Reader
 	Write      Writer
 	Accounts   *authn.ServiceAccounts
 	Authorizer authz.Authorizer

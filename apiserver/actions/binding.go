@@ -25,7 +25,7 @@ func (a *Actions) Bind(ctx context.Context, rq *resources.Request, namespace, na
 	if len(errs) > 0 {
 		return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), name, errs)
 	}
-	node, err := resources.Lookup[corev1.Node](rq.Read, grNodes, "", b.Target.Name)
+	node, err := resources.Lookup[corev1.Node](a.Read, grNodes, "", b.Target.Name)
 	if err != nil {
 		return err
 	}

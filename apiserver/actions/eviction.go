@@ -27,7 +27,7 @@ func (a *Actions) Evict(ctx context.Context, rq *resources.Request, namespace, n
 		opts = &metav1.DeleteOptions{}
 	}
 	dry := rq.DryRun || len(opts.DryRun) > 0
-	pod, err := resources.Lookup[corev1.Pod](rq.Read, grPods, namespace, name)
+	pod, err := resources.Lookup[corev1.Pod](a.Read, grPods, namespace, name)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (a *Actions) Evict(ctx context.Context, rq *resources.Request, namespace, n
 	if free(pod) {
 		return a.Write.Delete(ctx, rq, grPods, namespace, name, opts)
 	}
-	budget, err := a.budget(rq.Read, pod)
+	budget, err := a.budget(a.Read, pod)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (a *Actions) reserve(ctx context.Context, rq *resources.Request, namespace,
 		return nil
 	}
 	if dry {
-		b, err := resources.Lookup[policyv1.PodDisruptionBudget](rq.Read, grBudgets, namespace, name)
+		b, err := resources.Lookup[policyv1.PodDisruptionBudget](a.Read, grBudgets, namespace, name)
 		if err != nil || b == nil {
 			return err
 		}

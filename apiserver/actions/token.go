@@ -27,7 +27,7 @@ const (
 
 // Token issues a token for a service account. The answer is tr with its status filled in.
 func (a *Actions) Token(ctx context.Context, rq *resources.Request, namespace, name string, tr *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	sa, err := resources.Lookup[corev1.ServiceAccount](rq.Read, grServiceAccounts, namespace, name)
+	sa, err := resources.Lookup[corev1.ServiceAccount](a.Read, grServiceAccounts, namespace, name)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 	}
 	switch {
 	case ref.APIVersion == "v1" && ref.Kind == "Pod":
-		p, err := resources.Lookup[corev1.Pod](rq.Read, grPods, namespace, ref.Name)
+		p, err := resources.Lookup[corev1.Pod](a.Read, grPods, namespace, ref.Name)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -111,7 +111,7 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 		}
 		pod = &authn.Bound{Name: p.Name, UID: p.UID}
 		if p.Spec.NodeName != "" {
-			n, err := resources.Lookup[corev1.Node](rq.Read, grNodes, "", p.Spec.NodeName)
+			n, err := resources.Lookup[corev1.Node](a.Read, grNodes, "", p.Spec.NodeName)
 			if err != nil {
 				return nil, nil, nil, err
 			}
@@ -122,7 +122,7 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 		}
 		return pod, nil, node, nil
 	case ref.APIVersion == "v1" && ref.Kind == "Secret":
-		s, err := resources.Lookup[corev1.Secret](rq.Read, grSecrets, namespace, ref.Name)
+		s, err := resources.Lookup[corev1.Secret](a.Read, grSecrets, namespace, ref.Name)
 		if err != nil {
 			return nil, nil, nil, err
 		}
@@ -131,7 +131,7 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 		}
 		return nil, &authn.Bound{Name: s.Name, UID: s.UID}, nil, same("secrets", s.UID)
 	case ref.APIVersion == "v1" && ref.Kind == "Node":
-		n, err := resources.Lookup[corev1.Node](rq.Read, grNodes, "", ref.Name)
+		n, err := resources.Lookup[corev1.Node](a.Read, grNodes, "", ref.Name)
 		if err != nil {
 			return nil, nil, nil, err
 		}

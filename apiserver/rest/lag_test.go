@@ -7,6 +7,11 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/store"
 	"github.com/keelson/keelson/apiserver/store/memory"
@@ -99,5 +104,40 @@ func TestWritesBesideACacheThatLags(t *testing.T) {
 				t.Errorf("got %d, want %d: %s", w.Code, c.code, w.Body)
 			}
 		})
+	}
+}
+
+// The namespace of a request, the account of a token: what was just created at another server exists.
+func TestCertainReaderWaitsForACacheThatLags(t *testing.T) {
+	reg, err := resources.NewRegistry(resources.Table())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := memory.New()
+	lag := make(chan struct{})
+	kept := watchcache.New(laggard{st, lag}, reg, watchcache.Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = kept.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	<-kept.Ready()
+	gr := schema.GroupResource{Resource: "configmaps"}
+	row := reg.Storage(gr)
+	raw, err := codec.Message(row, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default", UID: "u"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Put(ctx, row.Key("default", "a"), codec.Wrap(row, raw), 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if obj, err := kept.Reader().Get(gr, "default", "a"); err != nil || obj != nil {
+		t.Fatalf("the cache does not lag: %v, %v", obj, err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { close(lag) })
+	if obj, err := kept.Certain().Get(gr, "default", "a"); err != nil || obj == nil || obj.GetUID() != "u" {
+		t.Errorf("got %v, %v", obj, err)
+	}
+	if obj, err := kept.Certain().Get(gr, "default", "b"); err != nil || obj != nil {
+		t.Errorf("what does not exist: %v, %v", obj, err)
 	}
 }

@@ -655,6 +655,11 @@ func (c *Cache) cursor(sel Selection, from int64) *Cursor {
 // Reader reads the newest state.
 func (c *Cache) Reader() resources.Reader { return reader{c} }
 
+// Certain reads the newest state too, but before its Get says that an object does not exist the cache
+// catches up with the store: for refusals, and for requests that follow a write at once, maybe through
+// another server. A Get of what does not exist costs a question to the store.
+func (c *Cache) Certain() resources.Reader { return certain{reader{c}} }
+
 // Stats is what the cache holds, for /debug/watchcache and metrics.
 type Stats struct {
 	Rev, Start          int64

@@ -1,6 +1,7 @@
 package watchcache
 
 import (
+	"context"
 	"strings"
 
 	"github.com/tidwall/btree"
@@ -158,6 +159,22 @@ func (r reader) Get(gr schema.GroupResource, namespace, name string) (resources.
 		return nil, nil
 	}
 	return it.Object()
+}
+
+// certain is a reader that does not take the cache's word for it that an object does not exist.
+type certain struct{ reader }
+
+func (r certain) Get(gr schema.GroupResource, namespace, name string) (resources.Object, error) {
+	obj, err := r.reader.Get(gr, namespace, name)
+	if err != nil || obj != nil {
+		return obj, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	if _, err := r.c.Fresh(ctx); err != nil {
+		return nil, err
+	}
+	return r.reader.Get(gr, namespace, name)
 }
 
 func (r reader) Each(gr schema.GroupResource, namespace string, yield func(resources.Object) bool) error {
