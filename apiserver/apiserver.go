@@ -302,7 +302,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		Version: config.Version, Log: log.With("room", "rest"),
 	})
 	s.api.objects = s.rest.Objects()
-	s.custom = crd.New(crd.Config{Registry: reg, Cache: s.cache, Writer: definitions{s.api}, Log: log.With("room", "crd")})
+	s.custom = crd.New(crd.Config{Registry: reg, Cache: s.cache, Writer: definitions{s.api}, Send: s.conversions(), Log: log.With("room", "crd")})
 
 	// The port.
 	s.fair = fairness.New(fairness.Config{
@@ -391,14 +391,16 @@ func (s *server) authorizer() (authz.Authorizer, *authz.RBAC, error) {
 func (s *server) podsOf(node string, yield func(*corev1.Pod) bool) error {
 	var failed error
 	sel := watchcache.Selection{Prefix: "pods", Namespaced: true, Fields: fields.OneTermEqualSelector("spec.nodeName", node)}
-	s.cache.Snapshot().Scan(sel, "", func(it *watchcache.Item) bool {
+	if err := s.cache.Snapshot().Scan(sel, "", func(it *watchcache.Item) bool {
 		obj, err := it.Object()
 		if err != nil {
 			failed = err
 			return false
 		}
 		return yield(obj.(*corev1.Pod))
-	})
+	}); err != nil {
+		return err
+	}
 	return failed
 }
 

@@ -110,27 +110,21 @@ func (k *Kind) selectable(v *crdv1.CustomResourceDefinitionVersion) []string {
 	return out
 }
 
-// selectors gives the values of all versions' selectable fields: the cache knows an
-// object by its storage row alone, and conversion moves no field.
-func (d *definition) selectors(names map[string][]string) func(resources.Object) fields.Set {
+// values gives what an object of this version has in its selectable fields.
+func (k *Kind) values(names []string) func(resources.Object) fields.Set {
 	if len(names) == 0 {
 		return func(resources.Object) fields.Set { return nil }
 	}
 	return func(o resources.Object) fields.Set {
-		set := fields.Set{}
-		for version, list := range names {
-			f, err := d.of(version)
-			if err != nil || f == nil {
+		set := make(fields.Set, len(names))
+		f, err := k.forms()
+		for i, name := range names {
+			set[name] = ""
+			if err != nil || i >= len(f.fields) {
 				continue
 			}
-			for i, name := range list {
-				set[name] = ""
-				if i >= len(f.fields) {
-					continue
-				}
-				if v, ok := first(f.fields[i], content(o).Object); ok && v != nil {
-					set[name] = fmt.Sprint(v)
-				}
+			if v, ok := first(f.fields[i], content(o).Object); ok && v != nil {
+				set[name] = fmt.Sprint(v)
 			}
 		}
 		return set

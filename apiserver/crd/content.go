@@ -38,31 +38,41 @@ func (k *Kind) Admit(u *unstructured.Unstructured) (unknown []string, err error)
 }
 
 // Revive brings stored content into the form in which this version serves it: pruned
-// and defaulted by the schema of the version that it was stored as, then renamed.
+// and defaulted by the schema of the version that it was stored as, then converted.
 func (k *Kind) Revive(u *unstructured.Unstructured) error {
-	gv, err := schema.ParseGroupVersion(u.GetAPIVersion())
-	if err != nil {
+	if err := k.def.settle(u); err != nil || u.GetAPIVersion() == k.apiVersion() {
 		return err
 	}
-	if gv.Version != k.version {
-		from, err := k.def.of(gv.Version)
+	if h := k.def.hook; h != nil {
+		out, err := h.convert([]*unstructured.Unstructured{u}, k)
 		if err != nil {
 			return err
 		}
-		if from != nil { // a version that the definition has forgotten is read as it is
-			from.prune(u.Object)
-			defaulting.Default(u.Object, from.schema)
-		}
-		u.SetAPIVersion(k.gvk().GroupVersion().String())
+		u.Object = out[0].DeepCopy().Object
+	} else {
+		u.SetAPIVersion(k.apiVersion())
 	}
 	own, err := k.forms()
 	if err != nil {
 		return err
 	}
 	own.prune(u.Object)
-	if gv.Version == k.version {
-		defaulting.Default(u.Object, own.schema)
+	return nil
+}
+
+// settle prunes stored content and sets defaults, both by the schema of the version that it is
+// stored as. What is stored as a version that the definition has forgotten stays as it is.
+func (d *definition) settle(u *unstructured.Unstructured) error {
+	gv, err := schema.ParseGroupVersion(u.GetAPIVersion())
+	if err != nil {
+		return err
 	}
+	f, err := d.of(gv.Version)
+	if err != nil || f == nil {
+		return err
+	}
+	f.prune(u.Object)
+	defaulting.Default(u.Object, f.schema)
 	return nil
 }
 

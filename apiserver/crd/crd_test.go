@@ -52,7 +52,12 @@ func (w writer) DeleteAll(ctx context.Context, row *resources.Row) error {
 	return err
 }
 
-func start(t *testing.T) *server {
+// send is crd.Config.Send.
+type send func(ctx context.Context, client *crdv1.WebhookClientConfig, body []byte) ([]byte, error)
+
+func start(t *testing.T) *server { return startWith(t, nil) }
+
+func startWith(t *testing.T, webhook send) *server {
 	t.Helper()
 	reg, err := resources.NewRegistry(resources.Table())
 	if err != nil {
@@ -61,7 +66,7 @@ func start(t *testing.T) *server {
 	st := memory.New()
 	cache := watchcache.New(st, reg, watchcache.Options{})
 	handler := rest.New(rest.Config{Registry: reg, Cache: cache, Store: st, Version: "v1.36.6+test"})
-	k := crd.New(crd.Config{Registry: reg, Cache: cache, Writer: writer{reg, handler.Objects()}})
+	k := crd.New(crd.Config{Registry: reg, Cache: cache, Writer: writer{reg, handler.Objects()}, Send: webhook})
 	ctx, cancel := context.WithCancel(context.Background())
 	cached, kept := make(chan struct{}), make(chan struct{})
 	go func() { defer close(cached); _ = cache.Run(ctx) }()

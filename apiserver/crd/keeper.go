@@ -8,8 +8,9 @@
 // compiled when first used, and dropped when it has not been used for a while.
 //
 // It promises that requests for a definition are answered before its status says
-// Established, and that an idle definition holds little more than its stored bytes. It
-// does not convert by webhook: of such a definition only the storage version is served.
+// Established, and that an idle definition holds little more than its stored bytes. Versions
+// differ in name only, or a webhook converts ([hook]): then each state of an object is
+// converted once for all who read it, and a list in one call.
 //
 // Run owns two goroutines. /debug/crd shows what is served and what is compiled.
 package crd
@@ -42,13 +43,16 @@ type Writer interface {
 	DeleteAll(ctx context.Context, row *resources.Row) error
 }
 
-// Config is what a Keeper works with; all but Log and Now are required.
+// Config is what a Keeper works with; all but Send, Log and Now are required.
 type Config struct {
 	Registry *resources.Registry // with the built-in rows; nobody else replaces them
 	Cache    *watchcache.Cache
 	Writer   Writer
-	Log      *slog.Logger
-	Now      func() time.Time
+	// Send posts a ConversionReview to a webhook and returns the answer's body; nil: of a definition
+	// that converts by webhook only the storage version is served.
+	Send func(ctx context.Context, client *crdv1.WebhookClientConfig, body []byte) ([]byte, error)
+	Log  *slog.Logger
+	Now  func() time.Time
 }
 
 // Keeper keeps the table and the definitions' status in step with the definitions.
@@ -161,13 +165,18 @@ func (k *Keeper) pass(ctx context.Context, s *watchcache.Snapshot, sel watchcach
 	var changed []*watchcache.Item
 	left := sets.Set[string]{} // groups that have lost names
 	k.mu.Lock()
-	s.Scan(sel, "", func(it *watchcache.Item) bool {
+	err := s.Scan(sel, "", func(it *watchcache.Item) bool {
 		seen[it.Head.Name] = true
 		if e := k.defs[it.Head.Name]; e == nil || e.rev != it.Rev || e.waiting {
 			changed = append(changed, it)
 		}
 		return true
 	})
+	if err != nil {
+		k.mu.Unlock()
+		k.cfg.Log.Warn("definitions cannot be read, trying again", "err", err)
+		return false
+	}
 	replace := false
 	for name, e := range k.defs {
 		if !seen[name] {
@@ -237,11 +246,9 @@ func (k *Keeper) note(it *watchcache.Item, c *crdv1.CustomResourceDefinition) bo
 		}
 	} else {
 		e.def = newDefinition(c, it, k.cfg.Now)
+		e.def.hook = k.hookOf(c)
 	}
 	e.rows = e.def.rows(c)
-	if byWebhook(c) && len(c.Spec.Versions) > 1 {
-		k.cfg.Log.Warn("conversion by webhook is not supported; only the storage version is served", "crd", c.Name)
-	}
 	return true
 }
 

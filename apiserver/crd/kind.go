@@ -34,6 +34,7 @@ type definition struct {
 	sum                       string // identifies the specification: uid and generation
 	from                      atomic.Pointer[source]
 	kinds                     map[string]*Kind // by version; the Keeper's alone
+	hook                      *hook            // nil: versions differ in name only
 
 	mu    sync.Mutex        // guards forms
 	forms map[string]*forms // compiled, by version; dropped when unused
@@ -114,6 +115,7 @@ func (d *definition) drop(before int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.forms = nil
+	d.hook.forget()
 }
 
 // schemaOf is a version's schema in the form that the schema libraries work on, nil when there is none.
@@ -189,6 +191,8 @@ type Kind struct {
 func (k *Kind) gvk() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: k.def.group, Version: k.version, Kind: k.def.kind}
 }
+
+func (k *Kind) apiVersion() string { return k.gvk().GroupVersion().String() }
 
 func (k *Kind) forms() (*forms, error) {
 	f, err := k.def.of(k.version)

@@ -8,7 +8,6 @@ import (
 
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
@@ -30,25 +29,16 @@ func newDefinition(c *crdv1.CustomResourceDefinition, from source, now func() ti
 // rows are those of a definition whose names are accepted: one for each version that is
 // served, and a hidden one for a storage version that is not.
 func (d *definition) rows(c *crdv1.CustomResourceDefinition) []*resources.Row {
-	names, selectable := map[string][]string{}, map[string]bool{}
 	kinds := map[string]*Kind{}
 	for i := range c.Spec.Versions {
 		v := &c.Spec.Versions[i]
-		k := d.served(v)
-		kinds[v.Name] = k
-		if list := k.selectable(v); len(list) > 0 && (v.Served || v.Storage) {
-			names[v.Name] = list
-			for _, n := range list {
-				selectable[n] = true
-			}
-		}
+		kinds[v.Name] = d.served(v)
 	}
-	values := d.selectors(names)
 	var storage *resources.Row
 	var out []*resources.Row
 	for i := range c.Spec.Versions {
 		if v := &c.Spec.Versions[i]; v.Storage {
-			storage = kinds[v.Name].row(c, v, values)
+			storage = kinds[v.Name].row(c, v)
 			storage.Hidden = !v.Served
 		}
 	}
@@ -56,29 +46,37 @@ func (d *definition) rows(c *crdv1.CustomResourceDefinition) []*resources.Row {
 		return nil
 	}
 	out = append(out, storage)
-	if byWebhook(c) {
-		return out
+	if byWebhook(c) && d.hook == nil {
+		return out // to serve versions as if nothing differed would damage what is stored
 	}
 	for i := range c.Spec.Versions {
 		v := &c.Spec.Versions[i]
 		if v.Storage || !v.Served {
 			continue
 		}
-		row := kinds[v.Name].row(c, v, values)
+		row := kinds[v.Name].row(c, v)
 		row.Stored = storage
-		row.ToStored = func(o resources.Object) resources.Object {
-			u := kinds[storage.Version].as(content(o))
+		row.ToStored = func(o resources.Object) (resources.Object, error) {
+			u, err := kinds[storage.Version].to(content(o))
+			if err != nil {
+				return nil, err
+			}
 			kinds[storage.Version].fill(u)
-			return u
+			return u, nil
 		}
-		row.FromStored = func(o resources.Object) resources.Object { return kinds[row.Version].as(content(o)) }
+		row.FromStored = func(o resources.Object) (resources.Object, error) {
+			u, err := kinds[row.Version].to(content(o))
+			if err != nil {
+				return nil, err
+			}
+			return u, nil
+		}
 		out = append(out, row)
 	}
 	return out
 }
 
-// byWebhook: versions are converted by somebody else's code, which is not called yet. To
-// serve them as if nothing differed would damage what is stored.
+// byWebhook: versions are converted by somebody else's code.
 func byWebhook(c *crdv1.CustomResourceDefinition) bool {
 	return c.Spec.Conversion != nil && c.Spec.Conversion.Strategy == crdv1.WebhookConverter
 }
@@ -100,14 +98,14 @@ func (d *definition) served(v *crdv1.CustomResourceDefinitionVersion) *Kind {
 	return k
 }
 
-func (k *Kind) row(c *crdv1.CustomResourceDefinition, v *crdv1.CustomResourceDefinitionVersion, values func(resources.Object) fields.Set) *resources.Row {
-	names := c.Status.AcceptedNames
+func (k *Kind) row(c *crdv1.CustomResourceDefinition, v *crdv1.CustomResourceDefinitionVersion) *resources.Row {
+	names, selectable := c.Status.AcceptedNames, k.selectable(v)
 	row := &resources.Row{
 		Group: c.Spec.Group, Version: v.Name, Kind: names.Kind, Plural: names.Plural, Singular: names.Singular, ListKind: names.ListKind,
 		Short: slices.Clone(names.ShortNames), Categories: slices.Clone(names.Categories),
 		Namespaced: c.Spec.Scope == crdv1.NamespaceScoped, Prefix: c.Spec.Group + "/" + names.Plural,
 		Verbs: verbs, Name: resources.DNSSubdomain, NeedsVersion: true,
-		Fields: values, FieldNames: k.selectable(v), Columns: k.columns(v), Parts: map[string]resources.ErasedPart{}, Custom: k,
+		Fields: k.values(selectable), FieldNames: selectable, Columns: k.columns(v), Parts: map[string]resources.ErasedPart{}, Custom: k,
 		New: func() resources.Object {
 			u := &unstructured.Unstructured{Object: map[string]any{}}
 			u.SetGroupVersionKind(k.gvk())

@@ -166,7 +166,7 @@ func (f *Fields) merge(w Write, was, want *typed.TypedValue, known owners, id st
 	if merged, sets, done, err := quickMerge(w, was, want, known, id, force); done || err != nil {
 		return merged, sets, err
 	}
-	u := merge.UpdaterBuilder{Converter: &versions{f: f, kind: w.Row.Kind, own: w.Row}, ReturnInputOnNoop: true}
+	u := merge.UpdaterBuilder{Converter: &versions{f: f, kind: w.Row.Kind, own: w.Row, types: map[string]*resources.Row{}}, ReturnInputOnNoop: true}
 	if filter := w.filter(); filter != nil {
 		u.IgnoreFilter = map[fieldpath.APIVersion]fieldpath.Filter{version: filter}
 	}
@@ -255,9 +255,10 @@ func object(row *resources.Row, v *typed.TypedValue) (resources.Object, error) {
 // versions converts values between the served versions of one kind, for entries
 // that were made through another version.
 type versions struct {
-	f    *Fields
-	kind string
-	own  *resources.Row
+	f     *Fields
+	kind  string
+	own   *resources.Row
+	types map[string]*resources.Row // by name: those of which there are values
 }
 
 type missingVersion struct{ version fieldpath.APIVersion }
@@ -287,28 +288,20 @@ func (v *versions) Convert(tv *typed.TypedValue, version fieldpath.APIVersion) (
 	if *kind.TypeRef.NamedType == *tv.TypeRef().NamedType {
 		return tv, nil
 	}
-	// The value is of one of the two rows that share storage: the one that it is not converted to.
-	for _, from := range []*resources.Row{v.own, v.own.Storage(), to.Storage()} {
-		k, err := v.f.types.of(from)
-		if err != nil {
-			return nil, err
-		}
-		if *k.TypeRef.NamedType != *tv.TypeRef().NamedType {
-			continue
-		}
-		obj, err := object(from, tv)
-		if err != nil {
-			return nil, err
-		}
-		return v.f.typedValue(to, convert(obj, from, to))
+	// A value was first of the own version; others come from here.
+	from := v.own
+	if made := v.types[*tv.TypeRef().NamedType]; made != nil {
+		from = made
 	}
-	if to.Custom != nil { // of a third version: the fields are the same, the schema may not know all of them
-		if out, err := kind.FromUnstructured(tv.AsValue().Unstructured(), typed.AllowDuplicates); err == nil {
-			return out, nil
-		}
-		return tv, nil
+	obj, err := object(from, tv)
+	if err != nil {
+		return nil, err
 	}
-	return nil, missingVersion{version}
+	if obj, err = convert(obj, from, to); err != nil {
+		return nil, err
+	}
+	v.types[*kind.TypeRef.NamedType] = to
+	return v.f.typedValue(to, obj)
 }
 
 // ownedByLastApplied returns the fields that the last-applied annotation holds and

@@ -1,6 +1,7 @@
 package patch
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"sort"
@@ -304,22 +305,29 @@ func (f *Fields) typedValue(row *resources.Row, obj resources.Object) (*typed.Ty
 	return typed.AsTypedUnvalidated(v, k.Schema, k.TypeRef), nil
 }
 
-// convert returns obj as another row's kind, nil when the two are not versions of one thing.
-func convert(obj resources.Object, from, to *resources.Row) resources.Object {
-	if to == nil || from.Storage() != to.Storage() {
-		return nil
-	}
+// convert returns obj as the kind of another version of the same thing.
+func convert(obj resources.Object, from, to *resources.Row) (_ resources.Object, err error) {
 	if from == to {
-		return obj
+		return obj, nil
 	}
 	if from.ToStored != nil {
-		obj = from.ToStored(obj)
+		if obj, err = from.ToStored(obj); err != nil {
+			return nil, &inconvertible{err}
+		}
 	}
 	if to.FromStored != nil {
-		obj = to.FromStored(obj)
+		if obj, err = to.FromStored(obj); err != nil {
+			return nil, &inconvertible{err}
+		}
 	}
-	return bare(to, obj)
+	return bare(to, obj), nil
 }
+
+// inconvertible says that a version cannot be had now.
+type inconvertible struct{ err error }
+
+func (e *inconvertible) Error() string { return e.err.Error() }
+func (e *inconvertible) Unwrap() error { return e.err }
 
 // Update books a write that is not an apply: obj is what will be stored (before
 // admission), live what is stored now, both as w.Row's kind; live is nil for a
@@ -367,14 +375,15 @@ func (f *Fields) Update(w Write, live, obj resources.Object) error {
 func (f *Fields) book(w Write, live, obj resources.Object, known owners) error {
 	version := w.Row.GVK().GroupVersion().String()
 	compare := func(row *resources.Row) (*typed.Comparison, error) {
-		old, now := live, convert(bare(w.Row, obj), w.Row, row)
-		if old == nil {
-			old = row.New()
-		} else if old = convert(bare(w.Row, old), w.Row, row); old == nil || now == nil {
-			return nil, nil
+		now, err := convert(bare(w.Row, obj), w.Row, row)
+		if err != nil {
+			return nil, err
 		}
-		if now == nil {
-			return nil, nil
+		old := row.New()
+		if live != nil {
+			if old, err = convert(bare(w.Row, live), w.Row, row); err != nil {
+				return nil, err
+			}
 		}
 		old = bare(row, old)
 		if live != nil {
@@ -399,14 +408,20 @@ func (f *Fields) book(w Write, live, obj resources.Object, known owners) error {
 		return err
 	}
 	by := map[string]*typed.Comparison{version: changed}
+	away := map[string]bool{} // versions that cannot be had now
 	for k, m := range known {
 		c, ok := by[m.entry.APIVersion]
-		if !ok {
+		if !ok && !away[m.entry.APIVersion] {
 			gv, _ := schema.ParseGroupVersion(m.entry.APIVersion)
-			if c, err = compareVia(f.rows, gv.WithKind(w.Row.Kind), w.Row, compare); err != nil {
+			c, err = compareVia(f.rows, gv.WithKind(w.Row.Kind), w.Row, compare)
+			var bad *inconvertible
+			if away[m.entry.APIVersion] = errors.As(err, &bad); err != nil && bad == nil {
 				return err
 			}
 			by[m.entry.APIVersion] = c
+		}
+		if away[m.entry.APIVersion] {
+			continue // it owns too much from now on, which is better than nothing at all
 		}
 		if c == nil { // a version that is not served any more
 			delete(known, k)

@@ -201,8 +201,10 @@ type Row struct {
 	Allocate                               func(rq *Request, obj, old Object) ([]Beside, error) // nil: none
 	TTL                                    func(Object) time.Duration                           // nil: none
 	Stored                                 *Row                                                 // nil: itself
-	ToStored                               func(Object) Object
-	FromStored                             func(Object) Object
+	// ToStored and FromStored convert between this version and the stored one. Only those of
+	// custom kinds can fail: somebody else's code may be asked.
+	ToStored   func(Object) (Object, error)
+	FromStored func(Object) (Object, error)
 	// Custom is set for rows made from a CustomResourceDefinition: stored as
 	// JSON, Go type *unstructured.Unstructured.
 	Custom any
@@ -395,8 +397,8 @@ func (r Resource[T]) Row() *Row {
 		row.TTL = func(o Object) time.Duration { return r.TTL(as(o)) }
 	}
 	if r.ToStored != nil {
-		row.ToStored = func(o Object) Object { return r.ToStored(as(o)) }
-		row.FromStored = func(o Object) Object { return any(r.FromStored(o)).(Object) }
+		row.ToStored = func(o Object) (Object, error) { return r.ToStored(as(o)), nil }
+		row.FromStored = func(o Object) (Object, error) { return any(r.FromStored(o)).(Object), nil }
 	}
 	columns, named := r.Columns, false
 	for _, c := range columns {

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -175,10 +176,14 @@ func TestEveryRowServesASmallObject(t *testing.T) {
 			}
 
 			if row.Stored != nil {
-				stored := row.ToStored(obj)
-				view := row.FromStored(stored)
-				if !equality.Semantic.DeepEqual(row.ToStored(view), stored) {
-					t.Errorf("the view loses content:\n%s", cmp.Diff(stored, row.ToStored(view)))
+				stored, err1 := row.ToStored(obj)
+				view, err2 := row.FromStored(stored)
+				again, err3 := row.ToStored(view)
+				if err := errors.Join(err1, err2, err3); err != nil {
+					t.Fatal(err)
+				}
+				if !equality.Semantic.DeepEqual(again, stored) {
+					t.Errorf("the view loses content:\n%s", cmp.Diff(stored, again))
 				}
 			}
 

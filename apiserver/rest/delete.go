@@ -249,10 +249,12 @@ func (o *Objects) DeleteAll(ctx context.Context, rq *resources.Request, row *res
 		return nil, err
 	}
 	var found, out []*watchcache.Item
-	o.cache.Snapshot().Scan(sel, "", func(it *watchcache.Item) bool {
+	if err := o.cache.Snapshot().Scan(sel, "", func(it *watchcache.Item) bool {
 		found = append(found, it)
 		return true
-	})
+	}); err != nil {
+		return nil, err
+	}
 	for _, it := range found {
 		if err := ctx.Err(); err != nil {
 			return out, apierrors.NewServerTimeout(row.GR(), "deletecollection", 1)

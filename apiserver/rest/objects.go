@@ -309,7 +309,10 @@ func (o *Objects) book(w patch.Write, old, obj resources.Object) { _ = o.fields.
 func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources.Row, obj resources.Object, key string, prev *watchcache.Item, beside ...store.Op) (*watchcache.Item, error) {
 	storage, kept := row.Storage(), obj
 	if row.ToStored != nil {
-		kept = row.ToStored(obj)
+		var err error
+		if kept, err = row.ToStored(obj); err != nil {
+			return nil, err
+		}
 	}
 	kept.SetResourceVersion("")
 	if storage.Custom == nil {
@@ -589,7 +592,10 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 func (o *Objects) lastState(row *resources.Row, obj resources.Object, seen *watchcache.Item) (*watchcache.Item, error) {
 	kept := obj
 	if row.ToStored != nil {
-		kept = row.ToStored(obj)
+		var err error
+		if kept, err = row.ToStored(obj); err != nil {
+			return nil, err
+		}
 	}
 	raw, err := codec.Message(row.Storage(), kept)
 	if err != nil {

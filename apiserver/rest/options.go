@@ -235,6 +235,9 @@ func (c *Call) selection(p *listParams) (watchcache.Selection, error) {
 		sel.Namespace = ns
 	}
 	sel.Fields = f
+	if c.Row.Custom != nil && c.Row != st {
+		sel.Row = c.Row
+	}
 	return sel, nil
 }
 

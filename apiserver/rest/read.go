@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/watchcache"
 )
 
@@ -190,14 +191,21 @@ func (c *Call) list() {
 	}
 	var items []*watchcache.Item
 	more := false
-	s.Scan(sel, after, func(it *watchcache.Item) bool {
+	if err := ahead(c.Row, s, sel); err != nil {
+		c.fail(err)
+		return
+	}
+	if err := s.Scan(sel, after, func(it *watchcache.Item) bool {
 		if limit > 0 && int64(len(items)) == limit {
 			more = true
 			return false
 		}
 		items = append(items, it)
 		return true
-	})
+	}); err != nil {
+		c.fail(err)
+		return
+	}
 	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(s.Rev(), 10)}
 	if more {
 		last := items[len(items)-1].Key
@@ -211,8 +219,29 @@ func (c *Call) list() {
 	c.respondList(items, meta)
 }
 
+// ahead has everything converted, in few calls, that must be looked into before it is known what
+// a selection by fields of another version sees.
+func ahead(row *resources.Row, s *watchcache.Snapshot, sel watchcache.Selection) error {
+	if sel.Row == nil {
+		return nil
+	}
+	sel.Fields = nil
+	var all []*watchcache.Item
+	if err := s.Scan(sel, "", func(it *watchcache.Item) bool {
+		all = append(all, it)
+		return true
+	}); err != nil {
+		return err
+	}
+	return watchcache.Ahead(row, all)
+}
+
 // respondList answers with a list in the form that was negotiated.
 func (c *Call) respondList(items []*watchcache.Item, meta metav1.ListMeta) {
+	if err := watchcache.Ahead(c.Row, items); err != nil {
+		c.fail(err)
+		return
+	}
 	if c.Row.Storage() != c.Row {
 		views := make([]*watchcache.Item, len(items))
 		for i, it := range items {

@@ -148,11 +148,14 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 	told := int64(0) // the revision that the client knows of
 	if state != nil {
 		var failed error
-		s.scan(state, p, func(it *watchcache.Item) bool {
+		if err := s.scan(state, p, func(it *watchcache.Item) bool {
 			failed = s.event(watchcache.Added, it)
 			return failed == nil && ctx.Err() == nil
-		})
+		}); err != nil {
+			failed = &unreadable{err}
+		}
 		if failed != nil || ctx.Err() != nil {
+			s.end(failed)
 			return
 		}
 		if p.SendInitialEvents != nil && p.AllowWatchBookmarks {
@@ -174,13 +177,17 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 		}
 		events, rev, err := cursor.Next(ctx, max(wait, 0))
 		if err != nil {
-			if errors.Is(err, watchcache.ErrSlow) || errors.Is(err, watchcache.ErrTooOld) {
+			switch {
+			case errors.Is(err, watchcache.ErrSlow), errors.Is(err, watchcache.ErrTooOld):
 				s.fail(apierrors.NewResourceExpired("too old resource version: the watch was too slow for the rate of changes"))
+			case !errors.Is(err, watchcache.ErrGone) && ctx.Err() == nil:
+				s.fail(err)
 			}
 			return
 		}
 		for _, e := range events {
-			if s.change(e.Type, e.Item) != nil {
+			if err := s.change(e.Type, e.Item); err != nil {
+				s.end(err)
 				return
 			}
 			told = max(told, e.Rev)
@@ -200,12 +207,29 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 	}
 }
 
-func (s *stream) scan(state *watchcache.Snapshot, p *listParams, yield func(*watchcache.Item) bool) {
+func (s *stream) scan(state *watchcache.Snapshot, p *listParams, yield func(*watchcache.Item) bool) error {
 	sel, err := s.c.selection(p)
 	if err != nil {
-		return
+		return err
 	}
-	state.Scan(sel, "", yield)
+	if err := ahead(s.c.Row, state, sel); err != nil {
+		return err
+	}
+	return state.Scan(sel, "", yield)
+}
+
+// unreadable says that an object cannot be had in the version that is watched. The watch ends
+// with it: to leave the event out would leave the watcher with a wrong picture for good.
+type unreadable struct{ err error }
+
+func (e *unreadable) Error() string { return e.err.Error() }
+func (e *unreadable) Unwrap() error { return e.err }
+
+// end tells the client why the watch cannot go on, if it is not the connection that failed.
+func (s *stream) end(err error) {
+	if bad := (*unreadable)(nil); errors.As(err, &bad) {
+		s.fail(bad.err)
+	}
 }
 
 // change sends an event that other watchers want at the same moment.
@@ -215,7 +239,7 @@ func (s *stream) change(t watchcache.Type, it *watchcache.Item) error {
 	}
 	text, err := s.c.Server.frames.get(frameKey{it, t, s.c.Row, s.f.Kind})
 	if err != nil {
-		return err
+		return &unreadable{err}
 	}
 	return s.out.shared(text)
 }
@@ -223,7 +247,7 @@ func (s *stream) change(t watchcache.Type, it *watchcache.Item) error {
 func (s *stream) event(t watchcache.Type, it *watchcache.Item) error {
 	v, err := it.For(s.c.Row)
 	if err != nil {
-		return err
+		return &unreadable{err}
 	}
 	dst := s.out.buffer()
 	switch s.f.As {

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keelson/keelson/apiserver/resources"
 )
 
 var (
@@ -49,6 +51,9 @@ type Selection struct {
 	Namespace, Name string
 	Labels          labels.Selector // nil: everything
 	Fields          fields.Selector // nil: everything; may name metadata.name and metadata.namespace
+	// Row is the version whose fields are compared; nil: the one that is stored. Labels are
+	// always those that are stored.
+	Row *resources.Row
 }
 
 // Event is one change as one selection sees it: an object that stops matching

@@ -267,7 +267,9 @@ func (c *Cache) convert(row *resources.Row, raw []byte, kv store.KV) ([]byte, er
 		return nil, err
 	}
 	if from != row && from.ToStored != nil {
-		obj = from.ToStored(obj)
+		if obj, err = from.ToStored(obj); err != nil {
+			return nil, err
+		}
 	}
 	return codec.Message(row, obj)
 }

@@ -134,7 +134,8 @@ func (cu *Cursor) poke() {
 // (with or without events: a bookmark). The slice is valid until the next call.
 //
 // Errors: ErrGone when the resource is not served any more or is defined anew, ErrSlow when the cursor has fallen out of the log, ErrTooOld when the
-// cache had to start anew (clients list again in both cases), or ctx's.
+// cache had to start anew (clients list again in both cases), ctx's, or why it cannot be told
+// whether the selection sees an object: its version cannot be had.
 func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int64, error) {
 	var due time.Time
 	for {
@@ -167,7 +168,11 @@ func (cu *Cursor) Next(ctx context.Context, maxWait time.Duration) ([]Event, int
 				entries, rev = entries[:n], entries[n-1].rev
 			}
 		}
-		if events := cu.see(entries); len(events) > 0 {
+		events := cu.see(entries)
+		if cu.q.failed != nil {
+			return nil, cu.rev, cu.q.failed
+		}
+		if len(events) > 0 {
 			cu.rev = max(cu.rev, rev)
 			return events, cu.rev, nil
 		}

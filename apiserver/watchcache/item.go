@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,15 @@ type Item struct {
 	budget     *budgets    // nil outside the cache
 	object     atomic.Pointer[resources.Object]
 	json       atomic.Pointer[[]byte]
-	fields     atomic.Pointer[fields.Set]
+	fields     atomic.Pointer[fieldsAs]
+}
+
+// fieldsAs is the selectable fields of an item as one row serves it. Those of several
+// versions are a chain, which is short: only custom kinds have more than one.
+type fieldsAs struct {
+	row  *resources.Row
+	set  fields.Set
+	next *fieldsAs
 }
 
 // errNoRow is what an item without a row answers.
@@ -148,21 +157,71 @@ func (it *Item) decoded() (resources.Object, error) {
 	return codec.DecodeMessage(it.Row, it.Raw)
 }
 
-// Fields returns the row's selectable fields, without metadata.name and metadata.namespace.
-func (it *Item) Fields() fields.Set {
-	if p := it.fields.Load(); p != nil {
-		return *p
+// Fields returns the selectable fields of the item as row serves it (nil: as it is stored), without
+// metadata.name and metadata.namespace. It fails when the item cannot be had as that.
+func (it *Item) Fields(row *resources.Row) (fields.Set, error) {
+	if row == nil {
+		row = it.Row
 	}
-	set := fields.Set{}
-	if it.Row != nil {
-		if obj, err := it.decoded(); err == nil {
-			if f := it.Row.Fields(obj); f != nil {
-				set = f
-			}
+	if row == nil {
+		return nil, nil
+	}
+	first := it.fields.Load()
+	for f := first; f != nil; f = f.next {
+		if f.row == row {
+			return f.set, nil
 		}
 	}
-	it.fields.Store(&set)
-	return set
+	obj, err := it.as(row)
+	if err != nil {
+		return nil, err
+	}
+	out := &fieldsAs{row: row, set: row.Fields(obj), next: first}
+	for f := first; f != nil; f = f.next {
+		if f.row.Version == row.Version { // the row of a definition that has been replaced
+			out.next = nil
+		}
+	}
+	it.fields.CompareAndSwap(first, out) // whoever was faster keeps what it found
+	return out.set, nil
+}
+
+// batch is what Row.Custom may implement when converting many objects in one call is cheaper
+// than one by one. What it has converted is remembered for the decoding that follows.
+type batch interface {
+	Ahead(stored iter.Seq[[]byte]) error
+}
+
+// Ahead prepares the decoding of items in row's version, which may be that in which they are stored:
+// some may still be kept as another.
+func Ahead(row *resources.Row, items []*Item) error {
+	b, ok := row.Custom.(batch)
+	if !ok || len(items) < 2 {
+		return nil
+	}
+	return b.Ahead(func(yield func([]byte) bool) {
+		for _, it := range items {
+			if !yield(it.Raw) {
+				return
+			}
+		}
+	})
+}
+
+// as decodes the item for row. Custom objects go straight from the version that they are stored
+// as to the one that is asked for.
+func (it *Item) as(row *resources.Row) (resources.Object, error) {
+	if it.Row == row {
+		return it.decoded()
+	}
+	if row.Custom != nil {
+		return codec.DecodeMessage(row, it.Raw)
+	}
+	obj, err := it.Object()
+	if err != nil {
+		return nil, err
+	}
+	return row.FromStored(obj)
 }
 
 // For returns the item as a view row serves it; the item itself for its own row.
@@ -170,11 +229,10 @@ func (it *Item) For(row *resources.Row) (*Item, error) {
 	if row.Stored == nil || it.Row == row || row.FromStored == nil {
 		return it, nil
 	}
-	obj, err := it.Object()
+	view, err := it.as(row)
 	if err != nil {
 		return nil, err
 	}
-	var view resources.Object = row.FromStored(obj)
 	raw, err := codec.Message(row, view)
 	if err != nil {
 		return nil, err

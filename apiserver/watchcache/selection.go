@@ -5,6 +5,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/keelson/keelson/apiserver/resources"
 )
 
 // query is a Selection made ready: where to look and what is left to compare.
@@ -15,12 +17,15 @@ type query struct {
 	node  string // look in the node index
 	label labels.Selector
 	field fields.Selector
+	row   *resources.Row // whose fields are compared; nil: the storage row's
+
+	failed error // the first item whose fields could not be had
 }
 
 const nodeName = "spec.nodeName"
 
 func (s Selection) query() query {
-	q := query{label: s.Labels, field: s.Fields}
+	q := query{label: s.Labels, field: s.Fields, row: s.Row}
 	if q.label != nil && q.label.Empty() {
 		q.label = nil
 	}
@@ -53,7 +58,8 @@ func (s Selection) query() query {
 	return q
 }
 
-// matches reports whether the selection sees the item; nil is seen by none.
+// matches reports whether the selection sees the item; nil is seen by none. What cannot be
+// decided is not seen, and q.failed says why.
 func (q *query) matches(it *Item) bool {
 	if it == nil || it.Row == nil {
 		return false
@@ -71,18 +77,29 @@ func (q *query) matches(it *Item) bool {
 	if q.node != "" && it.node != q.node {
 		return false
 	}
-	return (q.label == nil || q.label.Matches(it.Head.Labels)) && (q.field == nil || q.field.Matches(fieldsOf{it}))
+	return (q.label == nil || q.label.Matches(it.Head.Labels)) && (q.field == nil || q.field.Matches(fieldsOf{it, q}))
 }
 
 // fieldsOf looks fields up without making a set where the header knows them.
-type fieldsOf struct{ it *Item }
+type fieldsOf struct {
+	it *Item
+	q  *query
+}
+
+func (f fieldsOf) set() fields.Set {
+	set, err := f.it.Fields(f.q.row)
+	if err != nil && f.q.failed == nil {
+		f.q.failed = err
+	}
+	return set
+}
 
 func (f fieldsOf) Has(field string) bool {
 	switch field {
 	case "metadata.name", "metadata.namespace":
 		return true
 	}
-	return f.it.Fields().Has(field)
+	return f.set().Has(field)
 }
 
 func (f fieldsOf) Get(field string) string {
@@ -96,7 +113,7 @@ func (f fieldsOf) Get(field string) string {
 			return f.it.node
 		}
 	}
-	return f.it.Fields().Get(field)
+	return f.set().Get(field)
 }
 
 // topicKey names a part of the log that cursors follow: all of a prefix ("pods"), a

@@ -74,14 +74,15 @@ func (s *Snapshot) Get(key string) *Item {
 }
 
 // Scan calls yield for every item that sel sees with a key greater than after ("" is
-// from the first), in key order, until yield returns false.
-func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) {
+// from the first), in key order, until yield returns false. It fails when it cannot be told
+// whether sel sees an object, which happens only to fields of a version that is not the stored one.
+func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) error {
 	q := sel.query()
 	if q.exact {
 		if it := s.Get(q.start); q.start > after && q.matches(it) {
 			yield(it)
 		}
-		return
+		return q.failed
 	}
 	from := q.start
 	if after >= from {
@@ -94,7 +95,7 @@ func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) {
 			}
 			return !q.matches(it) || yield(it)
 		})
-		return
+		return q.failed
 	}
 	all := q.label == nil && q.field == nil && q.name == ""
 	s.keys.Ascend(&Item{Key: from}, func(it *Item) bool {
@@ -102,10 +103,11 @@ func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) {
 			return false
 		}
 		if it.Row == nil || !(all || q.matches(it)) {
-			return true
+			return q.failed == nil
 		}
 		return yield(it)
 	})
+	return q.failed
 }
 
 // Count is the number of items of a prefix, or of one namespace of it, with keys greater than after.
@@ -184,13 +186,15 @@ func (r reader) Each(gr schema.GroupResource, namespace string, yield func(resou
 	}
 	var failed error
 	sel := Selection{Prefix: row.Prefix, Namespaced: row.Namespaced, Namespace: namespace}
-	r.c.Snapshot().Scan(sel, "", func(it *Item) bool {
+	if err := r.c.Snapshot().Scan(sel, "", func(it *Item) bool {
 		obj, err := it.Object()
 		if err != nil {
 			failed = err
 			return false
 		}
 		return yield(obj)
-	})
+	}); err != nil {
+		return err
+	}
 	return failed
 }

@@ -178,19 +178,11 @@ func (h *Harness) Events(ns string) []string {
 	return slices.Compact(out)
 }
 
-// Lag makes watches of the resources, of all when none is named, tell of a change only after d: caches are behind.
-func (a *API) Lag(d time.Duration, resources ...string) {
+// Lag makes every watch show changes this much later than they were made.
+func (a *API) Lag(d time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(resources) == 0 {
-		resources = []string{""}
-	}
-	if a.lag == nil {
-		a.lag = map[string]time.Duration{}
-	}
-	for _, r := range resources {
-		a.lag[r] = d
-	}
+	a.lag = d
 }
 
 // Pods are the pods of a namespace, by name.

@@ -204,19 +204,22 @@ func Exempt(row *resources.Row) bool {
 
 // As is an object of the request in the version of row, its kind set. It is a copy
 // that the caller owns; nil stays nil.
-func As(a *admission.Attributes, row *resources.Row, obj runtime.Object) runtime.Object {
+func As(a *admission.Attributes, row *resources.Row, obj runtime.Object) (runtime.Object, error) {
 	if isNil(obj) {
-		return nil
+		return nil, nil
 	}
 	obj = obj.DeepCopyObject()
 	kind := admission.KindIn(row, a.Subresource)
 	if row != a.Row {
-		obj = convert(a.Row, row, obj)
+		var err error
+		if obj, err = convert(a.Row, row, obj); err != nil {
+			return nil, err
+		}
 	}
 	if kind != a.Row.GVK() || row != a.Row || obj.GetObjectKind().GroupVersionKind().Empty() {
 		obj.GetObjectKind().SetGroupVersionKind(kind)
 	}
-	return obj
+	return obj, nil
 }
 
 // Pruner is what Row.Custom may implement to drop fields that its kind does not have.
@@ -224,9 +227,12 @@ type Pruner interface{ Prune(obj resources.Object) }
 
 // Put makes obj, which is in the version of row, the request's object: its content
 // takes the place of what is there, defaults are set again.
-func Put(a *admission.Attributes, row *resources.Row, obj runtime.Object) {
+func Put(a *admission.Attributes, row *resources.Row, obj runtime.Object) error {
 	if row != a.Row {
-		obj = convert(row, a.Row, obj)
+		var err error
+		if obj, err = convert(row, a.Row, obj); err != nil {
+			return err
+		}
 	}
 	obj.GetObjectKind().SetGroupVersionKind(a.Object.GetObjectKind().GroupVersionKind())
 	if o, ok := obj.(resources.Object); ok && a.Kind() == a.Row.GVK() {
@@ -236,21 +242,27 @@ func Put(a *admission.Attributes, row *resources.Row, obj runtime.Object) {
 		a.Row.Default(o)
 	}
 	reflect.ValueOf(a.Object).Elem().Set(reflect.ValueOf(obj).Elem())
+	return nil
 }
 
 // convert goes through the stored version. Subresources with a kind of their own have only one.
-func convert(from, to *resources.Row, obj runtime.Object) runtime.Object {
+func convert(from, to *resources.Row, obj runtime.Object) (runtime.Object, error) {
 	o, ok := obj.(resources.Object)
 	if !ok || reflect.TypeOf(obj) != reflect.TypeOf(from.New()) {
-		return obj
+		return obj, nil
 	}
+	var err error
 	if from.ToStored != nil {
-		o = from.ToStored(o)
+		if o, err = from.ToStored(o); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
 	}
 	if to.FromStored != nil {
-		o = to.FromStored(o)
+		if o, err = to.FromStored(o); err != nil {
+			return nil, apierrors.NewInternalError(err)
+		}
 	}
-	return o
+	return o, nil
 }
 
 // Empty is an empty object of the type of obj, which may be unstructured.

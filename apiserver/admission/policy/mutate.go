@@ -213,6 +213,9 @@ func (s *server) mutateUnder(ctx context.Context, r *request, p *policy, b *bind
 // alter carries out one mutation.
 func (s *server) alter(ctx context.Context, r *request, m *mutator, c change, row *resources.Row, param runtime.Object) (bool, error) {
 	v := r.view(row)
+	if v.err != nil {
+		return false, v.err
+	}
 	in, err := s.input(r, v, param)
 	if err != nil {
 		return false, err
@@ -230,7 +233,9 @@ func (s *server) alter(ctx context.Context, r *request, m *mutator, c change, ro
 	if err != nil || next == nil || equality.Semantic.DeepEqual(v.obj, next) {
 		return false, err
 	}
-	match.Put(r.a, row, next)
+	if err := match.Put(r.a, row, next); err != nil {
+		return false, err
+	}
 	return true, nil
 }
 

@@ -216,6 +216,7 @@ type request struct {
 type view struct {
 	row      *resources.Row
 	obj, old runtime.Object
+	err      error // why they cannot be had in this version
 }
 
 var grNamespaces = schema.GroupResource{Resource: "namespaces"}
@@ -233,13 +234,19 @@ func (s *server) request(a *admission.Attributes) (*request, error) {
 func (r *request) view(row *resources.Row) *view {
 	v := r.views[row]
 	if v == nil {
-		v = &view{row: row, obj: match.As(r.a, row, r.a.Object), old: match.As(r.a, row, r.a.Old)}
+		v = &view{row: row}
+		if v.obj, v.err = match.As(r.a, row, r.a.Object); v.err == nil {
+			v.old, v.err = match.As(r.a, row, r.a.Old)
+		}
 		r.views[row] = v
 	}
 	return v
 }
 
 func (s *server) input(r *request, v *view, param runtime.Object) (expr.Input, error) {
+	if v.err != nil {
+		return expr.Input{}, v.err
+	}
 	return expr.InputOf(r.a, v.row, v.obj, v.old, param, r.ns, s.cfg.Authorizer)
 }
 
@@ -264,10 +271,15 @@ func (s *server) params(kind *admissionv1.ParamKind, ref *admissionv1.ParamRef, 
 		return nil, errors.New("paramRef.namespace must not be provided for a cluster-scoped `paramKind`")
 	}
 	var found []runtime.Object
+	var failed error
 	add := func(o resources.Object) {
 		c := o.DeepCopyObject().(resources.Object)
 		if row.FromStored != nil {
-			c = row.FromStored(c)
+			var err error
+			if c, err = row.FromStored(c); err != nil {
+				failed = err
+				return
+			}
 		}
 		c.GetObjectKind().SetGroupVersionKind(row.GVK())
 		found = append(found, c)
@@ -296,6 +308,9 @@ func (s *server) params(kind *admissionv1.ParamKind, ref *admissionv1.ParamRef, 
 		}
 	default:
 		return nil, errors.New("one of name or selector must be provided")
+	}
+	if failed != nil {
+		return nil, failed
 	}
 	if len(found) == 0 && ref.ParameterNotFoundAction != nil && *ref.ParameterNotFoundAction == admissionv1.DenyAction {
 		return nil, errors.New("no params found for policy binding with `Deny` parameterNotFoundAction")

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	admissionapi "k8s.io/api/admission/v1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -33,8 +34,8 @@ const (
 	idlePerHost   = 25
 )
 
-// caller posts reviews and keeps connections between them.
-type caller struct {
+// Caller posts reviews to webhooks and keeps connections between them.
+type Caller struct {
 	reach func(namespace, name, port string) (string, error)
 	room  chan struct{}
 
@@ -47,13 +48,14 @@ type transportKey struct {
 	ca      [sha256.Size]byte
 }
 
-func newCaller(reach func(namespace, name, port string) (string, error)) *caller {
-	return &caller{reach: reach, room: make(chan struct{}, maxCalls), via: map[transportKey]*http.Transport{}}
+// NewCaller returns a Caller; reach finds host:port of a ready endpoint of a service port.
+func NewCaller(reach func(namespace, name, port string) (string, error)) *Caller {
+	return &Caller{reach: reach, room: make(chan struct{}, maxCalls), via: map[transportKey]*http.Transport{}}
 }
 
 // transport returns the connections to webhooks with a certificate authority; service ones
 // are found by name, without DNS.
-func (c *caller) transport(ca []byte, service bool) (*http.Transport, error) {
+func (c *Caller) transport(ca []byte, service bool) (*http.Transport, error) {
 	key := transportKey{service, sha256.Sum256(ca)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,8 +103,8 @@ func (c *caller) transport(ca []byte, service bool) (*http.Transport, error) {
 }
 
 // address is the URL of a webhook without its timeout parameter.
-func address(h *hook) (u *url.URL, service bool, err error) {
-	if s := h.client.Service; s != nil {
+func address(client *admissionv1.WebhookClientConfig) (u *url.URL, service bool, err error) {
+	if s := client.Service; s != nil {
 		port := 443
 		if s.Port != nil {
 			port = int(*s.Port)
@@ -113,18 +115,31 @@ func address(h *hook) (u *url.URL, service bool, err error) {
 		}
 		return u, true, nil
 	}
-	if h.client.URL == nil {
+	if client.URL == nil {
 		return nil, false, errors.New("webhook configuration must have either service or URL")
 	}
-	if u, err = url.Parse(*h.client.URL); err != nil {
+	if u, err = url.Parse(*client.URL); err != nil {
 		return nil, false, fmt.Errorf("unparsable URL: %w", err)
 	}
 	return u, false, nil
 }
 
-// post sends a review and reads the answer. ctx ends when the webhook's time is over.
-func (c *caller) post(ctx context.Context, h *hook, body []byte) (*admissionapi.AdmissionReview, error) {
-	u, service, err := address(h)
+// post sends an admission review and reads the answer. ctx ends when the webhook's time is over.
+func (c *Caller) post(ctx context.Context, h *hook, body []byte) (*admissionapi.AdmissionReview, error) {
+	text, err := c.Send(ctx, &h.client, "kube-apiserver-admission", body)
+	if err != nil {
+		return nil, err
+	}
+	answer := &admissionapi.AdmissionReview{}
+	if err := json.Unmarshal(text, answer); err != nil {
+		return nil, fmt.Errorf("couldn't read the answer: %w", err)
+	}
+	return answer, nil
+}
+
+// Send posts body, and returns the body of a good answer. ctx ends when the webhook's time is over.
+func (c *Caller) Send(ctx context.Context, client *admissionv1.WebhookClientConfig, agent string, body []byte) ([]byte, error) {
+	u, service, err := address(client)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +147,7 @@ func (c *caller) post(ctx context.Context, h *hook, body []byte) (*admissionapi.
 		left := time.Until(end)
 		u.RawQuery = "timeout=" + strconv.FormatInt(int64((left+time.Second-1)/time.Second), 10) + "s"
 	}
-	via, err := c.transport(h.client.CABundle, service)
+	via, err := c.transport(client.CABundle, service)
 	if err != nil {
 		return nil, err
 	}
@@ -148,9 +163,9 @@ func (c *caller) post(ctx context.Context, h *hook, body []byte) (*admissionapi.
 	}
 	rq.Header.Set("Content-Type", "application/json")
 	rq.Header.Set("Accept", "application/json, */*")
-	rq.Header.Set("User-Agent", "kube-apiserver-admission")
-	client := http.Client{Transport: via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	rs, err := client.Do(rq)
+	rq.Header.Set("User-Agent", agent)
+	web := http.Client{Transport: via, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	rs, err := web.Do(rq)
 	if err != nil {
 		return nil, err
 	}
@@ -164,9 +179,5 @@ func (c *caller) post(ctx context.Context, h *hook, body []byte) (*admissionapi.
 	case rs.StatusCode < 200 || rs.StatusCode > 299:
 		return nil, apierrors.NewGenericServerResponse(rs.StatusCode, "post", schema.GroupResource{}, "", strings.TrimSpace(string(text[:min(len(text), 1024)])), 0, true)
 	}
-	answer := &admissionapi.AdmissionReview{}
-	if err := json.Unmarshal(text, answer); err != nil {
-		return nil, fmt.Errorf("couldn't read the answer: %w", err)
-	}
-	return answer, nil
+	return text, nil
 }

@@ -131,7 +131,9 @@ func (s *server) alter(ctx context.Context, a *admission.Attributes, h *hook, v 
 	if equality.Semantic.DeepEqual(v.obj, next) {
 		return false, nil
 	}
-	match.Put(a, v.row, next)
+	if err := match.Put(a, v.row, next); err != nil {
+		return false, err
+	}
 	return true, nil
 }
 

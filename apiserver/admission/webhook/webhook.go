@@ -65,7 +65,7 @@ func New(cfg Config) (mutating, validating admission.Plugin) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &server{cfg: cfg, caller: newCaller(cfg.Reach)}
+	s := &server{cfg: cfg, caller: NewCaller(cfg.Reach)}
 	follow := func(plural string, build func(resources.Object) []hook) *match.Followed[[]*hook] {
 		f := &match.Followed[[]*hook]{Build: func(old []*hook) ([]*hook, error) { return s.load(plural, build, old) }}
 		if cfg.Changed != nil {
@@ -87,7 +87,7 @@ func New(cfg Config) (mutating, validating admission.Plugin) {
 
 type server struct {
 	cfg    Config
-	caller *caller
+	caller *Caller
 }
 
 // hook is one webhook of one configuration.
@@ -231,8 +231,13 @@ type view struct {
 	obj, old runtime.Object // copies, with their kind; nil where there is none
 }
 
-func viewOf(a *admission.Attributes, row *resources.Row) *view {
-	return &view{row: row, obj: match.As(a, row, a.Object), old: match.As(a, row, a.Old)}
+func viewOf(a *admission.Attributes, row *resources.Row) (*view, error) {
+	obj, err := match.As(a, row, a.Object)
+	if err != nil {
+		return nil, err
+	}
+	old, err := match.As(a, row, a.Old)
+	return &view{row: row, obj: obj, old: old}, err
 }
 
 // wants reports whether the webhook is to be asked, and in which version. views keeps
@@ -250,7 +255,9 @@ func (s *server) wants(ctx context.Context, a *admission.Attributes, h *hook, vi
 	}
 	v := views[row]
 	if v == nil {
-		v = viewOf(a, row)
+		if v, err = viewOf(a, row); err != nil {
+			return nil, err
+		}
 		views[row] = v
 	}
 	if len(h.conditions) == 0 {
