@@ -64,8 +64,12 @@ func (g *Graph) Observe(o *Object) (visit []types.UID) {
 	g.objects[o.UID] = o
 	if old != nil {
 		for _, r := range old.Owners {
-			if !owns(o.Owners, r.UID) {
-				g.unlink(r.UID, o.UID)
+			if owns(o.Owners, r.UID) {
+				continue
+			}
+			g.unlink(r.UID, o.UID)
+			if owner := g.objects[r.UID]; owner != nil && owner.foreground() {
+				visit = append(visit, r.UID) // maybe this was the last one it waited for
 			}
 		}
 	}

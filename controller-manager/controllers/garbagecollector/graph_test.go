@@ -82,7 +82,7 @@ func TestVisits(t *testing.T) {
 	expect("a second dependent", g.Observe(object("b", blocks("o"))))
 	expect("the owner begins to wait", g.Observe(object("o", deleting(metav1.FinalizerDeleteDependents))), "a", "b", "o")
 	expect("one dependent is gone", g.Forget("a"), "o")
-	expect("the other one lets go", g.Observe(object("b")))
+	expect("the other one lets go: nothing blocks the owner", g.Observe(object("b")), "o")
 	expect("the owner is gone", g.Forget("o"))
 	g.Observe(object("p"))
 	g.Observe(object("c", owner("p")))
