@@ -7,6 +7,7 @@ require github.com/keelson/keelson/libs v0.0.0
 replace github.com/keelson/keelson/libs => ../libs
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/go-jose/go-jose/v4 v4.1.9
 	github.com/google/cel-go v0.26.0
 	github.com/google/gnostic-models v0.7.0

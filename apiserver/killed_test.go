@@ -81,7 +81,7 @@ func (s *mortal) start() {
 	cmd, gone := s.cmd, make(chan struct{})
 	s.gone = gone
 	go func() { _ = cmd.Wait(); close(gone) }()
-	for end := time.Now().Add(60 * time.Second); ; {
+	for end := time.Now().Add(4 * time.Minute); ; {
 		resp, err := s.http.Get(s.url + "/readyz")
 		if err == nil {
 			_, _ = io.Copy(io.Discard, resp.Body)
