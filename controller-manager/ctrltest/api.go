@@ -53,7 +53,7 @@ type API struct {
 	refuse  func(verb, resource string) error
 	answers map[string]func(*object) // by resource: creations that are answered and not kept
 	spaced  map[string]bool          // by prefix: the kind is namespaced
-	lag     time.Duration
+	lag     map[string]time.Duration // of news, by resource; "" is all others
 }
 
 type change struct {
@@ -416,7 +416,10 @@ func (a *API) watch(req *http.Request, r request) (*http.Response, error) {
 		}
 		for {
 			a.mu.Lock()
-			lag := a.lag
+			lag, ok := a.lag[r.resource()]
+			if !ok {
+				lag = a.lag[""]
+			}
 			a.mu.Unlock()
 			time.Sleep(lag)
 			a.mu.Lock()

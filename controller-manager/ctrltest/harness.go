@@ -178,11 +178,19 @@ func (h *Harness) Events(ns string) []string {
 	return slices.Compact(out)
 }
 
-// Lag makes every watch show changes this much later than they were made.
-func (a *API) Lag(d time.Duration) {
+// Lag makes watches of the resources, of all when none is named, tell of a change only after d: caches are behind.
+func (a *API) Lag(d time.Duration, resources ...string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.lag = d
+	if len(resources) == 0 {
+		resources = []string{""}
+	}
+	if a.lag == nil {
+		a.lag = map[string]time.Duration{}
+	}
+	for _, r := range resources {
+		a.lag[r] = d
+	}
 }
 
 // Pods are the pods of a namespace, by name.

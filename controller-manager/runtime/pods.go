@@ -52,18 +52,45 @@ func NamespaceEnding(err error) bool {
 	return apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 }
 
-// CreatePod creates a pod for owner and records the event of it.
-func CreatePod(ctx context.Context, p *Pass, owner kruntime.Object, pod *corev1.Pod) (*corev1.Pod, error) {
-	got, err := Create(ctx, p, p.queue.env.Client().CoreV1().Pods(pod.Namespace), pod)
-	if err != nil {
-		if !NamespaceEnding(err) {
-			p.Warning(owner, "FailedCreate", "Error creating: %v", err)
-		}
-		return nil, fmt.Errorf("create a pod: %w", err)
+// CreatePods creates n pods for owner, in growing batches, with the event of each, and returns how many were made.
+// An ending namespace is no error. fresh reads the owner from the API: the cache of pods may be ahead of the owner's,
+// and pods that were orphaned, or collected, with an owner that is being deleted must not be replaced.
+func CreatePods(ctx context.Context, p *Pass, owner informer.Object, fresh Fresh, n int, pod func(i int) *corev1.Pod) (int, error) {
+	if n == 0 {
+		return 0, nil
 	}
-	p.Normal(owner, "SuccessfulCreate", "Created pod: %v", got.Name)
-	p.Note("create pod %s", got.Name)
-	return got, nil
+	if stays, err := fresh.stays(ctx, owner); err != nil || !stays {
+		return 0, err
+	}
+	return Together(ctx, n, func(ctx context.Context, i int) error {
+		pod := pod(i)
+		got, err := Create(ctx, p, p.queue.env.Client().CoreV1().Pods(pod.Namespace), pod)
+		switch {
+		case NamespaceEnding(err):
+			return nil
+		case err != nil:
+			p.Warning(owner, "FailedCreate", "Error creating: %v", err)
+			return fmt.Errorf("create a pod: %w", err)
+		}
+		p.Normal(owner, "SuccessfulCreate", "Created pod: %v", got.Name)
+		p.Note("create pod %s", got.Name)
+		return nil
+	})
+}
+
+// Fresh reads an owner from the API, not from a cache.
+type Fresh func(context.Context) (metav1.Object, error)
+
+// stays tells whether the owner still exists and is not being deleted.
+func (f Fresh) stays(ctx context.Context, owner metav1.Object) (bool, error) {
+	live, err := f(ctx)
+	switch {
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("read the owner: %w", err)
+	}
+	return live.GetUID() == owner.GetUID() && live.GetDeletionTimestamp() == nil, nil
 }
 
 // DeletePod deletes a pod of owner and records the event of it.

@@ -308,7 +308,7 @@ func stack() string { return string(debug.Stack()) }
 // a patch that holds the object's UID and resourceVersion as preconditions. fresh
 // reads the owner from the API, not from a cache: an owner that was deleted, or
 // replaced by another of its name, must not adopt. It returns what was adopted.
-func Own[T informer.Object](ctx context.Context, p *Pass, c patcher[T], owner metav1.Object, gvk schema.GroupVersionKind, adopt, release []T, fresh func(context.Context) (metav1.Object, error)) ([]T, error) {
+func Own[T informer.Object](ctx context.Context, p *Pass, c patcher[T], owner metav1.Object, gvk schema.GroupVersionKind, adopt, release []T, fresh Fresh) ([]T, error) {
 	refs := func(o T, refs []metav1.OwnerReference) any {
 		return map[string]any{"metadata": map[string]any{
 			"uid": o.GetUID(), "resourceVersion": o.GetResourceVersion(), "ownerReferences": refs,
@@ -324,12 +324,8 @@ func Own[T informer.Object](ctx context.Context, p *Pass, c patcher[T], owner me
 	if len(adopt) == 0 {
 		return nil, nil
 	}
-	live, err := fresh(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the owner before an adoption: %w", err)
-	}
-	if live.GetUID() != owner.GetUID() || live.GetDeletionTimestamp() != nil {
-		return nil, nil
+	if stays, err := fresh.stays(ctx, owner); err != nil || !stays {
+		return nil, err
 	}
 	var mine []T
 	for _, o := range adopt {

@@ -12,8 +12,8 @@
 //
 // A standby watches the lease, so it sees each renewal when it is written, and takes over LeaseDuration
 // after the last one: with the defaults 2.5 to 3 seconds after the leader has died. The price is two writes
-// a second by the leader. Where the watch does not work, it looks every RetryPeriod. A lease of 2 s was tried:
-// on a machine so crowded that writes take a second the leader lost it every few seconds.
+// a second by the leader. Where the watch does not work, it looks every RetryPeriod. Where writes take long the
+// leader claims the lease for longer, up to 15 s, so that a crowded machine does not depose it (pace.go).
 //
 // Goroutines: Run owns them all. lead is called again on each election, one call at a time. To debug:
 // the lease itself, and the lines "leading", "standing by" and "lost the lease" of the log.
@@ -105,7 +105,7 @@ func Run(ctx context.Context, cfg Config, c kubernetes.Interface, id string, log
 
 func elect(ctx context.Context, cfg Config, leases coordinationclient.LeaseInterface, id string, log *slog.Logger, lead func(ctx context.Context) error) error {
 	e := &elector{
-		cfg: cfg, leases: leases, claim: claim{id: id},
+		cfg: cfg, leases: leases, claim: claim{id: id}, pace: pace{least: cfg.LeaseDuration.Duration, span: cfg.LeaseDuration.Duration},
 		log: log.With("lease", cfg.ResourceNamespace+"/"+cfg.ResourceName, "id", id),
 	}
 	for {
@@ -130,7 +130,13 @@ type elector struct {
 	cfg    Config
 	leases coordinationclient.LeaseInterface
 	claim  claim
+	pace   pace
 	log    *slog.Logger
+}
+
+// term is for how long a copy leads after a renewal that claims the lease for span.
+func (e *elector) term(span time.Duration) time.Duration {
+	return time.Duration(float64(span) / float64(e.cfg.LeaseDuration.Duration) * float64(e.cfg.RenewDeadline.Duration))
 }
 
 // state is the lease as seen at a moment; the lease is nil when there is none.
@@ -179,7 +185,7 @@ func (e *elector) standBy(ctx context.Context) (began time.Time, err error) {
 		case !known:
 			next = now.Add(e.cfg.RetryPeriod.Duration) // the first state will come
 		case !next.After(now):
-			if e.write(ctx, now, now.Add(e.cfg.RenewDeadline.Duration)) == nil {
+			if e.write(ctx, now, now.Add(e.term(e.pace.span))) == nil {
 				return now, nil
 			}
 			pause = time.Now().Add(e.cfg.RetryPeriod.Duration)
@@ -193,7 +199,7 @@ func (e *elector) standBy(ctx context.Context) (began time.Time, err error) {
 func (e *elector) write(ctx context.Context, now, deadline time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	l := e.claim.taken(e.cfg.ResourceName, e.cfg.ResourceNamespace, e.cfg.LeaseDuration.Duration, now)
+	l := e.claim.taken(e.cfg.ResourceName, e.cfg.ResourceNamespace, e.pace.span, now)
 	var err error
 	if e.claim.lease == nil {
 		l, err = e.leases.Create(ctx, l, metav1.CreateOptions{})
@@ -296,13 +302,14 @@ var errLost = errors.New("the lease could not be renewed in time")
 func (e *elector) lead(ctx context.Context, renewed time.Time, f func(ctx context.Context) error) (done bool, err error) {
 	term, lose := context.WithCancelCause(ctx)
 	defer lose(nil)
-	deadline := renewed.Add(e.cfg.RenewDeadline.Duration)
+	deadline := renewed.Add(e.term(e.pace.span))
 	// Whatever holds up the loop below, the term ends in time.
 	guard := time.AfterFunc(time.Until(deadline), func() { lose(errLost) })
 	defer guard.Stop()
 	result := make(chan error, 1)
 	go func() { result <- run.Safely("leading", func() error { return f(term) }) }()
-	timer := time.NewTimer(e.cfg.RetryPeriod.Duration)
+	due := time.Now().Add(e.cfg.RetryPeriod.Duration) // of the next renewal
+	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
 	for {
 		select {
@@ -317,12 +324,26 @@ func (e *elector) lead(ctx context.Context, renewed time.Time, f func(ctx contex
 		if errors.Is(context.Cause(term), errLost) {
 			continue // f is awaited; the timer is not set again
 		}
-		// The term goes on while f winds up after the end of ctx: nobody else may begin before.
 		now := time.Now()
+		if end := now.Add(e.term(e.pace.span)); end.Before(deadline) {
+			// The lease is claimed for less than before: that holds even if the answer gets lost.
+			if !guard.Stop() {
+				continue
+			}
+			deadline = end
+			guard.Reset(time.Until(deadline))
+		}
+		// The term goes on while f winds up after the end of ctx: nobody else may begin before.
 		err := e.write(context.WithoutCancel(ctx), now, deadline)
+		claimed, answered := e.pace.span, time.Now()
+		e.pace.saw(answered.Sub(due), answered)
+		due = now.Add(e.cfg.RetryPeriod.Duration)
+		if soon := answered.Add(e.cfg.RetryPeriod.Duration / 4); due.Before(soon) {
+			due = soon
+		}
 		switch {
 		case err == nil && guard.Stop():
-			deadline = now.Add(e.cfg.RenewDeadline.Duration)
+			deadline = now.Add(e.term(claimed))
 			guard.Reset(time.Until(deadline))
 		case err == nil: // too late: the term is over
 		case apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err):
@@ -334,12 +355,11 @@ func (e *elector) lead(ctx context.Context, renewed time.Time, f func(ctx contex
 					continue
 				}
 			}
-			timer.Reset(e.cfg.RetryPeriod.Duration / 8)
-			continue
+			due = time.Now().Add(e.cfg.RetryPeriod.Duration / 8)
 		default:
 			e.log.Warn("renewing the lease failed", "err", err)
 		}
-		timer.Reset(max(time.Until(now.Add(e.cfg.RetryPeriod.Duration)), e.cfg.RetryPeriod.Duration/4))
+		timer.Reset(time.Until(due))
 	}
 }
 

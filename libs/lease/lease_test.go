@@ -325,6 +325,39 @@ func TestAShortAbsenceIsRiddenOut(t *testing.T) {
 	})
 }
 
+// On a machine where writes take long the lease is claimed for longer, so that it is not lost; when they are quick
+// again it gets short again, and no two lead at once all the while.
+func TestASlowMachineGetsALongerLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h, a, b := pair(t)
+		seconds := func() int32 { return *s.stored().Spec.LeaseDurationSeconds }
+		if got := seconds(); got != 3 {
+			t.Errorf("at first a lease of %d s; want 3", got)
+		}
+		for _, delay := range []time.Duration{300, 700, 1500, 3000} {
+			for _, c := range []*copyOf{a, b} {
+				c.set(func(f *faults) { f.delay = delay * time.Millisecond })
+			}
+			time.Sleep(20 * time.Second)
+		}
+		if got := seconds(); got != 15 || h.termsOf("a") != 1 || h.leader() != "a" {
+			t.Errorf("with writes of 3 s: a lease of %d s, %d terms of a, %q leads; want 15, 1, a", got, h.termsOf("a"), h.leader())
+		}
+		for _, c := range []*copyOf{a, b} {
+			c.set(func(f *faults) { f.delay = 0 })
+		}
+		time.Sleep(5 * time.Minute)
+		if got := seconds(); got != 3 {
+			t.Errorf("with quick writes again: a lease of %d s; want 3", got)
+		}
+		a.set(func(f *faults) { f.away = true })
+		if took := untilLeads(t, h, "b", 5*time.Second); took > 3010*time.Millisecond || h.together() != 1 {
+			t.Errorf("b led after %s, %d at once", took, h.together())
+		}
+		ended(t, a, b)
+	})
+}
+
 // Somebody who labels the lease, or deletes it, does not end the term.
 func TestForeignWritesAreNoLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -119,7 +119,7 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	}}, p.Now)
 	decision.Status.CollisionCount = collisions
 
-	fault := c.apply(ctx, p, set, hash, decision)
+	fault := c.apply(ctx, p, set, hash, decision, fresh)
 	if !equality.Semantic.DeepEqual(decision.Status, set.Status) {
 		s := set.DeepCopy()
 		s.Status = decision.Status
@@ -138,7 +138,7 @@ func backoffKey(set *appsv1.DaemonSet, node string) string {
 	return fmt.Sprintf("%s/%d/%s", set.UID, set.Status.ObservedGeneration, node)
 }
 
-func (c *controller) apply(ctx context.Context, p *runtime.Pass, set *appsv1.DaemonSet, hash string, d Decision) error {
+func (c *controller) apply(ctx context.Context, p *runtime.Pass, set *appsv1.DaemonSet, hash string, d Decision, fresh runtime.Fresh) error {
 	for _, pod := range d.Failed {
 		c.failures.Next(backoffKey(set, target(pod)), p.Now)
 		p.Warning(set, "FailedDaemonPod", "Found failed daemon pod %s/%s on node %s, will try to kill it", pod.Namespace, pod.Name, target(pod))
@@ -146,13 +146,7 @@ func (c *controller) apply(ctx context.Context, p *runtime.Pass, set *appsv1.Dae
 	for _, pod := range d.Ended {
 		p.Normal(set, "SucceededDaemonPod", "Found succeeded daemon pod %s/%s on node %s, will try to delete it", pod.Namespace, pod.Name, target(pod))
 	}
-	_, err := runtime.Together(ctx, len(d.Create), func(ctx context.Context, i int) error {
-		_, err := runtime.CreatePod(ctx, p, set, newPod(set, hash, d.Create[i]))
-		if runtime.NamespaceEnding(err) {
-			return nil
-		}
-		return err
-	})
+	_, err := runtime.CreatePods(ctx, p, set, fresh, len(d.Create), func(i int) *corev1.Pod { return newPod(set, hash, d.Create[i]) })
 	return errors.Join(err, runtime.AllTogether(ctx, len(d.Delete), func(ctx context.Context, i int) error {
 		return runtime.DeletePod(ctx, p, set, d.Delete[i])
 	}))

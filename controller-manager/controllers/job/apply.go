@@ -180,17 +180,18 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	}
 	candidates := append(c.pods.By(runtime.ByController, string(j.UID)), c.pods.By(runtime.Orphans, j.Namespace)...)
 	claims := podset.Claim(j, selector, candidates)
-	adopted, err := runtime.Own(ctx, p, c.client.CoreV1().Pods(j.Namespace), j, gvk, claims.Adopt, claims.Release, func(ctx context.Context) (metav1.Object, error) {
+	fresh := func(ctx context.Context) (metav1.Object, error) {
 		return c.client.BatchV1().Jobs(j.Namespace).Get(ctx, j.Name, metav1.GetOptions{})
-	})
+	}
+	adopted, err := runtime.Own(ctx, p, c.client.CoreV1().Pods(j.Namespace), j, gvk, claims.Adopt, claims.Release, fresh)
 	if err != nil {
 		return runtime.Result{}, err
 	}
 	d := Decide(j, append(claims.Mine, adopted...), c.streak(j.UID), p.Now)
-	return runtime.Result{Again: d.Again, Gather: gather}, c.apply(ctx, p, j, d)
+	return runtime.Result{Again: d.Again, Gather: gather}, c.apply(ctx, p, j, d, fresh)
 }
 
-func (c *controller) apply(ctx context.Context, p *runtime.Pass, j *batchv1.Job, d Decision) error {
+func (c *controller) apply(ctx context.Context, p *runtime.Pass, j *batchv1.Job, d Decision, fresh runtime.Fresh) error {
 	pods := c.client.CoreV1().Pods(j.Namespace)
 	drop := func(list []*corev1.Pod) error {
 		return runtime.AllTogether(ctx, len(list), func(ctx context.Context, i int) error {
@@ -208,19 +209,13 @@ func (c *controller) apply(ctx context.Context, p *runtime.Pass, j *batchv1.Job,
 	}); err != nil {
 		return err
 	}
-	made, fault := runtime.Together(ctx, len(d.Create), func(ctx context.Context, i int) error {
-		_, err := runtime.CreatePod(ctx, p, j, newPod(j, d.Create[i]))
-		if runtime.NamespaceEnding(err) {
-			return nil
-		}
-		return err
-	})
+	made, fault := runtime.CreatePods(ctx, p, j, fresh, len(d.Create), func(i int) *corev1.Pod { return newPod(j, d.Create[i]) })
 	d.Status.Active -= int32(len(d.Create) - made)
 	if !equality.Semantic.DeepEqual(d.Status, j.Status) {
-		fresh := j.DeepCopy()
-		fresh.Status = d.Status
+		next := j.DeepCopy()
+		next.Status = d.Status
 		p.Note("status: active %d succeeded %d failed %d", d.Status.Active, d.Status.Succeeded, d.Status.Failed)
-		if _, err := runtime.UpdateStatus(ctx, p, c.client.BatchV1().Jobs(j.Namespace), fresh); err != nil {
+		if _, err := runtime.UpdateStatus(ctx, p, c.client.BatchV1().Jobs(j.Namespace), next); err != nil {
 			return errors.Join(fault, fmt.Errorf("update status: %w", err))
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	kruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 
@@ -55,13 +54,14 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	if err != nil {
 		return runtime.Result{}, runtime.Permanent(fmt.Errorf("selector: %w", err))
 	}
-	pods, err := Claim(ctx, p, c.client, c.pods, set, gvk, selector, func(ctx context.Context) (metav1.Object, error) {
+	fresh := func(ctx context.Context) (metav1.Object, error) {
 		return c.client.AppsV1().ReplicaSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
-	})
+	}
+	pods, err := Claim(ctx, p, c.client, c.pods, set, gvk, selector, fresh)
 	if err != nil {
 		return runtime.Result{}, err
 	}
-	fault := Apply(ctx, p, Decide(set, pods, c.family(set, pods), p.Now), set, set, gvk)
+	fault := Apply(ctx, p, Decide(set, pods, c.family(set, pods), p.Now), set, set, gvk, fresh)
 	status, next := Status(set, pods, fault, p.Now)
 	if !equality.Semantic.DeepEqual(status, set.Status) {
 		set = set.DeepCopy()
@@ -89,7 +89,7 @@ func (c *controller) family(set *appsv1.ReplicaSet, pods []*corev1.Pod) []*corev
 
 // Claim returns the owner's pods after adopting and releasing what has to be.
 func Claim(ctx context.Context, p *runtime.Pass, client kubernetes.Interface, pods *informer.Cache[*corev1.Pod], owner metav1.Object,
-	gvk schema.GroupVersionKind, selector labels.Selector, fresh func(context.Context) (metav1.Object, error)) ([]*corev1.Pod, error) {
+	gvk schema.GroupVersionKind, selector labels.Selector, fresh runtime.Fresh) ([]*corev1.Pod, error) {
 	candidates := append(pods.By(runtime.ByController, string(owner.GetUID())), pods.By(runtime.Orphans, owner.GetNamespace())...)
 	claims := podset.Claim(owner, selector, candidates)
 	// A pod that has ended is left to whoever looks at it; only live ones are adopted.
@@ -99,18 +99,10 @@ func Claim(ctx context.Context, p *runtime.Pass, client kubernetes.Interface, po
 }
 
 // Apply creates and deletes pods as decided. owner gets the events.
-func Apply(ctx context.Context, p *runtime.Pass, d Decision, owner kruntime.Object, set *appsv1.ReplicaSet, gvk schema.GroupVersionKind) error {
-	if d.Create > 0 {
-		_, err := runtime.Together(ctx, d.Create, func(ctx context.Context, _ int) error {
-			_, err := runtime.CreatePod(ctx, p, owner, podset.FromTemplate(&set.Spec.Template, set, gvk))
-			if runtime.NamespaceEnding(err) {
-				return nil
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
+func Apply(ctx context.Context, p *runtime.Pass, d Decision, owner informer.Object, set *appsv1.ReplicaSet, gvk schema.GroupVersionKind, fresh runtime.Fresh) error {
+	_, err := runtime.CreatePods(ctx, p, owner, fresh, d.Create, func(int) *corev1.Pod { return podset.FromTemplate(&set.Spec.Template, set, gvk) })
+	if err != nil {
+		return err
 	}
 	return runtime.AllTogether(ctx, len(d.Delete), func(ctx context.Context, i int) error {
 		return runtime.DeletePod(ctx, p, owner, d.Delete[i])

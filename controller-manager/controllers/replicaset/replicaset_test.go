@@ -137,6 +137,31 @@ func TestDeletedPodIsReplacedOnce(t *testing.T) {
 	})
 }
 
+// A set is deleted and its pods are orphaned, and the news of the pods come before those of the set.
+func TestOrphanedPodsAreNotReplaced(t *testing.T) {
+	s := set(2)
+	s.Finalizers = []string{metav1.FinalizerOrphanDependents}
+	ctrltest.Test(t, []runtime.Row{Row}, []kruntime.Object{s}, func(t *testing.T, h *ctrltest.Harness) {
+		h.Serve("ns")
+		h.Rest()
+		h.API.Lag(10*time.Second, "replicasets")
+		h.Writes()
+		ctx := context.Background()
+		if err := h.Client.AppsV1().ReplicaSets("ns").Delete(ctx, s.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		pods := h.Pods("ns")
+		for _, p := range pods {
+			p.OwnerReferences = nil
+			ctrltest.Must(h.Client.CoreV1().Pods("ns").Update(ctx, p, metav1.UpdateOptions{}))
+		}
+		h.After(time.Minute)
+		if w := h.Writes(); len(pods) != 2 || strings.Contains(w, "create") {
+			t.Errorf("%d pods were orphaned, and replaced:\n%s", len(pods), w)
+		}
+	})
+}
+
 func TestMinReadySeconds(t *testing.T) {
 	s := set(1)
 	s.Spec.MinReadySeconds = 30

@@ -58,14 +58,13 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 		return runtime.Result{}, nil
 	}
 	api := c.client.CoreV1().ReplicationControllers(rc.Namespace)
-	pods, err := replicaset.Claim(ctx, p, c.client, c.pods, rc, gvk, selector, func(ctx context.Context) (metav1.Object, error) {
-		return api.Get(ctx, rc.Name, metav1.GetOptions{})
-	})
+	fresh := func(ctx context.Context) (metav1.Object, error) { return api.Get(ctx, rc.Name, metav1.GetOptions{}) }
+	pods, err := replicaset.Claim(ctx, p, c.client, c.pods, rc, gvk, selector, fresh)
 	if err != nil {
 		return runtime.Result{}, err
 	}
 	set := asSet(rc)
-	fault := replicaset.Apply(ctx, p, replicaset.Decide(set, pods, pods, p.Now), rc, set, gvk)
+	fault := replicaset.Apply(ctx, p, replicaset.Decide(set, pods, pods, p.Now), rc, set, gvk, fresh)
 	seen, next := replicaset.Status(set, pods, fault, p.Now)
 	if status := asController(seen); !equality.Semantic.DeepEqual(status, rc.Status) {
 		rc = rc.DeepCopy()
