@@ -52,7 +52,7 @@ func run(m *testing.M) (code int) {
 		return 1
 	}
 	program = filepath.Join(dir, "testprogram")
-	cluster, err = lab.Start(ctx, lab.Options{Bin: binaries, Log: func(f string, a ...any) { fmt.Printf(f+"\n", a...) }}, 2, []string{archive})
+	cluster, err = lab.Start(ctx, lab.Options{Prefix: os.Getenv("KEELSON_LAB_PREFIX"), Subnet: os.Getenv("KEELSON_LAB_SUBNET"), Bin: binaries, Log: func(f string, a ...any) { fmt.Printf(f+"\n", a...) }}, 2, []string{archive})
 	if cluster != nil {
 		defer func() {
 			if code != 0 {

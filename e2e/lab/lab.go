@@ -4,7 +4,8 @@
 // test, brought up by the same `keelson up` that users type.
 //
 // Main calls: Start (a cluster of several machines), New and Lab.Machine (bare ones),
-// Machine.Exec, Keelson, Cut, Heal, Kill.
+// Lab.Segment (a network of its own behind a router), Machine.Exec, Keelson, Cut, Heal,
+// Kill.
 //
 // Promises: machines see nothing of each other but the network. Close removes
 // everything; if the process dies before, the next New with the same prefix does. A
@@ -40,15 +41,25 @@ type Options struct {
 	Prefix string // of cgroups and interfaces; at most 6 characters. Default: klab
 	Dir    string // state of the machines. Default: /var/tmp/keelson-PREFIX
 	Bin    string // the directory with keelson, pause and the daemons
-	Subnet string // first three numbers of the bridge's network. Default: 10.89.0
+	Subnet string // first three numbers of the bridge's network; segments count up from it. Default: 10.89.0
 	Log    func(format string, args ...any)
 }
 
-// Lab is a bridge and the machines on it.
+// Lab is a network segment, the machines on it, and further segments behind a router.
 type Lab struct {
 	Options
+	*Segment            // the first, on which machines stand unless another is asked for
 	mu       sync.Mutex // guards machines
 	machines []*Machine
+}
+
+// Segment is one bridge. Machines of two segments reach each other through the lab's
+// router, which is a network namespace; each segment reaches the host at its address 1.
+type Segment struct {
+	lab    *Lab
+	number int    // 0 is the first
+	prefix string // first three numbers of its addresses
+	all    string // what holds the addresses of every segment
 }
 
 // New removes what an earlier lab with this prefix left, and makes the bridge.
@@ -82,24 +93,91 @@ func New(o Options) (*Lab, error) {
 	if err := l.sweep(); err != nil {
 		return nil, fmt.Errorf("remove what an earlier lab left: %w", err)
 	}
-	if err := l.makeBridge(); err != nil {
+	var err error
+	if l.Segment, err = l.segment(0); err == nil {
+		err = l.Segment.makeBridge()
+	}
+	if err != nil {
 		return nil, errors.Join(err, l.sweep())
 	}
 	return l, nil
 }
 
-func (l *Lab) bridge() string { return l.Prefix + "-br" }
-
-func (l *Lab) acceptRule() []string {
-	return []string{"FORWARD", "-i", l.bridge(), "-o", l.bridge(), "-j", "ACCEPT"}
+func (l *Lab) segment(number int) (*Segment, error) {
+	var a, b, c int
+	if n, err := fmt.Sscanf(l.Subnet, "%d.%d.%d", &a, &b, &c); err != nil || n != 3 || c+number > 255 {
+		return nil, fmt.Errorf("subnet %q: want three numbers such as 10.89.0, with room for %d more networks", l.Subnet, number)
+	}
+	return &Segment{lab: l, number: number, prefix: fmt.Sprintf("%d.%d.%d", a, b, c+number), all: fmt.Sprintf("%d.%d.0.0/16", a, b)}, nil
 }
 
-func (l *Lab) makeBridge() error {
-	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: l.bridge()}}
-	if err := netlink.LinkAdd(br); err != nil {
-		return fmt.Errorf("add bridge %s: %w", l.bridge(), err)
+// Behind makes a further segment (number 1 to 9) and connects it to the first by the
+// router, which has address 254 in both.
+func (l *Lab) Behind(number int) (*Segment, error) {
+	s, err := l.segment(number)
+	if err != nil {
+		return nil, err
 	}
-	addr, err := netlink.ParseAddr(l.Subnet + ".1/24")
+	if err := s.makeBridge(); err != nil {
+		return nil, err
+	}
+	if err := l.ip("netns", "add", l.router()); err != nil && !exists("/run/netns/"+l.router()) {
+		return nil, err
+	}
+	if err := l.ip("netns", "exec", l.router(), "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"); err != nil {
+		return nil, err
+	}
+	for _, on := range []*Segment{l.Segment, s} {
+		inside := fmt.Sprintf("to-%d", on.number)
+		if exec.Command("ip", "-n", l.router(), "link", "show", inside).Run() == nil {
+			continue
+		}
+		outside := fmt.Sprintf("%s-r%d", l.Prefix, on.number)
+		for _, args := range [][]string{
+			{"link", "add", outside, "master", on.bridge(), "type", "veth", "peer", "name", inside, "netns", l.router()},
+			{"link", "set", outside, "up"},
+			{"-n", l.router(), "addr", "add", on.prefix + ".254/24", "dev", inside},
+			{"-n", l.router(), "link", "set", inside, "up"},
+		} {
+			if err := l.ip(args...); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s, nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
+}
+
+func (l *Lab) router() string { return l.Prefix + "-router" }
+
+func (l *Lab) ip(args ...string) error {
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func (s *Segment) bridge() string {
+	if s.number == 0 {
+		return s.lab.Prefix + "-br"
+	}
+	return fmt.Sprintf("%s-br%d", s.lab.Prefix, s.number)
+}
+
+func (s *Segment) acceptRule() []string {
+	return []string{"FORWARD", "-i", s.bridge(), "-o", s.bridge(), "-j", "ACCEPT"}
+}
+
+func (s *Segment) makeBridge() error {
+	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: s.bridge()}}
+	if err := netlink.LinkAdd(br); err != nil {
+		return fmt.Errorf("add bridge %s: %w", s.bridge(), err)
+	}
+	addr, err := netlink.ParseAddr(s.prefix + ".1/24")
 	if err != nil {
 		return err
 	}
@@ -110,7 +188,7 @@ func (l *Lab) makeBridge() error {
 		return err
 	}
 	// Where bridged packets pass the host's iptables, they must not be dropped there.
-	if out, err := exec.Command("iptables", append([]string{"-w", "-I"}, l.acceptRule()...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("iptables", append([]string{"-w", "-I"}, s.acceptRule()...)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("let the bridge's packets pass: %w: %s", err, out)
 	}
 	return nil
@@ -138,7 +216,13 @@ func (l *Lab) sweep() error {
 			}
 		}
 	}
-	for exec.Command("iptables", append([]string{"-w", "-D"}, l.acceptRule()...)...).Run() == nil {
+	for number := range 10 {
+		rule := (&Segment{lab: l, number: number}).acceptRule()
+		for exec.Command("iptables", append([]string{"-w", "-D"}, rule...)...).Run() == nil {
+		}
+	}
+	if exists("/run/netns/" + l.router()) {
+		errs = append(errs, l.ip("netns", "del", l.router()))
 	}
 	// The mounts lived in the machines' namespaces; here are only directories.
 	if err := os.RemoveAll(l.Dir); err != nil {
@@ -261,9 +345,10 @@ func killTree(top string) error {
 	}
 }
 
-// plug connects a machine to the bridge: eth0 inside, PREFIX-NAME outside.
-func (l *Lab) plug(m *Machine) error {
-	br, err := netlink.LinkByName(l.bridge())
+// plug connects a machine to its segment's bridge: eth0 inside, PREFIX-NAME outside. Other
+// segments are behind the router, everything else behind the host.
+func (s *Segment) plug(m *Machine) error {
+	br, err := netlink.LinkByName(s.bridge())
 	if err != nil {
 		return err
 	}
@@ -277,7 +362,8 @@ func (l *Lab) plug(m *Machine) error {
 	if err := netlink.LinkSetUp(veth); err != nil {
 		return err
 	}
-	script := fmt.Sprintf("ip link set lo up && ip addr add %s/24 dev eth0 && ip link set eth0 up && ip route add default via %s.1", m.Address, l.Subnet)
+	script := fmt.Sprintf("ip link set lo up && ip addr add %[1]s/24 dev eth0 && ip link set eth0 up && ip route add default via %[2]s.1 && ip route add %[3]s via %[2]s.254",
+		m.Address, s.prefix, s.all)
 	out, err := exec.Command("nsenter", "-t", fmt.Sprint(m.pid), "-n", "sh", "-c", script).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("set up the network of %s: %w: %s", m.Name, err, out)

@@ -21,6 +21,7 @@ type Machine struct {
 	Name    string
 	Address string
 	lab     *Lab
+	segment *Segment
 	dir     string // what is private to the machine, by its usual path
 	pid     int    // its first process, as the host sees it
 	holder  *exec.Cmd
@@ -58,9 +59,11 @@ echo up >"$DIR/started"
 exec "$BIN/pause"
 `
 
-// Machine makes a bare machine: nothing runs in it but a reaper.
-func (l *Lab) Machine(ctx context.Context, name string, number int) (*Machine, error) {
-	m := &Machine{Name: name, Address: fmt.Sprintf("%s.%d", l.Subnet, number), lab: l, dir: filepath.Join(l.Dir, name)}
+// Machine makes a bare machine on the segment: nothing runs in it but a reaper. number
+// is the last one of its address.
+func (s *Segment) Machine(ctx context.Context, name string, number int) (*Machine, error) {
+	l := s.lab
+	m := &Machine{Name: name, Address: fmt.Sprintf("%s.%d", s.prefix, number), lab: l, segment: s, dir: filepath.Join(l.Dir, name)}
 	if err := os.MkdirAll(m.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -118,7 +121,7 @@ func (l *Lab) Machine(ctx context.Context, name string, number int) (*Machine, e
 		_ = os.WriteFile(filepath.Join(hs[0], "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0)
 	}
 	_ = os.WriteFile(filepath.Join(m.dir, "pid"), []byte(strconv.Itoa(m.pid)), 0o644)
-	if err := l.plug(m); err != nil {
+	if err := m.segment.plug(m); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()

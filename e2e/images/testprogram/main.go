@@ -25,11 +25,13 @@ var verbs map[string]verb
 
 func init() {
 	verbs = map[string]verb{
-		"serve":  {"serve [PORT] [LINGER]: HTTP server; after SIGTERM it serves for LINGER more", serve},
+		"serve":  {"serve [PORT] [LINGER]: HTTP server, and UDP echo on the same port; after SIGTERM it serves for LINGER more", serve},
 		"load":   {"load URL RATE SECONDS: requests at RATE per second; prints the answers by count, exits 1 on any failure", load},
 		"get":    {"get URL: one request; prints the body, exits 1 unless 200", get},
 		"lookup": {"lookup NAME: addresses of NAME, sorted, one per line", lookup},
 		"srv":    {"srv NAME: SRV records of NAME as target:port, sorted", srv},
+		"udp":    {"udp ADDRESS:PORT BYTES: sends one datagram to a server, which must come back whole", udp},
+		"bulk":   {"bulk URL BYTES: reads a server's /bulk?bytes=BYTES and checks it", bulk},
 		"sleep":  {"sleep SECONDS", sleep},
 		"exit":   {"exit CODE [SECONDS]: exits with CODE, after SECONDS", exit},
 		"oom":    {"oom: takes memory until it is killed", oom},

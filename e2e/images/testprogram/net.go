@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,7 +21,7 @@ import (
 
 // serve answers: / the host's name; /env?name=X; /headers; /client the caller's
 // address; /ready 200 unless the file /tmp/unready exists; /healthy likewise with
-// /tmp/unhealthy; /slow?ms=N.
+// /tmp/unhealthy; /slow?ms=N; /bulk?bytes=N that many bytes. Datagrams are sent back.
 func serve(args []string) int {
 	port := argument(args, 0, "8080")
 	linger := seconds(argument(args, 1, "0"))
@@ -35,6 +36,11 @@ func serve(args []string) int {
 		time.Sleep(time.Duration(ms) * time.Millisecond)
 		fmt.Fprintln(w, host)
 	})
+	mux.HandleFunc("/bulk", func(w http.ResponseWriter, r *http.Request) {
+		n, _ := strconv.ParseInt(r.FormValue("bytes"), 10, 64)
+		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+		_, _ = io.CopyN(w, &pattern{}, n)
+	})
 	for _, state := range []string{"ready", "healthy"} {
 		mux.HandleFunc("/"+state, func(w http.ResponseWriter, r *http.Request) {
 			if _, err := os.Stat("/tmp/un" + state); err == nil {
@@ -47,8 +53,15 @@ func serve(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	s := &http.Server{Addr: ":" + port, Handler: mux}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- s.ListenAndServe() }()
+	echo, err := net.ListenPacket("udp", ":"+port)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer echo.Close()
+	go func() { failed <- sendBack(echo) }()
 	fmt.Println("serving on", port)
 	select {
 	case err := <-failed:
@@ -61,6 +74,97 @@ func serve(args []string) int {
 	end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := s.Shutdown(end); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// sendBack returns datagrams to whom they came from until the socket is closed.
+func sendBack(c net.PacketConn) error {
+	b := make([]byte, 64<<10)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err == nil {
+			_, _ = c.WriteTo(b[:n], from)
+		}
+	}
+}
+
+// pattern is endless data that is the same each time; each of its bytes tells its place.
+type pattern struct{ at int64 }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = byte(p.at ^ p.at>>8 ^ p.at>>16)
+		p.at++
+	}
+	return len(b), nil
+}
+
+func udp(args []string) int {
+	size, err := strconv.Atoi(argument(args, 1, "1"))
+	if err != nil || size < 1 || size > 64<<10 {
+		return 2
+	}
+	c, err := net.Dial("udp", argument(args, 0, ""))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer c.Close()
+	want := make([]byte, size)
+	_, _ = (&pattern{}).Read(want)
+	got := make([]byte, 64<<10)
+	for try := 1; ; try++ { // datagrams may be lost, though not all of them
+		_ = c.SetDeadline(time.Now().Add(time.Second))
+		if _, err = c.Write(want); err == nil {
+			var n int
+			if n, err = c.Read(got); err == nil && !bytes.Equal(got[:n], want) {
+				err = fmt.Errorf("%d bytes were sent, and %d others came back", size, n)
+			}
+		}
+		if err == nil {
+			fmt.Println(size, "bytes came back")
+			return 0
+		}
+		if try == 5 {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+}
+
+func bulk(args []string) int {
+	size := argument(args, 1, "0")
+	c := &http.Client{Timeout: time.Minute}
+	resp, err := c.Get(argument(args, 0, "") + "/bulk?bytes=" + size)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer resp.Body.Close()
+	n, got, want, all := int64(0), make([]byte, 64<<10), make([]byte, 64<<10), &pattern{}
+	for {
+		k, err := resp.Body.Read(got)
+		_, _ = all.Read(want[:k])
+		if !bytes.Equal(got[:k], want[:k]) {
+			fmt.Fprintf(os.Stderr, "other bytes than were sent within %d after %d\n", k, n)
+			return 1
+		}
+		n += int64(k)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "after %d bytes: %v\n", n, err)
+			return 1
+		}
+	}
+	fmt.Println(n, "bytes read")
+	if fmt.Sprint(n) != size {
 		return 1
 	}
 	return 0
