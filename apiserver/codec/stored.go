@@ -188,6 +188,9 @@ func DecodeMessage(row *resources.Row, raw []byte) (resources.Object, error) {
 	if err := m.Unmarshal(raw); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", row.Kind, err)
 	}
+	if row.Restore != nil {
+		row.Restore(obj)
+	}
 	return obj, nil
 }
 

@@ -30,12 +30,12 @@ import (
 
 // FromMessage returns the JSON fragment of a typed row's message, as Fragment does
 // for the decoded object, at a fraction of the cost. Kinds with a JSON form of
-// their own making (custom marshallers) are decoded after all.
+// their own making (custom marshallers), or with more in it than a message holds, are decoded after all.
 func FromMessage(row *resources.Row, raw []byte) ([]byte, error) {
 	if row.Custom != nil {
 		return raw, nil
 	}
-	if p := planOf(reflect.TypeOf(row.New()).Elem()); p.err == nil && (len(raw) == 0 || raw[0] != '{') {
+	if p := planOf(reflect.TypeOf(row.New()).Elem()); p.err == nil && row.Restore == nil && (len(raw) == 0 || raw[0] != '{') {
 		e := encoders.Get().(*encoder)
 		out, err := e.message(e.buf[:0], p, raw)
 		text := bytes.Clone(out)

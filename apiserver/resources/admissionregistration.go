@@ -362,9 +362,9 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 		}
 		return f.List()
 	}),
-	Status: statusPart[admissionv1.ValidatingAdmissionPolicy](func(v *admissionv1.ValidatingAdmissionPolicy) *admissionv1.ValidatingAdmissionPolicySpec {
+	Status: keepMeta(statusPart[admissionv1.ValidatingAdmissionPolicy](func(v *admissionv1.ValidatingAdmissionPolicy) *admissionv1.ValidatingAdmissionPolicySpec {
 		return &v.Spec
-	}, nil),
+	}, nil)),
 	Columns: []Column[admissionv1.ValidatingAdmissionPolicy]{
 		number("Validations", func(v *admissionv1.ValidatingAdmissionPolicy) int { return len(v.Spec.Validations) }),
 		text("ParamKind", func(v *admissionv1.ValidatingAdmissionPolicy) string { return paramKindText(v.Spec.ParamKind) }),

@@ -93,13 +93,15 @@ func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
 		intOrPercent(&f, r.MaxUnavailable, true, at.Child("maxUnavailable"))
 		intOrPercent(&f, r.MaxSurge, true, at.Child("maxSurge"))
 		switch unavailable, surge := amount(r.MaxUnavailable), amount(r.MaxSurge); {
-		case unavailable > 0 && surge > 0:
+		case unavailable != 0 && surge != 0:
 			f.Invalid(at.Child("maxSurge"), r.MaxSurge, "may not be set when maxUnavailable is non-zero")
 		case unavailable == 0 && surge == 0:
 			f.Required(at.Child("maxUnavailable"), "cannot be 0 when maxSurge is 0")
 		}
 	default:
-		check.Among(&f, at, s.UpdateStrategy.Type, appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType)
+		f.Add(field.ErrorList{field.NotSupported(at, check.Shown(s.UpdateStrategy), []appsv1.DaemonSetUpdateStrategyType{
+			appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType,
+		})})
 	}
 	if old != nil {
 		f.Same(p.Child("selector"), s.Selector, old.Spec.Selector)

@@ -31,17 +31,18 @@ var deployments = Resource[appsv1.Deployment]{
 	},
 	Main: templated(withNameWarning(mainPart(func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }, validateDeployment)),
 		func(d *appsv1.Deployment) *corev1.PodTemplateSpec { return &d.Spec.Template }, "spec", "template"),
-	Status: statusPart(func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }, func(d, old *appsv1.Deployment) field.ErrorList {
+	Status: keepLabels(statusPart(func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }, func(d, old *appsv1.Deployment) field.ErrorList {
 		var f check.Faults
 		p, s := field.NewPath("status"), &d.Status
 		check.AtLeastZero(&f, p.Child("observedGeneration"), s.ObservedGeneration)
+		check.AtLeastZeroPtr(&f, p.Child("terminatingReplicas"), s.TerminatingReplicas)
 		check.AtLeastZero(&f, p.Child("unavailableReplicas"), s.UnavailableReplicas)
 		counters(&f, p, s.Replicas, map[string]int32{
 			"updatedReplicas": s.UpdatedReplicas, "readyReplicas": s.ReadyReplicas, "availableReplicas": s.AvailableReplicas,
 		})
 		collisions(&f, s.CollisionCount, old.Status.CollisionCount, p)
 		return f.List()
-	}),
+	})),
 	Subs: []Sub{scaleSub},
 	Columns: append([]Column[appsv1.Deployment]{
 		text("Ready", func(d *appsv1.Deployment) string {
@@ -77,7 +78,9 @@ func validateDeployment(d, old *appsv1.Deployment) field.ErrorList {
 			f.Invalid(at.Child("maxUnavailable"), r.MaxUnavailable, "may not be 0 when `maxSurge` is 0")
 		}
 	default:
-		check.Among(&f, at, s.Strategy.Type, appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType)
+		f.Add(field.ErrorList{field.NotSupported(at, check.Shown(s.Strategy), []appsv1.DeploymentStrategyType{
+			appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType,
+		})})
 	}
 	check.AtLeastZero(&f, p.Child("minReadySeconds"), s.MinReadySeconds)
 	check.AtLeastZeroPtr(&f, p.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)

@@ -164,7 +164,7 @@ var resourceClaims = Resource[resourcev1.ResourceClaim]{
 		}
 		return f.List()
 	}),
-	Status: statusPart(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimSpec { return &c.Spec }, func(c, old *resourcev1.ResourceClaim) field.ErrorList {
+	Status: keepMeta(statusPart(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimSpec { return &c.Spec }, func(c, old *resourcev1.ResourceClaim) field.ErrorList {
 		var f check.Faults
 		s, p := &c.Status, field.NewPath("status")
 		if old.Status.Allocation != nil && s.Allocation != nil {
@@ -189,7 +189,7 @@ var resourceClaims = Resource[resourcev1.ResourceClaim]{
 			f.Forbidden(p.Child("reservedFor"), "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set")
 		}
 		return f.List()
-	}),
+	})),
 	Columns: []Column[resourcev1.ResourceClaim]{
 		text("State", func(c *resourcev1.ResourceClaim) string {
 			var out []string

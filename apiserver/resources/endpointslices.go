@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -32,7 +33,11 @@ var endpointSlices = Resource[endpointSlice]{
 		}
 	},
 	Main: Part[endpointSlice]{
-		Prepare: func(_ *Request, s, _ *endpointSlice) {
+		// Labels say whose slice it is: they count as a change of it.
+		Prepare: func(_ *Request, s, old *endpointSlice) {
+			if old != nil && !equality.Semantic.DeepEqual(s.Labels, old.Labels) {
+				s.Generation = old.Generation + 1
+			}
 			for i := range s.Endpoints {
 				s.Endpoints[i].DeprecatedTopology = nil // v1 has nodeName and zone instead
 			}

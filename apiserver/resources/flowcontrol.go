@@ -16,14 +16,14 @@ var flowSchemas = Resource[flowcontrolv1.FlowSchema]{
 	List:    listOf[flowcontrolv1.FlowSchemaList],
 	Default: func(s *flowcontrolv1.FlowSchema) { def(&s.Spec.MatchingPrecedence, 1000) },
 	Main:    mainPart(func(s *flowcontrolv1.FlowSchema) *flowcontrolv1.FlowSchemaStatus { return &s.Status }, validateFlowSchema),
-	Status: statusPart(func(s *flowcontrolv1.FlowSchema) *flowcontrolv1.FlowSchemaSpec { return &s.Spec }, func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
+	Status: keepMeta(statusPart(func(s *flowcontrolv1.FlowSchema) *flowcontrolv1.FlowSchemaSpec { return &s.Spec }, func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 		var f check.Faults
 		types := check.Seen[string]{}
 		for i, c := range s.Status.Conditions {
 			conditionType(&f, types, string(c.Type), i)
 		}
 		return f.List()
-	}),
+	})),
 	Columns: []Column[flowcontrolv1.FlowSchema]{
 		text("PriorityLevel", func(s *flowcontrolv1.FlowSchema) string { return s.Spec.PriorityLevelConfiguration.Name }),
 		counted("MatchingPrecedence", func(s *flowcontrolv1.FlowSchema) int32 { return s.Spec.MatchingPrecedence }),
@@ -194,7 +194,7 @@ var priorityLevelConfigurations = Resource[flowcontrolv1.PriorityLevelConfigurat
 	Main: mainPart(func(c *flowcontrolv1.PriorityLevelConfiguration) *flowcontrolv1.PriorityLevelConfigurationStatus {
 		return &c.Status
 	}, validatePriorityLevel),
-	Status: statusPart(func(c *flowcontrolv1.PriorityLevelConfiguration) *flowcontrolv1.PriorityLevelConfigurationSpec {
+	Status: keepMeta(statusPart(func(c *flowcontrolv1.PriorityLevelConfiguration) *flowcontrolv1.PriorityLevelConfigurationSpec {
 		return &c.Spec
 	},
 		func(c, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
@@ -204,7 +204,7 @@ var priorityLevelConfigurations = Resource[flowcontrolv1.PriorityLevelConfigurat
 				conditionType(&f, types, string(x.Type), i)
 			}
 			return f.List()
-		}),
+		})),
 	Columns: []Column[flowcontrolv1.PriorityLevelConfiguration]{
 		text("Type", func(c *flowcontrolv1.PriorityLevelConfiguration) string { return string(c.Spec.Type) }),
 		limitedColumn("NominalConcurrencyShares", func(l *flowcontrolv1.LimitedPriorityLevelConfiguration) *int32 { return l.NominalConcurrencyShares }),

@@ -71,8 +71,8 @@ var serviceCIDRs = Resource[networkingv1.ServiceCIDR]{
 	List: listOf[networkingv1.ServiceCIDRList],
 	Main: mainPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRStatus { return &c.Status }, validateServiceCIDR),
 	// Upstream has no rule for the conditions: those that it sets itself carry no reason.
-	Status: statusPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRSpec { return &c.Spec },
-		func(_, _ *networkingv1.ServiceCIDR) field.ErrorList { return nil }),
+	Status: keepMeta(statusPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRSpec { return &c.Spec },
+		func(_, _ *networkingv1.ServiceCIDR) field.ErrorList { return nil })),
 	Columns: []Column[networkingv1.ServiceCIDR]{
 		text("CIDRs", func(c *networkingv1.ServiceCIDR) string { return strings.Join(c.Spec.CIDRs, ",") }),
 		ageColumn[networkingv1.ServiceCIDR](),

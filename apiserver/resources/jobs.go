@@ -2,7 +2,6 @@ package resources
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -78,10 +78,11 @@ var jobs = Resource[batchv1.Job]{
 		func(j *batchv1.Job) string { return selectorText(j.Spec.Selector) })...),
 }
 
-// labelLikeTemplate gives a job without labels those of its pods.
+// labelLikeTemplate gives a job without labels those of its pods: the same map, so that
+// the labels which the server adds for the pods come to the job too.
 func labelLikeTemplate(j *batchv1.Job) {
 	if len(j.Labels) == 0 && j.Spec.Template.Labels != nil {
-		j.Labels = maps.Clone(j.Spec.Template.Labels)
+		j.Labels = j.Spec.Template.Labels
 	}
 }
 
@@ -169,11 +170,11 @@ func validateJob(j, old *batchv1.Job) field.ErrorList {
 	} else {
 		f.Add(selectorFaults(s.Selector, p.Child("selector")))
 	}
-	if sel, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil && s.Selector != nil {
+	if sel, err := metav1.LabelSelectorAsSelector(s.Selector); err == nil {
 		if !sel.Matches(labels.Set(s.Template.Labels)) {
 			f.Invalid(p.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`")
 		}
-		if !valueOr(s.ManualSelector, false) {
+		if s.Selector != nil && !valueOr(s.ManualSelector, false) {
 			own := labels.Set{oldControllerUID: string(j.UID), oldJobName: j.Name}
 			modern := old == nil
 			if old != nil {
@@ -238,12 +239,13 @@ func validateJobSpec(f *check.Faults, s *batchv1.JobSpec, p *field.Path) {
 	if valueOr(s.CompletionMode, "") == batchv1.IndexedCompletion {
 		validateIndexed(f, s, p)
 	} else {
-		for name, set := range map[string]bool{
-			"backoffLimitPerIndex": s.BackoffLimitPerIndex != nil, "maxFailedIndexes": s.MaxFailedIndexes != nil, "successPolicy": s.SuccessPolicy != nil,
-		} {
-			if set {
-				f.Invalid(p.Child(name), true, "requires indexed completion mode")
+		for name, n := range map[string]*int32{"backoffLimitPerIndex": s.BackoffLimitPerIndex, "maxFailedIndexes": s.MaxFailedIndexes} {
+			if n != nil && valueOr(s.CompletionMode, batchv1.NonIndexedCompletion) == batchv1.NonIndexedCompletion {
+				f.Invalid(p.Child(name), *n, "requires indexed completion mode")
 			}
+		}
+		if s.SuccessPolicy != nil {
+			f.Invalid(p.Child("successPolicy"), check.Shown(*s.SuccessPolicy), "requires indexed completion mode")
 		}
 	}
 	if r := s.PodReplacementPolicy; r != nil {
@@ -260,7 +262,7 @@ func validateJobSpec(f *check.Faults, s *batchv1.JobSpec, p *field.Path) {
 	case r == corev1.RestartPolicyAlways || r == "":
 		f.Required(at, fmt.Sprintf("valid values: %q, %q", corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever))
 	case r != corev1.RestartPolicyOnFailure && r != corev1.RestartPolicyNever:
-		check.Among(f, at, r, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
+		check.Listed(f, at, r, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
 	case s.PodFailurePolicy != nil && r != corev1.RestartPolicyNever:
 		f.Invalid(at, r, fmt.Sprintf("only %q is supported when podFailurePolicy is specified", corev1.RestartPolicyNever))
 	}
@@ -336,32 +338,44 @@ func countIndexes(list string, completions int32) (int32, error) {
 		return 0, nil
 	}
 	var total int32
-	last := int64(-1)
-	for _, part := range strings.Split(list, ",") {
-		from, to, isRange := strings.Cut(part, "-")
-		first, err := strconv.ParseInt(from, 10, 32)
+	last := int32(-1)
+	for i, part := range strings.Split(list, ",") {
+		from, to, err := indexRange(part, completions)
 		if err != nil {
-			return 0, fmt.Errorf("cannot convert string to integer for index: %q", from)
+			return 0, err
 		}
-		end := first
-		if isRange {
-			if end, err = strconv.ParseInt(to, 10, 32); err != nil {
-				return 0, fmt.Errorf("cannot convert string to integer for index: %q", to)
-			}
-			if end <= first {
-				return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", first, end)
-			}
+		if i > 0 && last >= from {
+			return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", last, from)
 		}
-		if first <= last {
-			return 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", last, first)
-		}
-		if end >= int64(completions) {
-			return 0, fmt.Errorf("too large index: %q", part)
-		}
-		total += int32(end - first + 1)
-		last = end
+		total += to - from + 1
+		last = to
 	}
 	return total, nil
+}
+
+// indexRange parses "3" or "3-5".
+func indexRange(text string, completions int32) (from, to int32, err error) {
+	parts := strings.Split(text, "-")
+	if len(parts) > 2 {
+		return 0, 0, fmt.Errorf("the fragment %q violates the requirement that an index interval can have at most two parts separated by '-'", text)
+	}
+	var ends [2]int
+	for i, part := range parts {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			return 0, 0, fmt.Errorf("cannot convert string to integer for index: %q", part)
+		}
+		if n >= int(completions) {
+			return 0, 0, fmt.Errorf("too large index: %q", part)
+		}
+		ends[i] = n
+	}
+	if len(parts) == 1 {
+		ends[1] = ends[0]
+	} else if ends[0] >= ends[1] {
+		return 0, 0, fmt.Errorf("non-increasing order, previous: %d, current: %d", ends[0], ends[1])
+	}
+	return int32(ends[0]), int32(ends[1]), nil
 }
 
 func validateFailurePolicy(f *check.Faults, s *batchv1.JobSpec, p *field.Path) {
@@ -379,7 +393,7 @@ func validateFailurePolicy(f *check.Faults, s *batchv1.JobSpec, p *field.Path) {
 	}
 	for i, r := range s.PodFailurePolicy.Rules {
 		at := p.Index(i)
-		check.OneOf(f, at.Child("action"), r.Action, batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
+		oneOfShown(f, at.Child("action"), r.Action, batchv1.PodFailurePolicyActionCount, batchv1.PodFailurePolicyActionFailIndex,
 			batchv1.PodFailurePolicyActionFailJob, batchv1.PodFailurePolicyActionIgnore)
 		if r.Action == batchv1.PodFailurePolicyActionFailIndex && s.BackoffLimitPerIndex == nil {
 			f.Invalid(at.Child("action"), r.Action, "requires the backoffLimitPerIndex to be set")
@@ -395,11 +409,11 @@ func validateFailurePolicy(f *check.Faults, s *batchv1.JobSpec, p *field.Path) {
 		}
 		for j, c := range r.OnPodConditions {
 			f.QualifiedName(at.Child("onPodConditions").Index(j).Child("type"), string(c.Type))
-			check.OneOf(f, at.Child("onPodConditions").Index(j).Child("status"), c.Status, corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown)
+			oneOfShown(f, at.Child("onPodConditions").Index(j).Child("status"), c.Status, corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown)
 		}
 		if e := r.OnExitCodes; e != nil {
 			at := at.Child("onExitCodes")
-			check.OneOf(f, at.Child("operator"), e.Operator, batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)
+			oneOfShown(f, at.Child("operator"), e.Operator, batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)
 			if e.ContainerName != nil && !names[*e.ContainerName] {
 				f.Invalid(at.Child("containerName"), *e.ContainerName, "must be one of the container or initContainer names in the pod template")
 			}
@@ -444,7 +458,6 @@ func validateJobChange(f *check.Faults, j, old *batchv1.Job, p *field.Path) {
 	was := o.Template.DeepCopy()
 	if valueOr(o.Suspend, false) && (old.Status.StartTime == nil || jobCondition(old, batchv1.JobSuspended)) && old.Status.Active == 0 {
 		now := &s.Template
-		was.Labels, was.Annotations = now.Labels, now.Annotations
 		was.Spec.NodeSelector, was.Spec.Tolerations, was.Spec.SchedulingGates = now.Spec.NodeSelector, now.Spec.Tolerations, now.Spec.SchedulingGates
 		switch {
 		case now.Spec.Affinity == nil && was.Spec.Affinity != nil:
@@ -465,6 +478,8 @@ func validateJobChange(f *check.Faults, j, old *batchv1.Job, p *field.Path) {
 		}
 		copyResources(was.Spec.Containers, now.Spec.Containers)
 		copyResources(was.Spec.InitContainers, now.Spec.InitContainers)
+		f.Same(p.Child("template", "spec"), now.Spec, was.Spec)
+		return
 	}
 	f.Same(p.Child("template"), &s.Template, was)
 }
@@ -478,6 +493,8 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 	}
 	check.AtLeastZeroPtr(&f, p.Child("ready"), s.Ready)
 	check.AtLeastZeroPtr(&f, p.Child("terminating"), s.Terminating)
+	uncountedPods(&f, s.UncountedTerminatedPods, p.Child("uncountedTerminatedPods"))
+	finishedIndexes(&f, j, old, p)
 	conditions := func(why string) { f.Invalid(p.Child("conditions"), field.OmitValueType{}, why) }
 	complete, failed := jobCondition(j, batchv1.JobComplete), jobCondition(j, batchv1.JobFailed)
 	target, met := jobCondition(j, batchv1.JobFailureTarget), jobCondition(j, batchv1.JobSuccessCriteriaMet)
@@ -499,6 +516,9 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 	}
 	if complete && !wasComplete && !met {
 		conditions("cannot set Complete=True condition without the SuccessCriteriaMet=true condition")
+	}
+	if j.Spec.SuccessPolicy != nil && complete && !met {
+		conditions("cannot set Complete=True for Job with SuccessPolicy unless SuccessCriteriaMet=True")
 	}
 	for _, t := range []batchv1.JobConditionType{batchv1.JobFailed, batchv1.JobComplete, batchv1.JobFailureTarget} {
 		if jobCondition(old, t) && !jobCondition(j, t) {
@@ -541,8 +561,97 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 	if s.Succeeded < old.Status.Succeeded && !elastic {
 		f.Invalid(p.Child("succeeded"), s.Succeeded, "cannot decrease the succeeded counter")
 	}
-	if valueOr(s.Ready, 0) > s.Active && (valueOr(s.Ready, 0) != valueOr(old.Status.Ready, 0) || s.Active != old.Status.Active) {
-		f.Invalid(p.Child("ready"), valueOr(s.Ready, 0), "cannot set more ready pods than active")
+	if s.Ready != nil && *s.Ready > s.Active && (*s.Ready != valueOr(old.Status.Ready, *s.Ready-1) || s.Active != old.Status.Active) {
+		f.Invalid(p.Child("ready"), *s.Ready, "cannot set more ready pods than active")
 	}
 	return f.List()
+}
+
+// uncountedPods: no pod is named twice, in one list or in both.
+func uncountedPods(f *check.Faults, u *batchv1.UncountedTerminatedPods, p *field.Path) {
+	if u == nil {
+		return
+	}
+	seen := check.Seen[types.UID]{}
+	list := func(uids []types.UID, p *field.Path) {
+		for i, uid := range uids {
+			if uid == "" {
+				f.Invalid(p.Index(i), uid, "must not be empty")
+			} else if seen.Again(uid) {
+				f.Duplicate(p.Index(i), uid)
+			}
+		}
+	}
+	list(u.Succeeded, p.Child("succeeded"))
+	list(u.Failed, p.Child("failed"))
+}
+
+// finishedIndexes checks the lists of an indexed job's indexes when they change:
+// after a scale-down they may name indexes beyond the completions for a while.
+func finishedIndexes(f *check.Faults, j, old *batchv1.Job, p *field.Path) {
+	s, was := &j.Status, &old.Status
+	done, failed := s.CompletedIndexes != was.CompletedIndexes, !equality.Semantic.DeepEqual(s.FailedIndexes, was.FailedIndexes)
+	at := p.Child("completedIndexes")
+	if done && j.Spec.Completions != nil {
+		if _, err := countIndexes(s.CompletedIndexes, *j.Spec.Completions); err != nil {
+			f.Invalid(at, s.CompletedIndexes, "error parsing completedIndexes: "+err.Error())
+		}
+	}
+	if done && s.CompletedIndexes != "" && valueOr(j.Spec.CompletionMode, "") != batchv1.IndexedCompletion {
+		f.Invalid(at, s.CompletedIndexes, "cannot set non-empty completedIndexes when non-indexed completion mode")
+	}
+	at = p.Child("failedIndexes")
+	if s.FailedIndexes == nil {
+		return
+	}
+	if failed && j.Spec.BackoffLimitPerIndex == nil {
+		f.Invalid(at, *s.FailedIndexes, "cannot set non-null failedIndexes when backoffLimitPerIndex is null")
+	}
+	if j.Spec.Completions == nil || !failed && !done {
+		return
+	}
+	if failed && j.Spec.BackoffLimitPerIndex != nil {
+		if _, err := countIndexes(*s.FailedIndexes, *j.Spec.Completions); err != nil {
+			f.Invalid(at, *s.FailedIndexes, "error parsing failedIndexes: "+err.Error())
+		}
+	}
+	if i, both := commonIndex(s.CompletedIndexes, *s.FailedIndexes, *j.Spec.Completions); both {
+		f.Invalid(at, *s.FailedIndexes, fmt.Sprintf("failedIndexes and completedIndexes overlap at index: %d", i))
+	}
+}
+
+// commonIndex is the first index that is in both lists. What cannot be parsed is reported elsewhere.
+func commonIndex(a, b string, completions int32) (int32, bool) {
+	if a == "" || b == "" {
+		return 0, false
+	}
+	as, bs := strings.Split(a, ","), strings.Split(b, ",")
+	for len(as) > 0 && len(bs) > 0 {
+		firstA, lastA, err := indexRange(as[0], completions)
+		if err != nil {
+			as = as[1:]
+			continue
+		}
+		firstB, lastB, err := indexRange(bs[0], completions)
+		switch {
+		case err != nil:
+			bs = bs[1:]
+		case firstA <= lastB && firstB <= lastA:
+			return max(firstA, firstB), true
+		case firstA <= firstB:
+			as = as[1:]
+		default:
+			bs = bs[1:]
+		}
+	}
+	return 0, false
+}
+
+// oneOfShown is check.OneOf, which tells of a missing value what it may be.
+func oneOfShown[S ~string](f *check.Faults, p *field.Path, v S, known ...S) {
+	if v == "" {
+		f.Required(p, fmt.Sprintf("valid values: %q", known))
+		return
+	}
+	check.Among(f, p, v, known...)
 }

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -61,11 +62,12 @@ func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
 	seen := check.Seen[corev1.LimitType]{}
 	for i := range l.Spec.Limits {
 		item, at := &l.Spec.Limits[i], field.NewPath("spec", "limits").Index(i)
-		f.QualifiedName(at.Child("type"), string(item.Type))
+		msgs := validation.IsQualifiedName(string(item.Type))
+		f.Each(at.Child("type"), item.Type, msgs)
 		switch item.Type {
 		case corev1.LimitTypePod, corev1.LimitTypeContainer, corev1.LimitTypePersistentVolumeClaim:
 		default:
-			if item.Type != "" && !strings.Contains(string(item.Type), "/") {
+			if len(msgs) == 0 && !strings.Contains(string(item.Type), "/") {
 				f.Invalid(at.Child("type"), item.Type, "must be a standard limit type or fully qualified")
 			}
 		}
@@ -105,6 +107,9 @@ func validateLimits(f *check.Faults, l *corev1.LimitRangeItem, p *field.Path) {
 		if _, max := l.Max[corev1.ResourceStorage]; !min && !max {
 			f.Required(p.Child("limits"), "either minimum or maximum storage value is required, but neither was provided")
 		}
+	}
+	if l.Type == corev1.LimitTypePod { // refused above
+		l = &corev1.LimitRangeItem{Type: l.Type, Max: l.Max, Min: l.Min, MaxLimitRequestRatio: l.MaxLimitRequestRatio}
 	}
 	for name := range names {
 		// ordered: whenever both are given, the first may not exceed the second.

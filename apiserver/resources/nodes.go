@@ -1,7 +1,8 @@
 package resources
 
 import (
-	"net/netip"
+	"fmt"
+	"regexp"
 	"slices"
 	"sort"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
 	"github.com/keelson/keelson/apiserver/resources/podrules"
@@ -22,7 +24,7 @@ var nodes = Resource[corev1.Node]{
 	Group: "", Version: "v1", Kind: "Node", Plural: "nodes", Short: []string{"no"}, Scope: Cluster, Prefix: "minions", NoGeneration: true,
 	List: listOf[corev1.NodeList],
 	Default: func(n *corev1.Node) {
-		if n.Status.Allocatable == nil && n.Status.Capacity != nil {
+		if len(n.Status.Allocatable) == 0 && len(n.Status.Capacity) > 0 {
 			n.Status.Allocatable = n.Status.Capacity.DeepCopy()
 		}
 		podrules.RoundUp(n.Status.Capacity)
@@ -62,7 +64,16 @@ var nodes = Resource[corev1.Node]{
 		Validate: withoutRequest(validateNode),
 		Reset:    []string{"status"},
 	},
-	Status: statusPart(func(n *corev1.Node) *corev1.NodeSpec { return &n.Spec }, validateNode),
+	Status: &Part[corev1.Node]{
+		Prepare: func(_ *Request, obj, old *corev1.Node) {
+			obj.Spec = old.Spec
+			if old.Status.Config == nil {
+				obj.Status.Config = nil
+			}
+		},
+		Validate: withoutRequest(validateNode),
+		Reset:    []string{"spec"},
+	},
 	Subs: []Sub{{
 		Name: "proxy", Verbs: []string{"create", "delete", "get", "patch", "update"},
 		Kind: schema.GroupVersionKind{Version: "v1", Kind: "NodeProxyOptions"},
@@ -144,10 +155,10 @@ func validateNode(n, old *corev1.Node) field.ErrorList {
 	spec, status := field.NewPath("spec"), field.NewPath("status")
 	f.Add(validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints")))
 	for name, q := range n.Status.Capacity {
-		f.Add(podrules.ValidateQuantity(name, q, status.Child("capacity").Key(string(name))))
+		f.Add(podrules.ValidateQuantity(name, q, status.Child("capacity", string(name))))
 	}
 	for name, q := range n.Status.Allocatable {
-		f.Add(podrules.ValidateQuantity(name, q, status.Child("allocatable").Key(string(name))))
+		f.Add(podrules.ValidateQuantity(name, q, status.Child("allocatable", string(name))))
 	}
 	addresses := check.Seen[corev1.NodeAddress]{}
 	for i, a := range n.Status.Addresses {
@@ -155,16 +166,8 @@ func validateNode(n, old *corev1.Node) field.ErrorList {
 			f.Duplicate(status.Child("addresses").Index(i), check.Shown(a))
 		}
 	}
-	families := map[bool]int{}
-	for i, r := range n.Spec.PodCIDRs {
-		f.CIDR(spec.Child("podCIDRs").Index(i), r)
-		if p, err := netip.ParsePrefix(r); err == nil {
-			families[p.Addr().Is4()]++
-		}
-	}
-	if len(n.Spec.PodCIDRs) > 2 || families[true] > 1 || families[false] > 1 {
-		f.Invalid(spec.Child("podCIDRs"), n.Spec.PodCIDRs, "may specify no more than one CIDR for each IP family")
-	}
+	f.Add(validatePodRanges(n.Spec.PodCIDRs, spec.Child("podCIDRs")))
+	f.Add(validateFeatures(n.Status.DeclaredFeatures, status.Child("declaredFeatures")))
 	if old == nil {
 		return f.List()
 	}
@@ -176,6 +179,60 @@ func validateNode(n, old *corev1.Node) field.ErrorList {
 	}
 	if old.Spec.DoNotUseExternalID != n.Spec.DoNotUseExternalID {
 		f.Forbidden(spec.Child("externalID"), "may not be updated")
+	}
+	return f.List()
+}
+
+// validatePodRanges: one range, or one of each family.
+func validatePodRanges(ranges []string, p *field.Path) field.ErrorList {
+	var f check.Faults
+	families := map[bool]int{}
+	var bad error
+	for i, r := range ranges {
+		f.CIDR(p.Index(i), r)
+		_, parsed, err := netutils.ParseCIDRSloppy(r)
+		switch {
+		case err == nil:
+			families[parsed.IP.To4() != nil]++
+		case bad == nil:
+			bad = fmt.Errorf("invalid CIDR[%d]: %v (%v)", i, parsed, err)
+		}
+	}
+	if len(ranges) < 2 {
+		return f.List()
+	}
+	if bad != nil {
+		f.Internal(p, fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", bad))
+	}
+	if bad != nil || len(ranges) > 2 || families[true] != 1 {
+		f.Invalid(p, ranges, "may specify no more than one CIDR for each IP family")
+	}
+	return f.List()
+}
+
+// featureName is "Feature" or "Feature/part". Source: KEP-5328.
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
+
+// validateFeatures: what a node says it can do is a sorted list without repetition.
+func validateFeatures(list []string, p *field.Path) field.ErrorList {
+	var f check.Faults
+	for i, name := range list {
+		switch at := p.Index(i); {
+		case len(name) > validation.DNS1123SubdomainMaxLength:
+			f.Invalid(at, name, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", name, validation.DNS1123SubdomainMaxLength))
+		case !featureName.MatchString(name):
+			f.Invalid(at, name, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments separated by '/' "+
+				"(e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", name))
+		}
+		if i == 0 {
+			continue
+		}
+		switch before := list[i-1]; {
+		case name == before:
+			f.Duplicate(p.Index(i), name)
+		case name < before:
+			f.Invalid(p.Index(i), name, "list must be sorted alphabetically")
+		}
 	}
 	return f.List()
 }

@@ -29,6 +29,7 @@ var persistentVolumeClaims = Resource[claim]{
 			} else {
 				obj.Status = old.Status
 			}
+			dropForeignSources(&obj.Spec, old)
 			alignDataSource(&obj.Spec)
 		},
 		Validate: withoutRequest(validateClaim),
@@ -67,6 +68,9 @@ var persistentVolumeClaims = Resource[claim]{
 func defaultClaim(c *claim) {
 	def(&c.Status.Phase, corev1.ClaimPending)
 	defPtr(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+	for _, l := range []corev1.ResourceList{c.Spec.Resources.Limits, c.Spec.Resources.Requests, c.Status.Capacity, c.Status.AllocatedResources} {
+		podrules.RoundUp(l)
+	}
 }
 
 // alignDataSource keeps dataSource and dataSourceRef in step where both can say the same.
@@ -76,9 +80,26 @@ func alignDataSource(s *corev1.PersistentVolumeClaimSpec) {
 	case d != nil && ref == nil:
 		s.DataSourceRef = &corev1.TypedObjectReference{APIGroup: d.APIGroup, Kind: d.Kind, Name: d.Name}
 	case d == nil && ref != nil:
-		if valueOr(ref.APIGroup, "") == "" && ref.Kind == "PersistentVolumeClaim" || ref.Kind == "VolumeSnapshot" {
-			s.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}
-		}
+		s.DataSource = &corev1.TypedLocalObjectReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}
+	}
+}
+
+// dropForeignSources ignores a source in another namespace (the gate
+// CrossNamespaceVolumeDataSource is closed in 1.36), and what clients that know
+// dataSource alone may not say in it. What is stored stays.
+// Source: KEP-1495.
+func dropForeignSources(s *corev1.PersistentVolumeClaimSpec, old *claim) {
+	if ref := s.DataSourceRef; ref != nil && valueOr(ref.Namespace, "") != "" && (old == nil || old.Spec.DataSourceRef == nil) {
+		s.DataSourceRef = nil
+	}
+	if s.DataSource == nil || s.DataSourceRef != nil || old != nil && (old.Spec.DataSource != nil || old.Spec.DataSourceRef != nil) {
+		return
+	}
+	switch kind, group := s.DataSource.Kind, valueOr(s.DataSource.APIGroup, ""); {
+	case kind == "PersistentVolumeClaim" && group == "":
+	case kind == "VolumeSnapshot" && group == "snapshot.storage.k8s.io":
+	default:
+		s.DataSource = nil
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -23,7 +24,13 @@ var persistentVolumes = Resource[volume]{
 		def(&v.Status.Phase, corev1.VolumePending)
 		def(&v.Spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
 		defPtr(&v.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		podrules.RoundUp(v.Spec.Capacity)
 		switch s := &v.Spec; {
+		case s.AzureDisk != nil:
+			defPtr(&s.AzureDisk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
+			defPtr(&s.AzureDisk.Kind, corev1.AzureSharedBlobDisk)
+			defPtr(&s.AzureDisk.FSType, "ext4")
+			defPtr(&s.AzureDisk.ReadOnly, false)
 		case s.HostPath != nil:
 			defPtr(&s.HostPath.Type, corev1.HostPathUnset)
 		case s.ISCSI != nil:
@@ -52,9 +59,12 @@ var persistentVolumes = Resource[volume]{
 	Status: &Part[volume]{
 		Prepare: func(rq *Request, obj, old *volume) {
 			obj.Spec = old.Spec
-			if obj.Status.Phase != old.Status.Phase && equality.Semantic.DeepEqual(obj.Status.LastPhaseTransitionTime, old.Status.LastPhaseTransitionTime) {
-				now := metaTime(rq.Now)
-				obj.Status.LastPhaseTransitionTime = &now
+			now, was := &obj.Status, &old.Status
+			switch moved := metaTime(rq.Now); {
+			case now.Phase == was.Phase && now.LastPhaseTransitionTime == nil:
+				now.LastPhaseTransitionTime = was.LastPhaseTransitionTime
+			case now.Phase != was.Phase && (now.LastPhaseTransitionTime == nil || now.LastPhaseTransitionTime.Equal(was.LastPhaseTransitionTime)):
+				now.LastPhaseTransitionTime = &moved
 			}
 		},
 		Reset: []string{"spec"},
@@ -139,8 +149,8 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 			diff.Diff(old.Spec.PersistentVolumeSource, s.PersistentVolumeSource)))
 	}
 	f.Same(field.NewPath("volumeMode"), s.VolumeMode, old.Spec.VolumeMode)
-	if old.Spec.NodeAffinity != nil && !equality.Semantic.DeepEqual(s.NodeAffinity, old.Spec.NodeAffinity) {
-		f.Invalid(p.Child("nodeAffinity"), s.NodeAffinity, check.Immutable+", except for updating from beta label to GA")
+	if old.Spec.NodeAffinity != nil && !sameAffinity.DeepEqual(s.NodeAffinity, old.Spec.NodeAffinity) {
+		f.Invalid(field.NewPath("nodeAffinity"), check.Shown(s.NodeAffinity), check.Immutable+", except for updating from beta label to GA")
 	}
 	if old.Spec.VolumeAttributesClassName != nil && s.VolumeAttributesClassName == nil {
 		f.Forbidden(p.Child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden")
@@ -148,9 +158,28 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 	return f.List()
 }
 
-// onlySecretsAdded: a CSI volume may be told its expansion secret later.
+// sameAffinity lets a beta label of a volume's place become the one that has replaced it.
+var sameAffinity = func() conversion.Equalities {
+	successor := map[string]string{
+		corev1.LabelFailureDomainBetaZone: corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaRegion: corev1.LabelTopologyRegion,
+		"beta.kubernetes.io/os": corev1.LabelOSStable, "beta.kubernetes.io/arch": corev1.LabelArchStable,
+		corev1.LabelInstanceType: corev1.LabelInstanceTypeStable,
+	}
+	eq := equality.Semantic.Copy()
+	if err := eq.AddFunc(func(now, was corev1.NodeSelectorRequirement) bool {
+		if successor[was.Key] == now.Key {
+			was.Key = now.Key
+		}
+		return equality.Semantic.DeepEqual(now, was)
+	}); err != nil {
+		panic(err) // the function has the wrong form
+	}
+	return eq
+}()
+
+// onlySecretsAdded: a CSI volume may be told its expansion secret later, once.
 func onlySecretsAdded(s, old *corev1.PersistentVolumeSpec) bool {
-	if s.CSI == nil || old.CSI == nil {
+	if s.CSI == nil || old.CSI == nil || old.CSI.ControllerExpandSecretRef != nil {
 		return false
 	}
 	was := old.PersistentVolumeSource.DeepCopy()
@@ -236,7 +265,7 @@ func validateVolumeSource(f *check.Faults, v *volume, p *field.Path) {
 			if f.Need(at.Child("path"), s.Local.Path) {
 				podrules.NoBacksteps(f, s.Local.Path, at.Child("path"))
 			}
-			if s.NodeAffinity == nil || s.NodeAffinity.Required == nil {
+			if s.NodeAffinity == nil {
 				f.Required(p.Child("nodeAffinity"), "Local volume requires node affinity")
 			}
 		}},

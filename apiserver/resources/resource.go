@@ -169,6 +169,9 @@ type Resource[T any] struct {
 	// Upgrade reads what another server has stored as JSON of another version of the kind, and returns
 	// JSON of this one. nil: the fields are the same.
 	Upgrade func(version string, text []byte) ([]byte, error)
+	// Restore puts back what the stored form of the kind does not carry (the apiVersion and kind of a
+	// kind inside another have no place in protobuf). nil: it carries everything.
+	Restore func(obj *T)
 	// Deleting changes an object whose deletion begins, before its finalizers are looked at.
 	Deleting func(rq *Request, obj *T)
 	// Compare, if set, decides whether spec-like content changed and generation must grow;
@@ -214,6 +217,8 @@ type Row struct {
 	Warning string
 	// Upgrade is Resource's; nil: nothing to do.
 	Upgrade func(version string, text []byte) ([]byte, error)
+	// Restore changes an object that has been decoded from its stored form; nil: nothing to do.
+	Restore func(Object)
 	// Deleting changes an object whose deletion is asked for, before its finalizers are looked at.
 	Deleting func(rq *Request, obj Object) // nil: nothing
 }
@@ -389,6 +394,9 @@ func (r Resource[T]) Row() *Row {
 			}
 			return r.Allocate(rq, n, o)
 		}
+	}
+	if r.Restore != nil {
+		row.Restore = func(o Object) { r.Restore(as(o)) }
 	}
 	if r.Deleting != nil {
 		row.Deleting = func(rq *Request, o Object) { r.Deleting(rq, as(o)) }

@@ -16,6 +16,11 @@ import (
 var resourceQuotas = Resource[corev1.ResourceQuota]{
 	Group: "", Version: "v1", Kind: "ResourceQuota", Plural: "resourcequotas", Short: []string{"quota"}, NoGeneration: true,
 	List: listOf[corev1.ResourceQuotaList],
+	Default: func(q *corev1.ResourceQuota) {
+		for _, l := range []corev1.ResourceList{q.Spec.Hard, q.Status.Hard, q.Status.Used} {
+			podrules.RoundUp(l)
+		}
+	},
 	Main: mainPart(func(q *corev1.ResourceQuota) *corev1.ResourceQuotaStatus { return &q.Status }, validateResourceQuota),
 	Status: statusPart(func(q *corev1.ResourceQuota) *corev1.ResourceQuotaSpec { return &q.Spec }, func(q, _ *corev1.ResourceQuota) field.ErrorList {
 		var f check.Faults

@@ -72,6 +72,33 @@ func statusPart[T, S any](spec func(*T) *S, rules func(obj, old *T) field.ErrorL
 	return &Part[T]{Prepare: keepSpec(spec), Validate: withoutRequest(rules), Reset: []string{"spec"}}
 }
 
+// keepLabels makes a status part that does not write labels.
+func keepLabels[T any](p *Part[T]) *Part[T] {
+	prepare := p.Prepare
+	p.Prepare = func(rq *Request, obj, old *T) {
+		prepare(rq, obj, old)
+		any(obj).(Object).SetLabels(any(old).(Object).GetLabels())
+	}
+	p.Reset = append(p.Reset, "metadata.labels")
+	return p
+}
+
+// keepMeta makes a status part that writes nothing of metadata. Kinds younger than
+// the rule that status is all that goes through it have it so.
+func keepMeta[T any](p *Part[T]) *Part[T] {
+	prepare := p.Prepare
+	p.Prepare = func(rq *Request, obj, old *T) {
+		prepare(rq, obj, old)
+		now, was := any(obj).(Object), any(old).(Object)
+		now.SetLabels(was.GetLabels())
+		now.SetAnnotations(was.GetAnnotations())
+		now.SetFinalizers(was.GetFinalizers())
+		now.SetOwnerReferences(was.GetOwnerReferences())
+	}
+	p.Reset = append(p.Reset, "metadata")
+	return p
+}
+
 // plainPart is the main part of a kind without status.
 func plainPart[T any](rules func(obj, old *T) field.ErrorList) Part[T] {
 	return Part[T]{Validate: withoutRequest(rules)}

@@ -6,6 +6,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -46,8 +47,8 @@ var statefulSets = Resource[appsv1.StatefulSet]{
 	Group: "apps", Version: "v1", Kind: "StatefulSet", Plural: "statefulsets", Prefix: "statefulsets",
 	Short: []string{"sts"}, Categories: []string{"all"}, Name: DNSLabel,
 	List:    listOf[appsv1.StatefulSetList],
-	Default: defaultStatefulSet,
-	Main:    templated(statefulSetMain, func(s *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &s.Spec.Template }, "spec", "template"),
+	Default: defaultStatefulSet, Restore: nameClaimKind,
+	Main: templated(statefulSetMain, func(s *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &s.Spec.Template }, "spec", "template"),
 	Status: statusPart(func(s *appsv1.StatefulSet) *appsv1.StatefulSetSpec { return &s.Spec }, func(s, old *appsv1.StatefulSet) field.ErrorList {
 		var f check.Faults
 		p, st := field.NewPath("status"), &s.Status
@@ -85,10 +86,16 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 	defPtr(&s.Spec.Replicas, 1)
 	defPtr(&s.Spec.RevisionHistoryLimit, 10)
 	for i := range s.Spec.VolumeClaimTemplates {
+		defaultClaim(&s.Spec.VolumeClaimTemplates[i])
+	}
+	nameClaimKind(s)
+}
+
+// nameClaimKind says of each claim template that it is a claim, as clients are always shown.
+func nameClaimKind(s *appsv1.StatefulSet) {
+	for i := range s.Spec.VolumeClaimTemplates {
 		c := &s.Spec.VolumeClaimTemplates[i]
-		defaultClaim(c)
-		def(&c.Kind, "PersistentVolumeClaim")
-		def(&c.APIVersion, "v1")
+		c.Kind, c.APIVersion = "PersistentVolumeClaim", "v1"
 	}
 }
 
@@ -124,13 +131,12 @@ func validateStatefulSet(set, old *appsv1.StatefulSet) field.ErrorList {
 	}
 	if r := s.PersistentVolumeClaimRetentionPolicy; r != nil {
 		at := p.Child("persistentVolumeClaimRetentionPolicy")
-		known := []appsv1.PersistentVolumeClaimRetentionPolicyType{appsv1.DeletePersistentVolumeClaimRetentionPolicyType, appsv1.RetainPersistentVolumeClaimRetentionPolicyType}
-		check.Among(&f, at.Child("whenDeleted"), r.WhenDeleted, known...)
-		check.Among(&f, at.Child("whenScaled"), r.WhenScaled, known...)
+		known := []appsv1.PersistentVolumeClaimRetentionPolicyType{appsv1.RetainPersistentVolumeClaimRetentionPolicyType, appsv1.DeletePersistentVolumeClaimRetentionPolicyType}
+		check.Listed(&f, at.Child("whenDeleted"), r.WhenDeleted, known...)
+		check.Listed(&f, at.Child("whenScaled"), r.WhenScaled, known...)
 	}
 	check.AtLeastZeroPtr(&f, p.Child("replicas"), s.Replicas)
 	check.AtLeastZero(&f, p.Child("minReadySeconds"), s.MinReadySeconds)
-	check.AtLeastZeroPtr(&f, p.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)
 	if s.Ordinals != nil {
 		check.AtLeastZero(&f, p.Child("ordinals", "start"), s.Ordinals.Start)
 	}
@@ -138,28 +144,36 @@ func validateStatefulSet(set, old *appsv1.StatefulSet) field.ErrorList {
 		f.Each(p.Child("serviceName"), s.ServiceName, validation.IsDNS1123Label(s.ServiceName))
 	}
 	for i := range s.VolumeClaimTemplates {
-		at := p.Child("volumeClaimTemplates").Index(i)
-		f.NeedName(at.Child("metadata", "name"), s.VolumeClaimTemplates[i].Name, validation.IsDNS1123Subdomain)
 		if old == nil {
-			f.Add(podrules.ValidateClaimSpec(&s.VolumeClaimTemplates[i].Spec, at.Child("spec"), nil))
+			f.Add(podrules.ValidateClaimSpec(&s.VolumeClaimTemplates[i].Spec, p.Child("volumeClaimTemplates").Index(i).Child("spec"), nil))
 		}
 	}
 
-	// Mounts may name the volumes that the claim templates will become.
+	// The controller overwrites hostname and subdomain of the pods. Mounts may
+	// name the volumes that the claim templates will become.
 	template := s.Template.DeepCopy()
+	template.Spec.Hostname, template.Spec.Subdomain = "", ""
+	volumes := make([]corev1.Volume, 0, len(s.VolumeClaimTemplates)+len(template.Spec.Volumes))
+	claims := check.Seen[string]{}
 	for _, c := range s.VolumeClaimTemplates {
-		replaced := false
-		v := corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name}}}
-		for i := range template.Spec.Volumes {
-			if template.Spec.Volumes[i].Name == c.Name {
-				template.Spec.Volumes[i], replaced = v, true
-			}
-		}
-		if !replaced {
-			template.Spec.Volumes = append(template.Spec.Volumes, v)
+		if !claims.Again(c.Name) {
+			volumes = append(volumes, corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name},
+			}})
 		}
 	}
+	for _, v := range template.Spec.Volumes {
+		if !claims[v.Name] {
+			volumes = append(volumes, v)
+		}
+	}
+	template.Spec.Volumes = volumes
 	validateWorkload(&f, s.Selector, template, "StatefulSet", "statefulset", p)
+	if old == nil {
+		at := p.Child("template")
+		f.Labels(at.Child("labels"), s.Template.Labels)
+		f.Add(apivalidation.ValidateAnnotations(s.Template.Annotations, at.Child("annotations")))
+	}
 	if old == nil {
 		return f.List()
 	}

@@ -329,7 +329,7 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 		}
 		return f.List()
 	}),
-	Status: statusPart[storagev1.VolumeAttachment](func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentSpec { return &a.Spec }, nil),
+	Status: keepMeta(statusPart[storagev1.VolumeAttachment](func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentSpec { return &a.Spec }, nil)),
 	Columns: []Column[storagev1.VolumeAttachment]{
 		text("Attacher", func(a *storagev1.VolumeAttachment) string { return a.Spec.Attacher }),
 		text("PV", func(a *storagev1.VolumeAttachment) string { return valueOr(a.Spec.Source.PersistentVolumeName, "") }),

@@ -2,6 +2,8 @@ package resources
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -76,7 +78,9 @@ func withNameWarning[T any](p Part[T]) Part[T] {
 // run for ever and are selected. kind is how messages name the workload.
 func validateWorkload(f *check.Faults, s *metav1.LabelSelector, t *corev1.PodTemplateSpec, kind, empty string, p *field.Path) {
 	if s == nil {
-		f.Required(p.Child("selector"), "")
+		if kind != "DaemonSet" {
+			f.Required(p.Child("selector"), "")
+		}
 	} else {
 		f.Add(selectorFaults(s, p.Child("selector")))
 		if len(s.MatchLabels)+len(s.MatchExpressions) == 0 {
@@ -84,7 +88,12 @@ func validateWorkload(f *check.Faults, s *metav1.LabelSelector, t *corev1.PodTem
 		}
 	}
 	at := p.Child("template")
-	if sel, err := metav1.LabelSelectorAsSelector(s); err == nil && !sel.Empty() && !sel.Matches(labels.Set(t.Labels)) {
+	switch sel, err := metav1.LabelSelectorAsSelector(s); {
+	case err != nil && kind == "ReplicaSet":
+		f.Invalid(p.Child("selector"), s, "invalid label selector")
+	case err != nil && kind == "StatefulSet":
+		f.Invalid(p.Child("selector"), s, "")
+	case err == nil && !sel.Empty() && !sel.Matches(labels.Set(t.Labels)):
 		f.Invalid(at.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")
 	}
 	f.Add(podrules.ValidateTemplate(t, at))
@@ -120,7 +129,7 @@ func intOrPercent(f *check.Faults, v *intstr.IntOrString, capped bool, p *field.
 	}
 }
 
-// amount is the number, or the number before the percent sign.
+// amount is the number, or the number before the percent sign; 0 of what is neither.
 func amount(v *intstr.IntOrString) int {
 	if v == nil {
 		return 0
@@ -128,8 +137,10 @@ func amount(v *intstr.IntOrString) int {
 	if v.Type == intstr.Int {
 		return int(v.IntVal)
 	}
-	n := 0
-	fmt.Sscanf(v.StrVal, "%d%%", &n)
+	if len(validation.IsValidPercent(v.StrVal)) > 0 {
+		return 0
+	}
+	n, _ := strconv.Atoi(strings.TrimSuffix(v.StrVal, "%"))
 	return n
 }
 

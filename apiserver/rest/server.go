@@ -165,7 +165,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	c.Request = &resources.Request{Context: r.Context(), Now: s.cfg.Now(), Subresource: in.Subresource, Warn: warn.add,
 		Read: s.cfg.Cache.Reader(), DryRun: len(c.Query["dryRun"]) > 0}
 	if c.User != nil {
-		c.Request.User, c.Request.Groups = c.User.Name, c.User.Groups
+		c.Request.User, c.Request.UID, c.Request.Groups, c.Request.Extra = c.User.Name, c.User.UID, c.User.Groups, c.User.Extra
 	}
 	if text := deprecated[row.GVK()] + row.Warning; text != "" {
 		warn.add(text)

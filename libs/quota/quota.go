@@ -35,7 +35,7 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 		return found
 	}
 	guaranteed := true
-	if r := pod.Spec.Resources; r != nil && (len(r.Limits) > 0 || len(r.Requests) > 0) {
+	if r := pod.Spec.Resources; r != nil { // of the pod as a whole, even if it asks for nothing
 		add(requests, r.Requests)
 		guaranteed = add(limits, r.Limits) == 2
 	} else {

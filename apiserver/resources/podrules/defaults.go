@@ -48,6 +48,14 @@ func DefaultPod(p *corev1.Pod) {
 	}
 	defaultPodResources(p)
 	setPtr(&p.Spec.EnableServiceLinks, true)
+	// podIP is the old name of the first of podIPs: whoever writes it alone is believed.
+	s := &p.Status
+	if s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP) {
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
+	}
+	if len(s.PodIPs) > 0 {
+		s.PodIP = s.PodIPs[0].IP
+	}
 }
 
 // defaultPodResources derives pod-level requests where only limits are given (KEP-2837):
@@ -178,7 +186,7 @@ func pullPolicy(image string) corev1.PullPolicy {
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
 		name, tag = name[:i], name[i+1:]
 	}
-	if imageName.MatchString(name) && (tag == "latest" || tag == "" && !digest) {
+	if len(name) <= 255 && imageName.MatchString(name) && (tag == "latest" || tag == "" && !digest) {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent

@@ -64,8 +64,12 @@ func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 	for _, g := range old.Spec.SchedulingGates {
 		gates[g.Name] = true
 	}
+	last := map[string]int{}
 	for i, g := range pod.Spec.SchedulingGates {
-		if !gates[g.Name] {
+		last[g.Name] = i
+	}
+	for i, g := range pod.Spec.SchedulingGates {
+		if !gates[g.Name] && last[g.Name] == i {
 			f.Forbidden(p.Child("schedulingGates").Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name))
 		}
 	}
