@@ -81,6 +81,7 @@ func (c Config) Validate() field.ErrorList {
 
 // Run runs the daemon until ctx ends or something fails for good.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	cfg.Client.Metrics = client.NewMetrics()
 	api, rc, err := client.New(cfg.Client, "kube-controller-manager")
 	if err != nil {
 		return err
@@ -89,6 +90,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	server.Registry().MustRegister(cfg.Client.Metrics)
 	rows, err := runtime.Select(controllers.Table, cfg.Controllers)
 	if err != nil {
 		return err
@@ -109,7 +111,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	g.Go("controllers", func(ctx context.Context) error {
 		defer g.Stop()
 		return manager.Run(ctx, func(ctx context.Context, lead func(context.Context) error) error {
-			return lease.Run(ctx, cfg.Lease, api, lease.ID(), log, lead)
+			return lease.Run(ctx, cfg.Lease, api, lease.ID(), log, server.Leading(cfg.Lease.ResourceName, lead))
 		})
 	})
 	return g.Wait()

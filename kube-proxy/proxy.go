@@ -56,6 +56,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	cfg.Client.Metrics = client.NewMetrics()
 	api, _, err := client.New(cfg.Client, "kube-proxy")
 	if err != nil {
 		return err
@@ -66,6 +67,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	metrics.Registry().MustRegister(cfg.Client.Metrics)
 	g := run.New(ctx)
 	var wake []func() // what looks again when a service or endpoint changed
 	var synced []func() error

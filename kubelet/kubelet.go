@@ -62,6 +62,7 @@ const symlinkDir = "/var/log/containers"
 
 // Run runs a kubelet until ctx ends. Containers keep running.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	cfg.Config.Metrics = client.NewMetrics()
 	api, err := apiClient(cfg, log)
 	if err != nil {
 		return err
@@ -136,6 +137,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	front.Registry().MustRegister(cfg.Config.Metrics)
 	front.Configz("kubeletconfig", cfg)
 	for room, f := range map[string]func() any{"pods": pool.Debug, "volumes": mounts.Debug, "probes": prober.Debug, "node": self.Debug,
 		"eviction": guard.Debug, "images": collector.Debug} {

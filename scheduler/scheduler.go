@@ -123,6 +123,7 @@ func (p Profile) args() framework.Args {
 
 // Run is the daemon.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	cfg.Client.Metrics = client.NewMetrics()
 	api, _, err := client.New(cfg.Client, "keelson-scheduler")
 	if err != nil {
 		return config.Usage(err)
@@ -148,7 +149,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Instance: profile.SchedulerName + "-" + host,
 		Seed:     uint64(time.Now().UnixNano()),
 	}, api, bind.NewMetrics(server.Registry()), log)
-	server.Registry().MustRegister(s)
+	server.Registry().MustRegister(s, cfg.Client.Metrics)
 	server.Check("caches", s.Ready)
 	server.LiveCheck("loop", s.Alive)
 	server.Debug("queue", s.QueueLengths)
@@ -159,13 +160,14 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 	g := run.New(ctx)
 	g.Go("serve", server.Run)
+	lead := server.Leading(cfg.LeaderElection.ResourceName, s.Lead)
 	// The rooms outlive the lead, so that the binds of its last moment are finished.
 	rooms := run.New(context.WithoutCancel(ctx))
 	rooms.Go("scheduler", s.Run)
 	context.AfterFunc(rooms.Context(), g.Stop)
 	g.Go("leader election", func(ctx context.Context) error {
 		defer rooms.Stop()
-		return lease.Run(ctx, cfg.LeaderElection, api, lease.ID(), log, s.Lead)
+		return lease.Run(ctx, cfg.LeaderElection, api, lease.ID(), log, lead)
 	})
 	err = g.Wait()
 	rooms.Stop()

@@ -30,6 +30,9 @@ type Config struct {
 	Master     string  `yaml:"master" flag:"master" help:"address of the API server; wins over the kubeconfig's"`
 	QPS        float32 `yaml:"kubeAPIQPS" flag:"kube-api-qps" help:"requests a second sent to the API server; 0 or less: no limit"`
 	Burst      int     `yaml:"kubeAPIBurst" flag:"kube-api-burst" help:"requests sent at once above the rate, when a rate is set"`
+
+	// Metrics, when set, counts the requests of the client.
+	Metrics *Metrics `yaml:"-"`
 }
 
 // Validate finds what is wrong without reading the file.
@@ -56,6 +59,9 @@ func REST(cfg Config, userAgent string) (*rest.Config, error) {
 	}
 	rc.Dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 	rc.Wrap(trace.RoundTripper)
+	if cfg.Metrics != nil {
+		rc.Wrap(cfg.Metrics.wrap)
+	}
 	return rc, nil
 }
 

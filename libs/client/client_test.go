@@ -1,10 +1,15 @@
 package client
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const kubeconfig = `apiVersion: v1
@@ -40,5 +45,36 @@ func TestREST(t *testing.T) {
 	}
 	if errs := (Config{QPS: 5}).Validate(); len(errs) != 1 {
 		t.Errorf("a rate without a burst: %v", errs)
+	}
+}
+
+func TestRequestsAreCounted(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	m := NewMetrics()
+	api, _, err := New(Config{Master: server.URL, Metrics: m}, "keelson-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := strings.TrimPrefix(server.URL, "http://")
+	ask := func() {
+		if _, err := api.CoreV1().Nodes().Get(t.Context(), "n", metav1.GetOptions{}); err == nil {
+			t.Error("the server refuses, and there is no error")
+		}
+	}
+	ask()
+	ask()
+	server.Close()
+	ask()
+	want := `
+# HELP rest_client_requests_total Requests sent, by status code, method and host.
+# TYPE rest_client_requests_total counter
+rest_client_requests_total{code="403",host="HOST",method="GET"} 2
+rest_client_requests_total{code="<error>",host="HOST",method="GET"} 1
+`
+	if err := testutil.CollectAndCompare(m, strings.NewReader(strings.ReplaceAll(want, "HOST", host)), "rest_client_requests_total"); err != nil {
+		t.Error(err)
+	}
+	if n := testutil.CollectAndCount(m, "rest_client_request_duration_seconds"); n != 1 {
+		t.Errorf("%d series of durations, want 1", n)
 	}
 }

@@ -5,7 +5,7 @@
 // [Server.Run].
 //
 //	/livez /readyz /healthz          and /livez/<check>; ?verbose prints every check, ?exclude=<check> leaves one out
-//	/metrics                         Prometheus text
+//	/metrics /metrics/slis           Prometheus text: of the daemon; of its health checks
 //	/configz                         the configuration in use
 //	/debug/<room>                    what a room owns, as JSON; /debug/ lists the rooms
 //	/debug/pprof/                    Go profiles
@@ -40,7 +40,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -94,6 +93,7 @@ type Server struct {
 	cfg      Config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	checked  checked
 	certs    *certificate
 	cas      *authorities
 
@@ -122,11 +122,12 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		cfg: cfg, log: log,
 		registry: prometheus.NewRegistry(),
+		checked:  newChecked(),
 		mux:      http.NewServeMux(),
 		debug:    map[string]func() any{},
 		configz:  map[string]any{},
 	}
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	common(s.registry)
 	ping := check{"ping", func() error { return nil }}
 	s.live, s.ready = []check{ping}, []check{ping, {"shutdown", func() error {
 		if s.ended.Load() {
@@ -240,6 +241,7 @@ func (s *Server) builtin() {
 		s.HandleOpen("GET /"+path+"/{check}", h)
 	}
 	s.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	s.Handle("GET /metrics/slis", promhttp.HandlerFor(s.checked.registry, promhttp.HandlerOpts{}))
 	s.Handle("GET /configz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
@@ -303,10 +305,17 @@ func (s *Server) health(path string) http.HandlerFunc {
 		var b strings.Builder
 		var failed []string
 		exclude := r.URL.Query()["exclude"]
+		unknown := slices.DeleteFunc(slices.Clone(exclude), func(name string) bool {
+			return slices.ContainsFunc(checks, func(c check) bool { return c.name == name })
+		})
 		for _, c := range checks {
 			if slices.Contains(exclude, c.name) {
 				fmt.Fprintf(&b, "[+]%s excluded: ok\n", c.name)
-			} else if err := c.f(); err != nil {
+				continue
+			}
+			err := c.f()
+			s.checked.observe(c.name, path, err)
+			if err != nil {
 				failed = append(failed, c.name)
 				// The reason may tell of the inside of the cluster, and anybody may ask: it goes to the log.
 				fmt.Fprintf(&b, "[-]%s failed: reason withheld\n", c.name)
@@ -314,6 +323,10 @@ func (s *Server) health(path string) http.HandlerFunc {
 			} else {
 				fmt.Fprintf(&b, "[+]%s ok\n", c.name)
 			}
+		}
+		if len(unknown) > 0 {
+			slices.Sort(unknown)
+			fmt.Fprintf(&b, "warn: some health checks cannot be excluded: no matches for %s\n", quoted(slices.Compact(unknown)))
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -329,6 +342,14 @@ func (s *Server) health(path string) http.HandlerFunc {
 			fmt.Fprint(w, "ok")
 		}
 	}
+}
+
+func quoted(names []string) string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = strconv.Quote(n)
+	}
+	return strings.Join(out, ",")
 }
 
 func failing(checks []check) error {

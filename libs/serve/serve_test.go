@@ -149,13 +149,17 @@ func TestHealthIsOpenAndTheRestIsNot(t *testing.T) {
 	check(nobody, "/livez", 200, "ok")
 	check(nobody, "/readyz", 500, "[+]ping ok", "[-]sync failed: reason withheld", "readyz check failed")
 	check(nobody, "/readyz?exclude=sync", 200, "ok")
+	check(nobody, "/readyz?exclude=sync&exclude=other&verbose", 200, "[+]sync excluded: ok", `warn: some health checks cannot be excluded: no matches for "other"`)
 	check(nobody, "/readyz/ping", 200, "ok")
 	check(nobody, "/readyz/nothing", 404)
 	ready.Store(true)
 	check(nobody, "/readyz?verbose", 200, "[+]sync ok", "readyz check passed")
 	check(nobody, "/metrics", 401)
 	check(nobody, "/debug/queue", 401)
-	check(somebody, "/metrics", 200, "go_goroutines", "process_cpu_seconds_total")
+	check(nobody, "/metrics/slis", 401)
+	check(somebody, "/metrics", 200, "go_goroutines", "process_cpu_seconds_total", "process_start_time_seconds", "kubernetes_build_info{", `git_version="v1.36`)
+	check(somebody, "/metrics/slis", 200, `kubernetes_healthcheck{name="sync",type="readyz"} 1`, `kubernetes_healthchecks_total{name="sync",status="error",type="readyz"} 1`,
+		`kubernetes_healthchecks_total{name="sync",status="success",type="readyz"} 1`, `kubernetes_healthcheck{name="ping",type="livez"} 1`)
 	check(somebody, "/configz", 200, `"securePort": 7`)
 	check(somebody, "/debug/queue", 200, `"active": 3`)
 	check(somebody, "/debug/", 200, `"queue"`, `"pprof/"`)
@@ -169,6 +173,39 @@ func TestHealthIsOpenAndTheRestIsNot(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestLeadingShowsWhoLeads(t *testing.T) {
+	s, err := New(Config{Plain: true}, log.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := func() float64 {
+		families, err := s.Registry().Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "leader_election_master_status" {
+				return f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		return -1
+	}
+	lead := s.Leading("kube-test", func(context.Context) error {
+		if got := status(); got != 1 {
+			t.Errorf("while it leads: %v, want 1", got)
+		}
+		return nil
+	})
+	for range 2 {
+		if got := status(); got != 0 {
+			t.Errorf("while it stands by: %v, want 0", got)
+		}
+		if err := lead(t.Context()); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
