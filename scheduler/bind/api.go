@@ -19,16 +19,17 @@ import (
 
 // binding is a decision to carry out: a pod to bind, or victims to evict for it.
 type binding struct {
-	pod      *framework.Pod
-	node     string
-	volumes  []framework.VolumeChoice
-	victims  []*framework.Pod
-	began    time.Time
-	entered  time.Time
-	attempts int
-	prepared bool      // what volumes need has been written
-	asked    []uint64  // for each of volumes, the revision at which a provisioner was told the node; 0: none was
-	until    time.Time // how long to wait for volumes
+	pod       *framework.Pod
+	node      string
+	volumes   []framework.VolumeChoice
+	victims   []*framework.Pod
+	began     time.Time
+	entered   time.Time
+	attempts  int
+	preparing time.Time // when the writing of what volumes need began
+	prepared  bool      // what volumes need has been written
+	asked     []uint64  // for each of volumes, the revision at which a provisioner was told the node; 0: none was
+	until     time.Time // how long to wait for volumes
 }
 
 const requestTimeout = 30 * time.Second
@@ -56,10 +57,12 @@ func (s *Scheduler) bindPod(b binding) error {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
 	ctx, span := trace.Start(ctx, "bind", "pod", b.pod.Name.String(), "node", b.node)
+	began := time.Now()
 	err := s.api.CoreV1().Pods(b.pod.Namespace).Bind(ctx, &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: b.pod.Namespace, Name: b.pod.ObjectMeta.Name, UID: b.pod.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: b.node},
 	}, metav1.CreateOptions{})
+	s.metrics.point("Bind", statusOf(err), s.cfg.SchedulerName, time.Since(began))
 	span.End(err)
 	return err
 }
@@ -103,9 +106,11 @@ func (s *Scheduler) failed(b binding, err error) {
 // prepareVolumes writes what the claims need. The pod then waits in the loop, and no binder is held:
 // provisioning takes minutes.
 func (s *Scheduler) prepareVolumes(b binding) {
+	b.preparing = time.Now()
 	for _, ch := range b.volumes {
 		rev, err := s.prepareClaim(ch, b.node)
 		if err != nil {
+			s.metrics.point("PreBind", statusOf(err), s.cfg.SchedulerName, time.Since(b.preparing))
 			s.bound(b, fmt.Errorf("volume for claim %s: %w", ch.Claim, err))
 			return
 		}
@@ -134,8 +139,10 @@ func (s *Scheduler) lookAtVolumes(now time.Time) {
 		}
 		switch {
 		case err != nil:
+			s.metrics.point("PreBind", statusOf(err), s.cfg.SchedulerName, now.Sub(b.preparing))
 			s.failed(b, err)
 		case all && s.inFlight < s.cfg.Binders:
+			s.metrics.point("PreBind", statusOf(nil), s.cfg.SchedulerName, now.Sub(b.preparing))
 			s.inFlight++
 			s.work <- b
 		default:

@@ -85,6 +85,7 @@ type Scheduler struct {
 	evicting map[types.UID][]types.UID // preemptor → victims that have not gone
 	waiting  []binding                 // decided pods whose volumes are not bound yet
 	seed     uint64
+	laps     laps
 	work     chan binding
 }
 
@@ -100,6 +101,7 @@ func New(cfg Config, api kubernetes.Interface, m *Metrics, log *slog.Logger) *Sc
 		seed:     cfg.Seed,
 		work:     make(chan binding, cfg.Binders),
 	}
+	s.cycle.Lap = s.laps.lap
 	s.room = sync.NewCond(&s.inboxMu)
 	s.events = newRecorder(api, cfg.SchedulerName, cfg.Instance, m, log)
 	s.status = newStatusWriter(api, log)
@@ -249,8 +251,10 @@ func (s *Scheduler) one(it *queue.Item, now time.Time) {
 		return
 	}
 	s.seed++
+	s.laps.start(now)
 	out := s.cycle.Decide(s.cache.Snapshot(), p, s.seed)
 	took := time.Since(now)
+	s.metrics.decided(&s.laps, &out, s.cfg.SchedulerName)
 	s.metrics.algorithm.Observe(took.Seconds())
 	if out.Node == nil {
 		s.refused(it, out, now)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keelson/keelson/scheduler/cycle"
 	"github.com/keelson/keelson/scheduler/queue"
 )
 
@@ -19,6 +20,7 @@ type Metrics struct {
 	preemptionAttempts prometheus.Counter
 	preemptionVictims  prometheus.Histogram
 	eventsDropped      prometheus.Counter
+	points             *prometheus.HistogramVec
 }
 
 // NewMetrics makes the metrics and registers them.
@@ -38,8 +40,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		preemptionVictims: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "scheduler_preemption_victims",
 			Help: "Pods evicted by one preemption.", Buckets: prometheus.ExponentialBuckets(1, 2, 7)}),
 		eventsDropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "keelson_scheduler_events_dropped_total", Help: "Events that were not written because the buffer was full."}),
+		points: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "scheduler_framework_extension_point_duration_seconds",
+			Help:    "Time of an extension point's part of one attempt. The nodes' own scores are worked out with their filters, and count there.",
+			Buckets: prometheus.ExponentialBuckets(0.0001, 2, 12)}, []string{"extension_point", "status", "profile"}),
 	}
-	r.MustRegister(m.attempts, m.attemptSeconds, m.algorithm, m.sli, m.podAttempts, m.preemptionAttempts, m.preemptionVictims, m.eventsDropped)
+	r.MustRegister(m.points, m.attempts, m.attemptSeconds, m.algorithm, m.sli, m.podAttempts, m.preemptionAttempts, m.preemptionVictims, m.eventsDropped)
 	return m
 }
 
@@ -57,24 +62,90 @@ func (m *Metrics) scheduled(attempts int, took time.Duration) {
 	m.sli.WithLabelValues(label).Observe(took.Seconds())
 }
 
+// point notes how long an extension point took, and how it ended.
+func (m *Metrics) point(name, status, profile string, took time.Duration) {
+	m.points.WithLabelValues(name, status, profile).Observe(took.Seconds())
+}
+
+func statusOf(err error) string {
+	if err != nil {
+		return "Error"
+	}
+	return "Success"
+}
+
+// laps times the phases of one decision. It belongs to the loop.
+type laps struct {
+	last time.Time
+	took [cycle.Phases]time.Duration
+}
+
+func (l *laps) start(now time.Time) { *l = laps{last: now} }
+
+func (l *laps) lap(p cycle.Phase) {
+	now := time.Now()
+	l.took[p] += now.Sub(l.last)
+	l.last = now
+}
+
+// decided notes the phases of a decision.
+func (m *Metrics) decided(l *laps, out *cycle.Outcome, profile string) {
+	for p, took := range l.took {
+		if took == 0 {
+			continue // not reached
+		}
+		status := "Success"
+		switch phase := cycle.Phase(p); {
+		case phase == cycle.PreFilter && out.Node == nil && l.took[cycle.PostFilter] == 0,
+			phase == cycle.PostFilter && out.Preempt == nil:
+			status = "Unschedulable"
+		}
+		m.point(cycle.Phase(p).String(), status, profile, took)
+	}
+}
+
 var (
-	pendingDesc = prometheus.NewDesc("scheduler_pending_pods", "Pods that wait, by queue: active, backoff, unschedulable, gated.", []string{"queue"}, nil)
-	cacheDesc   = prometheus.NewDesc("scheduler_cache_size", "Objects in the scheduler's cache.", []string{"type"}, nil)
+	pendingDesc  = prometheus.NewDesc("scheduler_pending_pods", "Pods that wait, by queue: active, backoff, unschedulable, gated.", []string{"queue"}, nil)
+	incomingDesc = prometheus.NewDesc("scheduler_queue_incoming_pods_total", "Pods that came to a queue, by queue and by what moved them.", []string{"queue", "event"}, nil)
+	refusedDesc  = prometheus.NewDesc("scheduler_unschedulable_pods", "Unschedulable pods by each plugin that refused them: a pod counts once for every one of them.", []string{"plugin", "profile"}, nil)
+	cacheDesc    = prometheus.NewDesc("scheduler_cache_size", "Objects in the scheduler's cache.", []string{"type"}, nil)
+	workDesc     = prometheus.NewDesc("scheduler_goroutines", "Goroutines at work, by what they do.", []string{"operation"}, nil)
 )
 
 // Describe and Collect make the scheduler a collector of what its loop owns.
-func (s *Scheduler) Describe(ch chan<- *prometheus.Desc) { ch <- pendingDesc; ch <- cacheDesc }
+func (s *Scheduler) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{pendingDesc, incomingDesc, refusedDesc, cacheDesc, workDesc} {
+		ch <- d
+	}
+}
 
 // Collect asks the loop.
 func (s *Scheduler) Collect(ch chan<- prometheus.Metric) {
 	var lens map[queue.Place]int
-	var nodes, assumed int
-	if s.ask(func() { lens, nodes, assumed = s.queue.Lens(), s.cache.Snapshot().Live, s.inFlight }) != nil {
+	var arrivals []queue.Arrival
+	var refused map[string]int
+	var nodes, pods, assumed, binding int
+	if s.ask(func() {
+		lens, arrivals, refused = s.queue.Lens(), s.queue.Arrivals(), s.queue.Refused()
+		nodes, binding = s.cache.Snapshot().Live, s.inFlight
+		pods, assumed = s.cache.Pods()
+	}) != nil {
 		return
 	}
-	for _, place := range []queue.Place{queue.Active, queue.BackingOff, queue.Unschedulable, queue.Gated} {
-		ch <- prometheus.MustNewConstMetric(pendingDesc, prometheus.GaugeValue, float64(lens[place]), place.String())
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
-	ch <- prometheus.MustNewConstMetric(cacheDesc, prometheus.GaugeValue, float64(nodes), "nodes")
-	ch <- prometheus.MustNewConstMetric(cacheDesc, prometheus.GaugeValue, float64(assumed), "assumed_pods")
+	for _, place := range []queue.Place{queue.Active, queue.BackingOff, queue.Unschedulable, queue.Gated} {
+		gauge(pendingDesc, lens[place], place.String())
+	}
+	for _, a := range arrivals {
+		ch <- prometheus.MustNewConstMetric(incomingDesc, prometheus.CounterValue, float64(a.Pods), a.Place.String(), a.Event)
+	}
+	for plugin, n := range refused {
+		gauge(refusedDesc, n, plugin, s.cfg.SchedulerName)
+	}
+	gauge(cacheDesc, nodes, "nodes")
+	gauge(cacheDesc, pods, "pods")
+	gauge(cacheDesc, assumed, "assumed_pods")
+	gauge(workDesc, binding, "binding")
 }

@@ -157,6 +157,9 @@ func (c *Cache) onto(p *framework.Pod, sign int32) *framework.Node {
 // Pod is the placed or assumed pod of this UID, nil when it has no node.
 func (c *Cache) Pod(uid types.UID) *framework.Pod { return c.pods[uid] }
 
+// Pods are the numbers of pods on nodes, the assumed among them, and of the assumed ones.
+func (c *Cache) Pods() (placed, assumed int) { return len(c.pods), len(c.assumed) }
+
 // Assumed tells whether the pod is on its way to a node.
 func (c *Cache) Assumed(uid types.UID) bool {
 	_, ok := c.assumed[uid]

@@ -42,8 +42,33 @@ type Cycle struct {
 	totals   []int64
 	scores   []int64
 	globals  []active
+
+	// Lap, when set, is called at the end of each phase of a decision: who has a clock can time them.
+	Lap func(Phase)
+
 	spare    class  // arrays for classes that are not remembered
 	borrowed *class // who has them
+}
+
+// Phase is a part of a decision, with upstream's name. Filter runs in two parts, and asks each node's own
+// scores on the way.
+type Phase uint8
+
+// The phases.
+const (
+	PreFilter Phase = iota
+	Filter
+	Score
+	PostFilter
+	Phases
+)
+
+func (p Phase) String() string { return [...]string{"PreFilter", "Filter", "Score", "PostFilter"}[p] }
+
+func (c *Cycle) lap(p Phase) {
+	if c.Lap != nil {
+		c.Lap(p)
+	}
 }
 
 // Outcome is what a decision came to. Exactly one of Node and Message is set.
@@ -239,7 +264,10 @@ func (c *Cycle) Decide(s *framework.Snapshot, p *framework.Pod, seed uint64) Out
 	k := c.class(p)
 	slots := k.slots(s)
 	k.renew(s, p, slots)
-	if refusal := c.prepare(k, s, p); refusal != nil {
+	c.lap(Filter)
+	refusal := c.prepare(k, s, p)
+	c.lap(PreFilter)
+	if refusal != nil {
 		return Outcome{
 			Message:  fmt.Sprintf("0/%d nodes are available: %s. preemption: 0/%d nodes are available: %d Preemption is not helpful for scheduling.", s.Live, strings.Join(refusal.Reasons, ", "), s.Live, s.Live),
 			Refusers: []string{refusal.Plugin},
@@ -249,10 +277,14 @@ func (c *Cycle) Decide(s *framework.Snapshot, p *framework.Pod, seed uint64) Out
 		return Outcome{Node: n, Feasible: 1, Volumes: plugins.Choose(p, s, n)}
 	}
 	c.filter(k, s, slots)
+	c.lap(Filter)
 	if len(c.feasible) == 0 {
-		return c.explain(k, s, p, slots, seed)
+		out := c.explain(k, s, p, slots, seed)
+		c.lap(PostFilter)
+		return out
 	}
 	n := c.pick(k, seed)
+	c.lap(Score)
 	return Outcome{Node: n, Feasible: len(c.feasible), Volumes: plugins.Choose(p, s, n)}
 }
 

@@ -120,6 +120,9 @@ const (
 	AnyNode   = NodeAdded | NodeAllocatable | NodeLabels | NodeTaints
 )
 
+// Kinds is how many kinds there are.
+const Kinds = 10
+
 // Event is something that happened in the cluster.
 type Event struct {
 	Kind EventKinds // one or, for a node update, several
@@ -127,7 +130,7 @@ type Event struct {
 	Pod  *Pod       // the pod that came, changed or went
 }
 
-var kindNames = []string{"NodeAdded", "NodeAllocatable", "NodeLabels", "NodeTaints", "PodPlaced", "PodChanged", "PodGone", "StorageChanged", "NamespaceChanged", "PodItself"}
+var kindNames = [Kinds]string{"NodeAdded", "NodeAllocatable", "NodeLabels", "NodeTaints", "PodPlaced", "PodChanged", "PodGone", "StorageChanged", "NamespaceChanged", "PodItself"}
 
 func (k EventKinds) String() string {
 	var out []string

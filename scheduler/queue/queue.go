@@ -82,6 +82,8 @@ type Queue struct {
 	backoff byTime
 	refused map[uint64]map[*Item]struct{} // unschedulable pods by the mask of their refusers
 	flushed time.Time
+
+	arrivals arrivals
 }
 
 // New makes an empty queue; less orders the active pods.
@@ -99,7 +101,7 @@ func (q *Queue) Add(p *framework.Pod, now time.Time) {
 		q.next++
 		it = &Item{Pod: p, Entered: now, Since: now, sequence: q.next, index: -1, Place: InHand}
 		q.items[p.UID] = it
-		q.place(it, now)
+		q.place(it, now, causeAdd)
 		return
 	}
 	old := it.Pod
@@ -110,31 +112,33 @@ func (q *Queue) Add(p *framework.Pod, now time.Time) {
 		if gate(q.table, p.Pod) != it.Message {
 			q.next++
 			it.Entered, it.sequence = now, q.next
-			q.place(it, now)
+			q.place(it, now, causeUpdate)
 		}
 	case Active:
 		if gate(q.table, p.Pod) != "" {
-			q.place(it, now)
+			q.place(it, now, causeUpdate)
 		} else if old.Priority != p.Priority {
 			heap.Fix(&q.active, it.index)
 		}
 	default:
 		// Only what a decision reads can change its answer; a new condition cannot.
 		if p.Class != old.Class || p.Generation != old.Generation || old.Status.NominatedNodeName != "" && p.Status.NominatedNodeName == "" {
-			q.wake(it, now)
+			q.wake(it, now, causeUpdate)
 		}
 	}
 }
 
 // place puts an item into active, or gated.
-func (q *Queue) place(it *Item, now time.Time) {
+func (q *Queue) place(it *Item, now time.Time, why cause) {
 	q.take(it)
 	it.Since = now
-	if why := gate(q.table, it.Pod.Pod); why != "" {
-		it.Place, it.Message = Gated, why
+	if gate := gate(q.table, it.Pod.Pod); gate != "" {
+		it.Place, it.Message = Gated, gate
+		q.arrivals.note(Gated, why)
 		return
 	}
 	it.Place = Active
+	q.arrivals.note(Active, why)
 	heap.Push(&q.active, it)
 }
 
@@ -204,10 +208,12 @@ func (q *Queue) Failed(uid types.UID, refusers []string, message string, now tim
 	it.retryAt = now.Add(q.delay(it.Attempts))
 	if why := gate(q.table, it.Pod.Pod); why != "" {
 		it.Place, it.Message = Gated, why
+		q.arrivals.note(Gated, causeFailure)
 		return
 	}
 	if len(refusers) == 0 {
 		it.Place = BackingOff
+		q.arrivals.note(BackingOff, causeFailure)
 		heap.Push(&q.backoff, it)
 		return
 	}
@@ -218,6 +224,7 @@ func (q *Queue) Failed(uid types.UID, refusers []string, message string, now tim
 		}
 	}
 	it.Place = Unschedulable
+	q.arrivals.note(Unschedulable, causeFailure)
 	if q.refused[it.mask] == nil {
 		q.refused[it.mask] = map[*Item]struct{}{}
 	}
@@ -244,7 +251,7 @@ func (q *Queue) Wake(e *framework.Event, now time.Time) int {
 		}
 		for it := range set {
 			if q.helps(mask, it, e) {
-				q.wake(it, now)
+				q.wake(it, now, causeOf(e))
 				moved++
 			}
 		}
@@ -275,13 +282,13 @@ func (q *Queue) helps(mask uint64, it *Item, e *framework.Event) bool {
 	return false
 }
 
-func (q *Queue) wake(it *Item, now time.Time) {
+func (q *Queue) wake(it *Item, now time.Time, why cause) {
 	retry := it.retryAt
 	if it.Pod.Status.NominatedNodeName != "" {
 		retry = now // room was made for it: the next pod in line could take it
 	}
 	if !retry.After(now) {
-		q.place(it, now)
+		q.place(it, now, why)
 		return
 	}
 	if it.Place == BackingOff {
@@ -289,6 +296,7 @@ func (q *Queue) wake(it *Item, now time.Time) {
 	}
 	q.take(it)
 	it.Place, it.Since = BackingOff, now
+	q.arrivals.note(BackingOff, why)
 	heap.Push(&q.backoff, it)
 }
 
@@ -296,7 +304,7 @@ func (q *Queue) wake(it *Item, now time.Time) {
 func (q *Queue) WakeAll(now time.Time) {
 	for _, set := range q.refused {
 		for it := range set {
-			q.wake(it, now)
+			q.wake(it, now, causeForced)
 		}
 	}
 }
@@ -306,7 +314,7 @@ func (q *Queue) WakeAll(now time.Time) {
 func (q *Queue) Tick(now time.Time) (next time.Time) {
 	for q.backoff.Len() > 0 && !q.backoff.items[0].retryAt.After(now) {
 		it := q.backoff.items[0]
-		q.place(it, now)
+		q.place(it, now, causeBackoff)
 	}
 	if q.backoff.Len() > 0 {
 		next = q.backoff.items[0].retryAt
@@ -323,7 +331,7 @@ func (q *Queue) Tick(now time.Time) (next time.Time) {
 	for _, set := range q.refused {
 		for it := range set {
 			if now.Sub(it.Since) >= q.cfg.StayUnschedulable {
-				q.wake(it, now)
+				q.wake(it, now, causeTimeout)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ import (
 //
 //	add name [priority=N] [gate=x] [class=cpu]    update is the same command
 //	pop | fail name [by=Plugin,Plugin] | delete name
-//	event Kind[|Kind] [node=free-cpu] | tick | dump
+//	event Kind[|Kind] [node=free-cpu] | tick | dump | arrivals | refused
 func TestScripts(t *testing.T) {
 	testkit.Script(t, "*.txt", func(t *testing.T) func(*testing.T, []string, string) string {
 		q := queue.New(queue.Config{InitialBackoff: time.Second, MaxBackoff: 10 * time.Second, StayUnschedulable: 5 * time.Minute}, plugins.Table, plugins.PrioritySort)
@@ -69,6 +70,15 @@ func TestScripts(t *testing.T) {
 					fmt.Fprintf(&b, "%s: %s, attempts %d\n", it.Pod.ObjectMeta.Name, it.Place, it.Attempts)
 				}
 				return b.String()
+			case "arrivals":
+				var lines []string
+				for _, a := range q.Arrivals() {
+					lines = append(lines, fmt.Sprintf("%s, %s: %d", a.Place, a.Event, a.Pods))
+				}
+				slices.Sort(lines)
+				return strings.Join(lines, "\n")
+			case "refused":
+				return fmt.Sprint(q.Refused())
 			default:
 				t.Fatalf("no command %q", command)
 			}

@@ -37,7 +37,10 @@ import (
 type Cluster struct {
 	API *fake.Clientset
 	S   *bind.Scheduler
-	t   *testing.T
+	// Metrics is what the scheduler shows.
+	Metrics *prometheus.Registry
+
+	t *testing.T
 
 	mu     sync.Mutex // guards the fields below
 	writes []string
@@ -48,14 +51,15 @@ type Cluster struct {
 func Run(t *testing.T, objects []runtime.Object, f func(c *Cluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := &Cluster{API: fake.NewClientset(objects...), t: t, fail: map[string]int{}}
+		c := &Cluster{API: fake.NewClientset(objects...), t: t, fail: map[string]int{}, Metrics: prometheus.NewRegistry()}
 		c.API.PrependReactor("create", "pods", c.bind)
 		c.API.PrependReactor("*", "*", c.record)
 		c.S = bind.New(bind.Config{
 			SchedulerName: corev1.DefaultSchedulerName, Binders: 4, Instance: "test",
 			Queue: queue.Config{InitialBackoff: time.Second, MaxBackoff: 10 * time.Second, StayUnschedulable: 5 * time.Minute},
 			Args:  framework.Args{HardPodAffinityWeight: 1, DefaultingType: "System"},
-		}, c.API, bind.NewMetrics(prometheus.NewRegistry()), log.Discard())
+		}, c.API, bind.NewMetrics(c.Metrics), log.Discard())
+		c.Metrics.MustRegister(c.S)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 2)
 		go func() { ended <- c.S.Run(ctx) }()

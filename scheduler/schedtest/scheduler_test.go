@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/keelson/keelson/libs/testkit"
 	"github.com/keelson/keelson/scheduler/schedtest"
 )
@@ -161,6 +163,41 @@ func TestManyPodsFillTheClusterAndNoMore(t *testing.T) {
 		}
 		if perNode["a"] != 10 || perNode["b"] != 10 || perNode["c"] != 10 || perNode[""] != 5 {
 			t.Errorf("placed %v", perNode)
+		}
+	})
+}
+
+func TestMetricsSayWhatHappened(t *testing.T) {
+	schedtest.Run(t, []runtime.Object{testkit.Node("a", testkit.Capacity("cpu=1,memory=1Gi,pods=10"))}, func(c *schedtest.Cluster) {
+		c.Create(testkit.Pod("fits", testkit.Requests("cpu=1")))
+		c.Settle()
+		c.Create(testkit.Pod("does-not", testkit.Requests("cpu=1")))
+		c.Settle()
+		want := `
+# HELP scheduler_cache_size Objects in the scheduler's cache.
+# TYPE scheduler_cache_size gauge
+scheduler_cache_size{type="assumed_pods"} 0
+scheduler_cache_size{type="nodes"} 1
+scheduler_cache_size{type="pods"} 1
+# HELP scheduler_pending_pods Pods that wait, by queue: active, backoff, unschedulable, gated.
+# TYPE scheduler_pending_pods gauge
+scheduler_pending_pods{queue="active"} 0
+scheduler_pending_pods{queue="backoff"} 0
+scheduler_pending_pods{queue="gated"} 0
+scheduler_pending_pods{queue="unschedulable"} 1
+# HELP scheduler_queue_incoming_pods_total Pods that came to a queue, by queue and by what moved them.
+# TYPE scheduler_queue_incoming_pods_total counter
+scheduler_queue_incoming_pods_total{event="ScheduleAttemptFailure",queue="unschedulable"} 1
+scheduler_queue_incoming_pods_total{event="UnschedulablePodAdd",queue="active"} 2
+# HELP scheduler_unschedulable_pods Unschedulable pods by each plugin that refused them: a pod counts once for every one of them.
+# TYPE scheduler_unschedulable_pods gauge
+scheduler_unschedulable_pods{plugin="NodeResourcesFit",profile="default-scheduler"} 1
+`
+		if err := testutil.GatherAndCompare(c.Metrics, strings.NewReader(want), "scheduler_cache_size", "scheduler_pending_pods", "scheduler_queue_incoming_pods_total", "scheduler_unschedulable_pods"); err != nil {
+			t.Error(err)
+		}
+		if n, err := testutil.GatherAndCount(c.Metrics, "scheduler_framework_extension_point_duration_seconds"); err != nil || n == 0 {
+			t.Errorf("%d extension points: %v", n, err)
 		}
 	})
 }
