@@ -44,6 +44,7 @@ import (
 	"github.com/keelson/keelson/kubelet/eviction"
 	"github.com/keelson/keelson/kubelet/images"
 	"github.com/keelson/keelson/kubelet/logs"
+	"github.com/keelson/keelson/kubelet/metrics"
 	"github.com/keelson/keelson/kubelet/node"
 	"github.com/keelson/keelson/kubelet/objects"
 	"github.com/keelson/keelson/kubelet/pod"
@@ -67,7 +68,8 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	runtime, version, err := dial(ctx, cfg, log)
+	counts := metrics.New()
+	runtime, version, err := dial(ctx, cfg, counts, log)
 	if err != nil {
 		return err
 	}
@@ -77,7 +79,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			return fmt.Errorf("directory of the kubelet: %w", err)
 		}
 	}
-	groups, err := cgroupTree(ctx, cfg, runtime)
+	groups, err := cgroupTree(ctx, cfg, runtime, counts)
 	if err != nil {
 		return err
 	}
@@ -85,6 +87,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	counts.Node(name, groups.V2())
 	events, stopEvents := recorder(api, name)
 	defer stopEvents()
 
@@ -106,7 +109,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	mounts := volumes.New(volumes.Options{Root: cfg.RootDir, Allocatable: self.Allocatable}, api, store, log)
+	mounts := volumes.New(volumes.Options{Root: cfg.RootDir, Allocatable: self.Allocatable, Metrics: counts}, api, store, log)
 	mirrors := sources.NewMirrors(api, self.Node, func(uid types.UID) { pool.Think(uid) }, log)
 	services, servicesKnown := serviceCache(api)
 	facts, err := nodeFacts(cfg, name, self, groups)
@@ -117,18 +120,18 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Config: facts, RootDir: cfg.RootDir, SymlinkDir: symlinkDir, HostsFile: "/etc/hosts",
 		RuntimeName: version.RuntimeName, MaxBackoff: cfg.MaxRestartPeriod.Duration,
 	}, worker.Rooms{
-		Log: log, Client: api, Runtime: runtime, Observer: cri.NewObserver(runtime, logs.Message), Changes: changes,
-		Volumes: mounts, Probes: prober, Node: self, Cgroups: groups, Images: images.NewPuller(runtime, cfg.MaxParallelPulls),
+		Log: log, Metrics: counts, Client: api, Runtime: runtime, Observer: cri.NewObserver(runtime, logs.Message), Changes: changes,
+		Volumes: mounts, Probes: prober, Node: self, Cgroups: groups, Images: images.NewPuller(runtime, cfg.MaxParallelPulls, counts),
 		Objects: store, Events: events, Services: servicesKnown, Handler: runtimeClass(api), Mirror: mirrors.Of,
 		Admit: func(p *corev1.Pod) *eviction.Rejection { return guard.Admit(p) },
 	})
 	store.OnChange(pool.UsesObject)
 	static := sources.NewStatic(cfg.StaticPodPath, name, pool, mirrors, log)
 	stats := server.NewStats(server.StatsOptions{NodeName: name, Root: cfg.RootDir, PodLogs: cfg.PodLogsDir, Runtime: runtime,
-		Images: runtime, Pods: pool, Volumes: mounts.Usage, Log: log})
-	collector := images.NewCollector(cfg.ImageGC, name, runtime, runtime, events, log)
+		Images: runtime, Pods: pool, Volumes: mounts.Usage, Cgroups: groups, Log: log})
+	collector := images.NewCollector(cfg.ImageGC, name, runtime, runtime, events, counts, log)
 	guard, err = eviction.New(cfg.Eviction, eviction.Surroundings{NodeName: name, Pods: pool, Summary: stats.Summary, FreeImages: collector.FreeAll,
-		BestEffort: func(p *corev1.Pod) bool { return pod.QOS(p) == corev1.PodQOSBestEffort }, Changed: self.Poke, Events: events, Log: log})
+		BestEffort: func(p *corev1.Pod) bool { return pod.QOS(p) == corev1.PodQOSBestEffort }, Changed: self.Poke, Metrics: counts, Events: events, Log: log})
 	if err != nil {
 		return config.Usage(err)
 	}
@@ -137,7 +140,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	front.Registry().MustRegister(cfg.Config.Metrics)
+	front.Registry().MustRegister(cfg.Config.Metrics, counts, pool, mounts, stats)
 	front.Configz("kubeletconfig", cfg)
 	for room, f := range map[string]func() any{"pods": pool.Debug, "volumes": mounts.Debug, "probes": prober.Debug, "node": self.Debug,
 		"eviction": guard.Debug, "images": collector.Debug} {
@@ -249,8 +252,8 @@ func apiClient(cfg Config, log *slog.Logger) (kubernetes.Interface, error) {
 }
 
 // dial waits for the runtime: both may be starting at the same time.
-func dial(ctx context.Context, cfg Config, log *slog.Logger) (*cri.Client, *runtimeapi.VersionResponse, error) {
-	c, err := cri.Dial(cfg.ContainerRuntimeEndpoint, cfg.ImageServiceEndpoint)
+func dial(ctx context.Context, cfg Config, counts *metrics.Metrics, log *slog.Logger) (*cri.Client, *runtimeapi.VersionResponse, error) {
+	c, err := cri.Dial(cfg.ContainerRuntimeEndpoint, cfg.ImageServiceEndpoint, counts)
 	if err != nil {
 		return nil, nil, config.Usage(err)
 	}
@@ -273,7 +276,7 @@ func dial(ctx context.Context, cfg Config, log *slog.Logger) (*cri.Client, *runt
 	}
 }
 
-func cgroupTree(ctx context.Context, cfg Config, runtime *cri.Client) (*cgroups.Manager, error) {
+func cgroupTree(ctx context.Context, cfg Config, runtime *cri.Client, counts *metrics.Metrics) (*cgroups.Manager, error) {
 	driver := cfg.CgroupDriver
 	if driver == "" {
 		driver = "cgroupfs"
@@ -283,7 +286,7 @@ func cgroupTree(ctx context.Context, cfg Config, runtime *cri.Client) (*cgroups.
 		}
 	}
 	m, err := cgroups.New(cgroups.Options{Root: cfg.CgroupRoot, Driver: driver, CPUQuota: cfg.CPUCFSQuota,
-		CPUQuotaPeriodMicros: cfg.CPUCFSQuotaPeriod.Microseconds(), PodPids: cfg.PodPidsLimit})
+		CPUQuotaPeriodMicros: cfg.CPUCFSQuotaPeriod.Microseconds(), PodPids: cfg.PodPidsLimit, Metrics: counts})
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -31,6 +32,7 @@ import (
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	"github.com/keelson/keelson/kubelet/criconfig"
+	"github.com/keelson/keelson/kubelet/metrics"
 	"github.com/keelson/keelson/kubelet/pod"
 )
 
@@ -47,6 +49,8 @@ type Options struct {
 	PodPids int64
 	// Mount is where the hierarchies are mounted; empty: /sys/fs/cgroup.
 	Mount string
+	// Metrics times what is done to pods' cgroups. May be nil.
+	Metrics *metrics.Metrics
 }
 
 // Manager makes cgroups.
@@ -205,7 +209,13 @@ func (m *Manager) Burstable(cpuMillis int64) error {
 
 // Update makes the pod's cgroup with the limits of its spec.
 func (m *Manager) Update(p *corev1.Pod) error {
-	return m.set(m.name(p.UID, class(p)), m.PodValues(p))
+	name, operation, began := m.name(p.UID, class(p)), "create", time.Now()
+	if m.exists(name) {
+		operation = "update"
+	}
+	err := m.set(name, m.PodValues(p))
+	m.options.Metrics.Cgroup(operation, time.Since(began))
+	return err
 }
 
 // PodValues are the limits of the pod's cgroup: sums over its containers. A limit holds for
@@ -242,6 +252,8 @@ func (m *Manager) PodValues(p *corev1.Pod) Values {
 // Delete removes the pod's cgroup in whatever class it stands. Processes that are still in
 // it are killed; a cgroup that stays busy is an error and tried again by the caller.
 func (m *Manager) Delete(uid types.UID) error {
+	began := time.Now()
+	defer func() { m.options.Metrics.Cgroup("destroy", time.Since(began)) }()
 	var errs []error
 	for _, qos := range []corev1.PodQOSClass{corev1.PodQOSGuaranteed, corev1.PodQOSBurstable, corev1.PodQOSBestEffort} {
 		name := m.name(uid, qos)

@@ -95,6 +95,7 @@ func (c *Changes) Run(ctx context.Context) error {
 func (c *Changes) list(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	began := time.Now()
 	sandboxes, err := c.client.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
 	if err != nil {
 		return err
@@ -103,7 +104,9 @@ func (c *Changes) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.alive.Store(time.Now().UnixNano())
+	now := time.Now()
+	c.alive.Store(now.UnixNano())
+	c.client.metrics.Relisted(began, now)
 	next := make(map[string]fingerprint, len(sandboxes.Items)+len(containers.Containers))
 	for _, s := range sandboxes.Items {
 		next[s.Id] = fingerprint{types.UID(s.Labels[criconfig.LabelPodUID]), int32(s.State), true}

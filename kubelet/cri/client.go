@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/keelson/keelson/kubelet/metrics"
 )
 
 // Client is a container runtime: containers and images.
@@ -27,7 +29,8 @@ type Client struct {
 	cri.RuntimeServiceClient
 	cri.ImageServiceClient
 
-	conns []*grpc.ClientConn
+	conns   []*grpc.ClientConn
+	metrics *metrics.Metrics
 }
 
 // maxMessageBytes bounds one CRI answer; a node with hundreds of pods lists a few MiB.
@@ -35,16 +38,16 @@ const maxMessageBytes = 16 << 20
 
 // Dial connects to the runtime at endpoint and to the image service at imageEndpoint
 // (empty: the same). Endpoints are "unix:///path" or a plain absolute path. Dialing is
-// lazy: a runtime that is down gives errors on calls, not here.
-func Dial(endpoint, imageEndpoint string) (*Client, error) {
-	rt, err := dial(endpoint)
+// lazy: a runtime that is down gives errors on calls, not here. m counts the calls; it may be nil.
+func Dial(endpoint, imageEndpoint string, m *metrics.Metrics) (*Client, error) {
+	rt, err := dial(endpoint, m)
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{RuntimeServiceClient: cri.NewRuntimeServiceClient(rt), conns: []*grpc.ClientConn{rt}}
+	c := &Client{RuntimeServiceClient: cri.NewRuntimeServiceClient(rt), conns: []*grpc.ClientConn{rt}, metrics: m}
 	img := rt
 	if imageEndpoint != "" && imageEndpoint != endpoint {
-		if img, err = dial(imageEndpoint); err != nil {
+		if img, err = dial(imageEndpoint, m); err != nil {
 			rt.Close()
 			return nil, err
 		}
@@ -72,7 +75,7 @@ func (c *Client) Check(ctx context.Context) (*cri.VersionResponse, error) {
 	return v, nil
 }
 
-func dial(endpoint string) (*grpc.ClientConn, error) {
+func dial(endpoint string, m *metrics.Metrics) (*grpc.ClientConn, error) {
 	target := endpoint
 	if strings.HasPrefix(endpoint, "/") {
 		target = "unix://" + endpoint
@@ -89,6 +92,7 @@ func dial(endpoint string) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"),
 		grpc.WithConnectParams(params),
+		grpc.WithUnaryInterceptor(measured(m)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessageBytes), grpc.WaitForReady(false)))
 	if err != nil {
 		return nil, fmt.Errorf("container runtime endpoint %q: %w", endpoint, err)

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
+	resourcehelper "k8s.io/component-helpers/resource"
 )
 
 // Left is how much of a signal there is and how much is left of it.
@@ -57,6 +58,8 @@ type Eviction struct {
 	Grace   int64 // seconds
 	// Starved says that the node lacks something; otherwise the pod broke its own limits.
 	Starved bool
+	// Signal is why, as kubelet_evictions counts it.
+	Signal string
 }
 
 // hardGraceSeconds is what a pod gets when a hard threshold is met.
@@ -118,7 +121,7 @@ func Decide(thresholds []Threshold, o Options, was Memory, seen Seen, now time.T
 		if t.Grace > 0 {
 			grace = int64(o.EvictionMaxPodGracePeriod)
 		}
-		d.Evict = []Eviction{{Pod: pod, Message: message(t, seen, pod), Grace: grace, Starved: true}}
+		d.Evict = []Eviction{{Pod: pod, Message: message(t, seen, pod), Grace: grace, Starved: true, Signal: string(t.Signal)}}
 	}
 	return d
 }
@@ -257,37 +260,33 @@ func overLimits(seen Seen) (all []Eviction) {
 		if !ok || Critical(p) {
 			continue
 		}
-		if why := overLimit(p, u); why != "" {
-			all = append(all, Eviction{Pod: p, Message: why, Grace: hardGraceSeconds})
+		if why, signal := overLimit(p, u); why != "" {
+			all = append(all, Eviction{Pod: p, Message: why, Grace: hardGraceSeconds, Signal: signal})
 		}
 	}
 	return all
 }
 
-func overLimit(p *corev1.Pod, u Usage) string {
+func overLimit(p *corev1.Pod, u Usage) (why, signal string) {
 	for _, v := range p.Spec.Volumes {
 		if v.EmptyDir == nil || v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.IsZero() {
 			continue
 		}
 		if u.EmptyDirs[v.Name] > v.EmptyDir.SizeLimit.Value() {
-			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
+			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String()), "emptydirfs.limit"
 		}
 	}
-	total, bounded := resource.Quantity{}, len(p.Spec.Containers) > 0
-	for _, c := range p.Spec.Containers {
-		limit, ok := c.Resources.Limits[corev1.ResourceEphemeralStorage]
-		bounded = bounded && ok
-		total.Add(limit)
-	}
-	if bounded && u.DiskBytes > total.Value() {
-		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", total.String())
+	// The pod's limit is the sum of what its containers say, also when some say nothing.
+	limits := resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{})
+	if total, ok := limits[corev1.ResourceEphemeralStorage]; ok && u.DiskBytes > total.Value() {
+		return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", total.String()), "ephemeralpodfs.limit"
 	}
 	for _, c := range p.Spec.Containers {
-		if limit, ok := c.Resources.Limits[corev1.ResourceEphemeralStorage]; ok && u.Containers[c.Name].DiskBytes > limit.Value() {
-			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String())
+		if limit, ok := c.Resources.Limits[corev1.ResourceEphemeralStorage]; ok && !limit.IsZero() && u.Containers[c.Name].DiskBytes > limit.Value() {
+			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String()), "ephemeralcontainerfs.limit"
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // Admit says whether a pod may start under these pressures; nil is yes.

@@ -27,6 +27,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/keelson/keelson/kubelet/metrics"
 )
 
 // Surroundings are the other parts of the kubelet.
@@ -40,6 +42,7 @@ type Surroundings struct {
 	BestEffort func(*corev1.Pod) bool
 	// Changed is called, without blocking, when the conditions have changed. May be nil.
 	Changed func()
+	Metrics *metrics.Metrics
 	Events  record.EventRecorder
 	Log     *slog.Logger
 }
@@ -123,6 +126,7 @@ func (m *Manager) pass(ctx context.Context) {
 		if e.Starved {
 			conditions = append(conditions, condition)
 		}
+		m.s.Metrics.Evicted(e.Signal)
 		if err := m.s.Pods.Evict(e.Pod.UID, e.Message, e.Grace, conditions...); err != nil {
 			m.s.Log.Warn("pod is not evicted", "pod", e.Pod.Namespace+"/"+e.Pod.Name, "uid", e.Pod.UID, "err", err)
 		}

@@ -26,6 +26,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/keelson/keelson/kubelet/metrics"
 )
 
 // GCOptions say when images are removed.
@@ -62,11 +64,7 @@ func Collect(o GCOptions, images []Known, disk Disk, now time.Time) (remove []Kn
 		if i.Used || now.Sub(i.Found) < o.ImageMinimumGCAge.Duration {
 			continue
 		}
-		since := i.LastUsed
-		if since.IsZero() {
-			since = i.Found
-		}
-		if o.ImageMaximumGCAge.Duration > 0 && now.Sub(since) > o.ImageMaximumGCAge.Duration {
+		if why(o, i, now) == "age" {
 			remove = append(remove, i)
 			continue
 		}
@@ -110,6 +108,7 @@ type Collector struct {
 	images  cri.ImageServiceClient
 	runtime cri.RuntimeServiceClient
 	events  record.EventRecorder
+	counts  *metrics.Metrics
 	log     *slog.Logger
 
 	mu   sync.Mutex
@@ -119,8 +118,8 @@ type Collector struct {
 const gcPeriod = 5 * time.Minute
 
 // NewCollector starts nothing.
-func NewCollector(o GCOptions, node string, images cri.ImageServiceClient, runtime cri.RuntimeServiceClient, events record.EventRecorder, log *slog.Logger) *Collector {
-	return &Collector{o: o, node: node, images: images, runtime: runtime, events: events, log: log, seen: map[string]Known{}}
+func NewCollector(o GCOptions, node string, images cri.ImageServiceClient, runtime cri.RuntimeServiceClient, events record.EventRecorder, counts *metrics.Metrics, log *slog.Logger) *Collector {
+	return &Collector{o: o, node: node, images: images, runtime: runtime, events: events, counts: counts, log: log, seen: map[string]Known{}}
 }
 
 // Run works until ctx ends.
@@ -169,6 +168,7 @@ func (c *Collector) pass(ctx context.Context, all bool) error {
 			continue
 		}
 		freed += i.SizeBytes
+		c.counts.ImageCollected(why(c.o, i, now))
 		c.mu.Lock()
 		delete(c.seen, i.ID)
 		c.mu.Unlock()
@@ -182,6 +182,18 @@ func (c *Collector) pass(ctx context.Context, all bool) error {
 		faults = append(faults, errors.New(message))
 	}
 	return errors.Join(faults...)
+}
+
+// why says whether an image is removed because of its age or for space.
+func why(o GCOptions, i Known, now time.Time) string {
+	since := i.LastUsed
+	if since.IsZero() {
+		since = i.Found
+	}
+	if o.ImageMaximumGCAge.Duration > 0 && now.Sub(since) > o.ImageMaximumGCAge.Duration {
+		return "age"
+	}
+	return "space"
 }
 
 func (c *Collector) event(reason, message string) {

@@ -13,6 +13,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	criroom "github.com/keelson/keelson/kubelet/cri"
+	"github.com/keelson/keelson/kubelet/metrics"
 )
 
 // Problem is why an image cannot be used: Reason is the waiting reason of the container
@@ -26,11 +27,12 @@ func (p *Problem) Error() string { return p.Reason + ": " + p.Message }
 type Puller struct {
 	client cri.ImageServiceClient
 	slots  chan struct{}
+	counts *metrics.Metrics
 }
 
 // NewPuller starts nothing. parallel bounds the pulls under way at one time.
-func NewPuller(c cri.ImageServiceClient, parallel int) *Puller {
-	return &Puller{client: c, slots: make(chan struct{}, max(parallel, 1))}
+func NewPuller(c cri.ImageServiceClient, parallel int, counts *metrics.Metrics) *Puller {
+	return &Puller{client: c, slots: make(chan struct{}, max(parallel, 1)), counts: counts}
 }
 
 // Want is one image as a container asks for it.
@@ -104,6 +106,7 @@ func (p *Puller) pull(ctx context.Context, w Want, spec *cri.ImageSpec) (*cri.Im
 			failed = err
 			continue
 		}
+		p.counts.Pulled(have.Size, time.Since(began))
 		w.Event(corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %d bytes.",
 			w.Image, time.Since(began).Truncate(time.Millisecond), time.Since(asked).Truncate(time.Millisecond), have.Size))
 		return have, use(have, w), nil

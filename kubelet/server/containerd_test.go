@@ -49,7 +49,7 @@ func TestContainerd(t *testing.T) {
 	if socket == "" || image == "" {
 		t.Skip("KEELSON_TEST_CRI and KEELSON_TEST_IMAGE are not set")
 	}
-	rt, err := cri.Dial(socket, "")
+	rt, err := cri.Dial(socket, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

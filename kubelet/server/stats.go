@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
+	"github.com/keelson/keelson/kubelet/cgroups"
 	"github.com/keelson/keelson/kubelet/volumes"
 )
 
@@ -34,6 +36,8 @@ type StatsOptions struct {
 	Pods     Pods
 	// Volumes measures a pod's volumes. May be nil.
 	Volumes func(uid types.UID) []volumes.Usage
+	// Cgroups tells what the kernel counts, and which processes a pod has. May be nil.
+	Cgroups *cgroups.Manager
 	Log     *slog.Logger
 }
 
@@ -182,6 +186,9 @@ func (s *Stats) pods(ctx context.Context, sum *statsapi.Summary, now time.Time) 
 		if p.Status.StartTime != nil {
 			stats.StartTime = *p.Status.StartTime
 		}
+		if stats.Network == nil && !p.Spec.HostNetwork {
+			stats.Network = networkStats(s.podInterfaces(p), at)
+		}
 		index[p.UID] = len(sum.Pods)
 		sum.Pods = append(sum.Pods, stats)
 		s.measureDisk(&sum.Pods[len(sum.Pods)-1], p, now, sum.Node.Fs)
@@ -308,6 +315,9 @@ func (s *Stats) measureDisk(stats *statsapi.PodStats, pod *corev1.Pod, now time.
 		v := statsapi.VolumeStats{Name: u.Name, FsStats: statsapi.FsStats{Time: at,
 			AvailableBytes: &u.AvailableBytes, CapacityBytes: &u.CapacityBytes, UsedBytes: &u.UsedBytes,
 			InodesUsed: &u.InodesUsed, InodesFree: &u.InodesFree, Inodes: &u.Inodes}}
+		if u.Claim != "" {
+			v.PVCRef = &statsapi.PVCReference{Name: u.Claim, Namespace: pod.Namespace}
+		}
 		stats.VolumeStats = append(stats.VolumeStats, v)
 		if !u.Memory && (u.Plugin == "empty-dir" || u.Plugin == "configmap" || u.Plugin == "downward-api") {
 			ephemeral += u.UsedBytes
@@ -460,20 +470,71 @@ func bootTime(otherwise time.Time) time.Time {
 	return at
 }
 
-// machineNetwork reads the node's own interfaces; the first that is not the loopback is
-// the default one.
-func machineNetwork(at metav1.Time) *statsapi.NetworkStats {
-	n := &statsapi.NetworkStats{Time: at}
-	eachLine("/proc/net/dev", func(fields []string) {
-		name, ok := strings.CutSuffix(fields[0], ":")
-		if !ok || len(fields) < 12 || name == "lo" || strings.HasPrefix(name, "veth") {
+// Counters of an interface, in the order of podInterfaces.
+const (
+	rxBytes = iota
+	rxPackets
+	rxErrors
+	rxDropped
+	txBytes
+	txPackets
+	txErrors
+	txDropped
+	netCounters
+)
+
+// netInterface is a line of /proc/net/dev.
+type netInterface struct {
+	name   string
+	counts [netCounters]uint64
+}
+
+// interfaces reads the counters of a network namespace, without its loopback.
+func interfaces(path string) (all []netInterface) {
+	eachLine(path, func(fields []string) {
+		if len(fields) < 13 {
 			return
 		}
-		number := func(i int) *uint64 { v, _ := strconv.ParseUint(fields[i], 10, 64); return &v }
-		n.Interfaces = append(n.Interfaces, statsapi.InterfaceStats{Name: name, RxBytes: number(1), RxErrors: number(3), TxBytes: number(9), TxErrors: number(11)})
+		name, ok := strings.CutSuffix(fields[0], ":")
+		if !ok || name == "lo" {
+			return
+		}
+		i := netInterface{name: name}
+		for which, column := range [netCounters]int{rxBytes: 1, rxPackets: 2, rxErrors: 3, rxDropped: 4, txBytes: 9, txPackets: 10, txErrors: 11, txDropped: 12} {
+			i.counts[which], _ = strconv.ParseUint(fields[column], 10, 64)
+		}
+		all = append(all, i)
 	})
-	if len(n.Interfaces) == 0 {
+	return all
+}
+
+// podInterfaces are those of the pod's network, as one of its processes sees them.
+func (s *Stats) podInterfaces(pod *corev1.Pod) []netInterface {
+	if s.o.Cgroups == nil {
 		return nil
+	}
+	if pid := s.o.Cgroups.Process(pod); pid > 0 {
+		return interfaces(fmt.Sprintf("/proc/%d/net/dev", pid))
+	}
+	return nil
+}
+
+// machineNetwork reads the node's own interfaces.
+func machineNetwork(at metav1.Time) *statsapi.NetworkStats {
+	all := slices.DeleteFunc(interfaces("/proc/net/dev"), func(i netInterface) bool { return strings.HasPrefix(i.name, "veth") })
+	return networkStats(all, at)
+}
+
+// networkStats puts interfaces into the form of the summary; the first is the default one.
+func networkStats(all []netInterface, at metav1.Time) *statsapi.NetworkStats {
+	if len(all) == 0 {
+		return nil
+	}
+	n := &statsapi.NetworkStats{Time: at}
+	for i := range all {
+		c := &all[i].counts
+		n.Interfaces = append(n.Interfaces, statsapi.InterfaceStats{Name: all[i].name,
+			RxBytes: &c[rxBytes], RxErrors: &c[rxErrors], TxBytes: &c[txBytes], TxErrors: &c[txErrors]})
 	}
 	n.InterfaceStats = n.Interfaces[0]
 	return n

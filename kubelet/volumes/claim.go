@@ -51,6 +51,6 @@ func (q *request) resolveClaim(ctx context.Context) error {
 	if pv.Spec.ClaimRef.UID != claim.UID {
 		return fmt.Errorf("found PV object %s but its pv.Spec.ClaimRef.UID %s does not point to claim.UID %s", pv.Name, pv.Spec.ClaimRef.UID, claim.UID)
 	}
-	q.pv, q.name = pv, pv.Name
+	q.pv, q.name, q.claim = pv, pv.Name, claim.Name
 	return nil
 }

@@ -45,7 +45,9 @@ type request struct {
 	name     string // of the directory: the pod's volume, or the PersistentVolume
 	dir      string // <root>/pods/<uid>/volumes/<plugin>/<name>
 	pv       *corev1.PersistentVolume
-	readOnly bool // by the claim
+	readOnly bool   // by the claim
+	claim    string // name of the PersistentVolumeClaim that led to pv
+	plugin   string // "kubernetes.io/empty-dir"; "N/A" until it is known
 }
 
 func typeOf(q *request) (*Type, bool) {

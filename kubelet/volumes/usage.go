@@ -11,9 +11,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
+// Claim is how a pod came to a PersistentVolume.
+type Claim struct {
+	Volume string // of the pod
+	Name   string // of the PersistentVolumeClaim, in the pod's namespace
+}
+
 // Usage is the space that one volume takes.
 type Usage struct {
-	Name   string // of the pod's volume, or of the PersistentVolume
+	Name   string // of the pod's volume
+	Claim  string // name of the PersistentVolumeClaim that it comes from; empty: none
 	Plugin string // "empty-dir", "configmap", ...
 	Memory bool   // the bytes are memory
 
@@ -29,6 +36,12 @@ func (m *Manager) Usage(uid types.UID) []Usage {
 	if err != nil {
 		return nil
 	}
+	m.mu.Lock()
+	var claims map[string]Claim
+	if s := m.pods[uid]; s != nil {
+		claims = s.claims
+	}
+	m.mu.Unlock()
 	var all []Usage
 	for _, plugin := range plugins {
 		entries, err := os.ReadDir(filepath.Join(root, plugin.Name()))
@@ -40,6 +53,9 @@ func (m *Manager) Usage(uid types.UID) []Usage {
 				continue
 			}
 			u := Usage{Name: e.Name(), Plugin: strings.TrimPrefix(plugin.Name(), "kubernetes.io~")}
+			if c, ok := claims[e.Name()]; ok {
+				u.Name, u.Claim = c.Volume, c.Name
+			}
 			if measure(filepath.Join(root, plugin.Name(), e.Name()), &u) {
 				all = append(all, u)
 			}

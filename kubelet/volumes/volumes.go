@@ -32,6 +32,7 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +40,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/keelson/keelson/kubelet/metrics"
 	"github.com/keelson/keelson/kubelet/objects"
 )
 
@@ -49,6 +51,8 @@ type Options struct {
 	// Allocatable is what the node offers to pods: the answer of resourceFieldRef for
 	// limits that a container does not have. It may return nil.
 	Allocatable func() corev1.ResourceList
+	// Metrics times mounts and unmounts. May be nil.
+	Metrics *metrics.Metrics
 }
 
 // Manager owns the volumes of a node.
@@ -58,6 +62,7 @@ type Manager struct {
 	client      kubernetes.Interface // nil: no API server (only static pods)
 	objects     objects.Reader
 	log         *slog.Logger
+	metrics     *metrics.Metrics
 	wake        chan struct{}
 
 	mu    sync.Mutex
@@ -80,6 +85,9 @@ type podState struct {
 	again  time.Time // when contents change without an event; zero: never
 	tokens map[tokenKey]token
 	ready  bool // Setup has succeeded once
+
+	claims     map[string]Claim // by the name of the PersistentVolume
+	have, want []string         // plugins of the volumes that are ready, and of all; since the last Setup
 }
 
 // New returns a Manager; Run keeps contents fresh. client may be nil.
@@ -88,7 +96,7 @@ func New(o Options, client kubernetes.Interface, reader objects.Reader, log *slo
 		o.Allocatable = func() corev1.ResourceList { return nil }
 	}
 	m := &Manager{
-		root: o.Root, allocatable: o.Allocatable, client: client, objects: reader, log: log,
+		root: o.Root, allocatable: o.Allocatable, client: client, objects: reader, log: log, metrics: o.Metrics,
 		wake:  make(chan struct{}, 1),
 		pods:  map[types.UID]*podState{},
 		refs:  map[ref]map[types.UID]bool{},
@@ -119,30 +127,40 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod) (Set, error) {
 	set := make(Set, len(pod.Spec.Volumes))
 	var faults []error
 	var again time.Time
+	var have, want []string
+	claims := map[string]Claim{}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.Image != nil {
 			continue
 		}
-		mounted, next, err := m.update(ctx, s, pod, v)
+		began := time.Now()
+		q := &request{manager: m, state: s, pod: pod, volume: v, name: v.Name}
+		mounted, next, err := m.update(ctx, q)
+		m.metrics.Storage(q.plugin, "volume_mount", time.Since(began), err)
+		want = append(want, q.plugin)
 		if err != nil {
 			faults = append(faults, err)
 			continue
+		}
+		have = append(have, q.plugin)
+		if q.pv != nil {
+			claims[q.name] = Claim{Volume: v.Name, Name: q.claim}
 		}
 		set[v.Name] = mounted
 		again = earlier(again, next)
 	}
 	m.mu.Lock()
-	s.again = again
+	s.again, s.have, s.want, s.claims = again, have, want, claims
 	s.ready = s.ready || len(faults) == 0
 	m.mu.Unlock()
 	m.poke()
 	return set, errors.Join(faults...)
 }
 
-// update makes one volume ready; s.work is held.
-func (m *Manager) update(ctx context.Context, s *podState, pod *corev1.Pod, v *corev1.Volume) (Mounted, time.Time, error) {
-	q := &request{manager: m, state: s, pod: pod, volume: v, name: v.Name}
+// update makes one volume ready; the work lock of its pod is held.
+func (m *Manager) update(ctx context.Context, q *request) (Mounted, time.Time, error) {
+	q.plugin = "N/A"
 	fail := func(err error) (Mounted, time.Time, error) {
 		return Mounted{}, time.Time{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", q.name, err)
 	}
@@ -153,7 +171,8 @@ func (m *Manager) update(ctx context.Context, s *podState, pod *corev1.Pod, v *c
 	if !ok {
 		return fail(errors.New("no volume plugin matched"))
 	}
-	q.dir = filepath.Join(m.podDir(pod.UID), "volumes", t.Plugin, q.name)
+	q.plugin = strings.ReplaceAll(t.Plugin, "~", "/")
+	q.dir = filepath.Join(m.podDir(q.pod.UID), "volumes", t.Plugin, q.name)
 	if t.Content != nil {
 		next, err := q.write(ctx, t)
 		if err != nil {
@@ -328,8 +347,16 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 		defer s.work.Unlock()
 	}
 	dir := m.podDir(uid)
+	plugins, _ := os.ReadDir(filepath.Join(dir, "volumes"))
 	for _, part := range []string{"volume-subpaths", "volumes"} { // subpaths are mounts of volumes: first
-		if err := removeTree(ctx, filepath.Join(dir, part)); err != nil {
+		began := time.Now()
+		err := removeTree(ctx, filepath.Join(dir, part))
+		if part == "volumes" {
+			for _, plugin := range plugins { // those of one pod go together
+				m.metrics.Storage(strings.ReplaceAll(plugin.Name(), "~", "/"), "volume_unmount", time.Since(began), err)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("remove %s of pod %s: %w", part, uid, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,7 +56,11 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		op = func() (func(*pod.Memory), error) { return w.setUp(ctx, o) }
 		look = false
 	case pod.CreateSandbox:
-		op = func() (func(*pod.Memory), error) { return nil, w.createSandbox(ctx, o, s) }
+		op = func() (func(*pod.Memory), error) {
+			err := w.createSandbox(ctx, o, s)
+			w.Metrics.PodStarted(err)
+			return nil, err
+		}
 	case pod.Start:
 		w.cancels[target] = cancel
 		key := "start/" + s.Name
@@ -64,6 +69,7 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		st := w.last
 		op = func() (func(*pod.Memory), error) {
 			apply, err := w.start(ctx, o, s, seen, mounted, sandbox, st)
+			w.started(o, s, err)
 			return func(m *pod.Memory) {
 				delete(m.Busy, key)
 				if apply != nil {
@@ -117,6 +123,21 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 			w.note(m, s, err)
 		}}
 	})
+}
+
+// started counts an attempt to start a container.
+func (w *worker) started(o *corev1.Pod, s pod.Step, err error) {
+	_, kind := pod.Find(o, s.Name)
+	name := map[pod.Kind]string{pod.Init: "init_container", pod.Sidecar: "init_container", pod.Ephemeral: "ephemeral_container"}[kind]
+	reason := ""
+	var f *startError
+	switch {
+	case errors.As(err, &f):
+		reason = f.reason
+	case err != nil:
+		reason = "CreateContainerError"
+	}
+	w.Metrics.ContainerStarted(cmp.Or(name, "container"), reason)
 }
 
 // note remembers the failure of a step, or that it succeeded.

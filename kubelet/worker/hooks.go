@@ -48,6 +48,7 @@ func (w *worker) hook(ctx context.Context, o *corev1.Pod, c *corev1.Container, i
 		case <-t.C:
 			return "", nil
 		case <-ctx.Done():
+			w.Metrics.SleepCut()
 			return "container terminated before sleep hook finished", ctx.Err()
 		}
 	case h.TCPSocket != nil:

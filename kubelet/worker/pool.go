@@ -47,6 +47,7 @@ import (
 	"github.com/keelson/keelson/kubelet/criconfig"
 	"github.com/keelson/keelson/kubelet/eviction"
 	"github.com/keelson/keelson/kubelet/images"
+	"github.com/keelson/keelson/kubelet/metrics"
 	"github.com/keelson/keelson/kubelet/objects"
 	"github.com/keelson/keelson/kubelet/pod"
 	"github.com/keelson/keelson/kubelet/server"
@@ -63,6 +64,7 @@ type Cgroups interface {
 // Rooms are the parts that workers drive. All are set.
 type Rooms struct {
 	Log      *slog.Logger
+	Metrics  *metrics.Metrics     // nil: nothing is counted
 	Client   kubernetes.Interface // nil: no API server, static pods only
 	Runtime  *cri.Client
 	Observer *cri.Observer

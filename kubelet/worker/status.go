@@ -104,6 +104,7 @@ func (s *statusWriter) write(ctx context.Context, st *corev1.PodStatus) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	began := time.Now()
 	got, err := w.Client.CoreV1().Pods(target.Namespace).Patch(ctx, target.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	switch {
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
@@ -111,6 +112,7 @@ func (s *statusWriter) write(ctx context.Context, st *corev1.PodStatus) error {
 	case err != nil:
 		return fmt.Errorf("patch status of pod %s/%s: %w", target.Namespace, target.Name, err)
 	}
+	w.Metrics.StatusWritten(time.Since(began))
 	s.known = got
 	return nil
 }

@@ -47,6 +47,10 @@ type worker struct {
 	podIP   string          // as last declared to the probes
 	waits   map[string]pod.Wait
 	expects int64
+
+	began  time.Time   // when the kubelet first saw the pod
+	passed *corev1.Pod // the object of the last pass; nil before the first
+	fresh  bool        // the pod has not run yet, and nothing of it was adopted
 }
 
 // view is what others may see of a worker.
@@ -69,7 +73,7 @@ type result struct {
 
 func newWorker(p *Pool, o *corev1.Pod) *worker {
 	w := &worker{
-		Pool: p, uid: o.UID, want: o, look: true,
+		Pool: p, began: time.Now(), uid: o.UID, want: o, look: true,
 		log:     p.Log.With("pod", o.Namespace+"/"+o.Name, "uid", o.UID),
 		wake:    make(chan struct{}, 1),
 		results: make(chan result, 16),
@@ -181,6 +185,7 @@ func (w *worker) begin() bool {
 	}
 	o := w.object()
 	w.last = o.Status.DeepCopy()
+	w.fresh = len(w.seen.Sandboxes) == 0 && (o.Status.Phase == corev1.PodPending || o.Status.Phase == "")
 	known := len(w.seen.Sandboxes) > 0 || o.Status.StartTime != nil || pod.IsTerminal(o.Status.Phase)
 	if pod.IsTerminal(o.Status.Phase) && len(o.Status.ContainerStatuses) == 0 && len(w.seen.Sandboxes) == 0 {
 		// Rejected before the kubelet was restarted.
@@ -209,6 +214,7 @@ func (w *worker) begin() bool {
 	}
 	if end := w.admit(w, o); end != nil {
 		w.log.Info("pod rejected", "reason", end.Reason)
+		w.Metrics.Rejected(end.Reason)
 		message := end.Message
 		if len(message) > len("Pod was rejected: ") {
 			message = message[len("Pod was rejected: "):]
@@ -271,6 +277,7 @@ func (w *worker) pass() time.Time {
 		}
 	}
 	now := time.Now()
+	defer func() { w.measure(o, now) }()
 	in := pod.Input{Pod: o, Static: pod.IsStatic(o), Removed: removed, Last: w.last,
 		Memory: w.memory, Node: w.facts(), Now: now}
 	in.Seen = pod.Recall(w.seen, o, w.last)
@@ -293,6 +300,28 @@ func (w *worker) pass() time.Time {
 		w.begins(o, s)
 	}
 	return d.Again
+}
+
+// measure counts a pass that began at a time.
+func (w *worker) measure(o *corev1.Pod, began time.Time) {
+	kind := "sync"
+	switch {
+	case w.memory.Phase >= pod.Stopping:
+		kind = "kill"
+	case w.passed == nil:
+		kind = "create"
+	case w.passed != o:
+		kind = "update"
+	}
+	w.passed = o
+	now := time.Now()
+	w.Metrics.Pass(kind, now.Sub(began))
+	if w.fresh && w.last.Phase != corev1.PodPending {
+		w.fresh = false
+		if w.last.Phase == corev1.PodRunning {
+			w.Metrics.PodRuns(now.Sub(w.began))
+		}
+	}
 }
 
 // enter notes a new phase.

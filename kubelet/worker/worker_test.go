@@ -84,7 +84,7 @@ func (b *bench) start() {
 		RootDir: b.dir, SymlinkDir: b.dir, HostsFile: "/dev/null", RuntimeName: "critest",
 	}, Rooms{
 		Log: log, Client: b.api, Runtime: client, Observer: cri.NewObserver(client, nil), Changes: changes,
-		Volumes: r, Probes: r, Node: r, Cgroups: r, Images: images.NewPuller(client, 2), Events: &record.FakeRecorder{},
+		Volumes: r, Probes: r, Node: r, Cgroups: r, Images: images.NewPuller(client, 2, nil), Events: &record.FakeRecorder{},
 		Services: func(string) ([]*corev1.Service, bool) { return nil, true },
 		Mirror:   func(*corev1.Pod) *corev1.Pod { return nil },
 	})

@@ -1,0 +1,283 @@
+// Package metrics counts what the rooms of the kubelet do, under upstream's names, so that dashboards and
+// alerts made for upstream's kubelet work.
+//
+// [New] makes the series, a prometheus.Collector; rooms get the [Metrics] and call the method of what they
+// have done. A nil Metrics counts nothing: tests need none. Labels have few values each: operations,
+// kinds, plugins; never names of pods. What there is at a moment (pods, containers, volumes) is not kept
+// here but counted by the room that owns it, when it is asked.
+//
+// Source: Kubernetes metrics reference, kubelet_* and storage_operation_*; the groups of
+// kubernetes-mixin's kubelet dashboard and alerts.
+package metrics
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics is made by New. Its methods may be called from any goroutine.
+type Metrics struct {
+	all []prometheus.Collector
+
+	calls, callFailures *prometheus.CounterVec
+	callSeconds         *prometheus.HistogramVec
+	sandboxSeconds      *prometheus.HistogramVec
+	sandboxFailures     *prometheus.CounterVec
+	relist, interval    prometheus.Histogram
+	lastSeen            prometheus.Gauge
+
+	passSeconds       *prometheus.HistogramVec
+	podStart          prometheus.Histogram
+	statusSeconds     prometheus.Histogram
+	pods, podFailures prometheus.Counter
+	containers        *prometheus.CounterVec
+	containerFailures *prometheus.CounterVec
+	rejections        *prometheus.CounterVec
+	cgroupSeconds     *prometheus.HistogramVec
+	storageSeconds    *prometheus.HistogramVec
+	evictions         *prometheus.CounterVec
+	imagesCollected   *prometheus.CounterVec
+	pullSeconds       *prometheus.HistogramVec
+	nodeName          *prometheus.GaugeVec
+	cgroupVersion     prometheus.Gauge
+	sleepsCut         prometheus.Counter
+
+	mu       sync.Mutex
+	relisted time.Time // guarded by mu
+}
+
+// New makes all series.
+func New() *Metrics {
+	m := &Metrics{}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+		m.all = append(m.all, c)
+		return c
+	}
+	histogram := func(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+		h := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}, labels)
+		m.all = append(m.all, h)
+		return h
+	}
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, labels)
+		m.all = append(m.all, g)
+		return g
+	}
+	one := func(h *prometheus.HistogramVec) prometheus.Histogram {
+		return h.WithLabelValues().(prometheus.Histogram)
+	}
+	usual := prometheus.DefBuckets
+	starts := []float64{0.5, 1, 2, 3, 4, 5, 6, 8, 10, 20, 30, 45, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}
+
+	m.calls = counter("kubelet_runtime_operations_total", "Calls to the container runtime.", "operation_type")
+	m.callFailures = counter("kubelet_runtime_operations_errors_total", "Calls to the container runtime that failed.", "operation_type")
+	m.callSeconds = histogram("kubelet_runtime_operations_duration_seconds", "Time of calls to the container runtime.", prometheus.ExponentialBuckets(0.005, 2.5, 14), "operation_type")
+	m.sandboxSeconds = histogram("kubelet_run_podsandbox_duration_seconds", "Time to make and start a sandbox.", usual, "runtime_handler")
+	m.sandboxFailures = counter("kubelet_run_podsandbox_errors_total", "Sandboxes that could not be made or started.", "runtime_handler")
+	m.relist = one(histogram("kubelet_pleg_relist_duration_seconds", "Time of one listing of sandboxes and containers.", usual))
+	m.interval = one(histogram("kubelet_pleg_relist_interval_seconds", "Time from one listing to the next.", usual))
+	m.lastSeen = gauge("kubelet_pleg_last_seen_seconds", "When the runtime last answered a listing, as a Unix time.").WithLabelValues()
+
+	m.passSeconds = histogram("kubelet_pod_worker_duration_seconds", "Time of one pass over a pod: to observe, decide and begin the steps, which run aside.", usual, "operation_type")
+	m.podStart = one(histogram("kubelet_pod_start_duration_seconds", "Time from the kubelet's first sight of a pod until it runs.", starts))
+	m.statusSeconds = one(histogram("kubelet_pod_status_sync_duration_seconds", "Time to write a pod's status to the API server.", []float64{0.010, 0.050, 0.100, 0.500, 1, 5, 10, 20, 30, 45, 60}))
+	m.pods = counter("kubelet_started_pods_total", "Sandboxes begun.").WithLabelValues()
+	m.podFailures = counter("kubelet_started_pods_errors_total", "Sandboxes that could not be begun.").WithLabelValues()
+	m.containers = counter("kubelet_started_containers_total", "Containers begun, by kind.", "container_type")
+	m.containerFailures = counter("kubelet_started_containers_errors_total", "Containers that could not be started, by kind and reason.", "container_type", "code")
+	m.rejections = counter("kubelet_admission_rejections_total", "Pods that the node did not take, by reason.", "reason")
+	m.cgroupSeconds = histogram("kubelet_cgroup_manager_duration_seconds", "Time of an operation on a pod's control group.", usual, "operation_type")
+	m.storageSeconds = histogram("storage_operation_duration_seconds", "Time of an operation on a volume.",
+		[]float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600}, "volume_plugin", "operation_name", "status", "migrated")
+	m.evictions = counter("kubelet_evictions", "Pods evicted, by what the node ran short of.", "eviction_signal")
+	m.imagesCollected = counter("kubelet_image_garbage_collected_total", "Images removed, because of their age or for space.", "reason")
+	m.pullSeconds = histogram("kubelet_image_pull_duration_seconds", "Time to pull an image, by its size.",
+		[]float64{1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}, "image_size_in_bytes")
+	m.nodeName = gauge("kubelet_node_name", "Always 1; the label is the node's name.", "node")
+	m.cgroupVersion = gauge("kubelet_cgroup_version", "Version of the control groups: 1 or 2.").WithLabelValues()
+	m.sleepsCut = counter("kubelet_sleep_action_terminated_early_total", "Sleep actions that were cut short.").WithLabelValues()
+	return m
+}
+
+// Describe is prometheus.Collector's.
+func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range m.all {
+		c.Describe(ch)
+	}
+}
+
+// Collect is prometheus.Collector's.
+func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range m.all {
+		c.Collect(ch)
+	}
+}
+
+// Node says who and what the node is.
+func (m *Metrics) Node(name string, cgroupV2 bool) {
+	if m == nil {
+		return
+	}
+	m.nodeName.WithLabelValues(name).Set(1)
+	m.cgroupVersion.Set(1)
+	if cgroupV2 {
+		m.cgroupVersion.Set(2)
+	}
+}
+
+// Call is one call to the runtime.
+func (m *Metrics) Call(operation string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.calls.WithLabelValues(operation).Inc()
+	m.callSeconds.WithLabelValues(operation).Observe(took.Seconds())
+	if err != nil {
+		m.callFailures.WithLabelValues(operation).Inc()
+	}
+}
+
+// Sandbox is one attempt to make a sandbox.
+func (m *Metrics) Sandbox(handler string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.sandboxSeconds.WithLabelValues(handler).Observe(took.Seconds())
+	if err != nil {
+		m.sandboxFailures.WithLabelValues(handler).Inc()
+	}
+}
+
+// Relisted is one listing of all that the runtime has, begun at a time.
+func (m *Metrics) Relisted(began, ended time.Time) {
+	if m == nil {
+		return
+	}
+	m.relist.Observe(ended.Sub(began).Seconds())
+	m.lastSeen.Set(float64(ended.UnixNano()) / float64(time.Second))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.relisted.IsZero() {
+		m.interval.Observe(began.Sub(m.relisted).Seconds())
+	}
+	m.relisted = began
+}
+
+// Pass is one pass over a pod; kind is create, update, sync or kill.
+func (m *Metrics) Pass(kind string, took time.Duration) {
+	if m != nil {
+		m.passSeconds.WithLabelValues(kind).Observe(took.Seconds())
+	}
+}
+
+// PodRuns is a pod that has come to run; took is the time since the kubelet first saw it.
+func (m *Metrics) PodRuns(took time.Duration) {
+	if m != nil {
+		m.podStart.Observe(took.Seconds())
+	}
+}
+
+// StatusWritten is one status that the API server took.
+func (m *Metrics) StatusWritten(took time.Duration) {
+	if m != nil {
+		m.statusSeconds.Observe(took.Seconds())
+	}
+}
+
+// PodStarted is one attempt to give a pod its sandbox.
+func (m *Metrics) PodStarted(err error) {
+	if m == nil {
+		return
+	}
+	m.pods.Inc()
+	if err != nil {
+		m.podFailures.Inc()
+	}
+}
+
+// ContainerStarted is one attempt to start a container: container, init_container or
+// ephemeral_container. reason is why it failed, empty when it did not.
+func (m *Metrics) ContainerStarted(kind, reason string) {
+	if m == nil {
+		return
+	}
+	m.containers.WithLabelValues(kind).Inc()
+	if reason != "" {
+		m.containerFailures.WithLabelValues(kind, reason).Inc()
+	}
+}
+
+// Rejected is a pod that the node did not take.
+func (m *Metrics) Rejected(reason string) {
+	if m != nil {
+		m.rejections.WithLabelValues(reason).Inc()
+	}
+}
+
+// Cgroup is an operation on a pod's control group: create, update or destroy.
+func (m *Metrics) Cgroup(operation string, took time.Duration) {
+	if m != nil {
+		m.cgroupSeconds.WithLabelValues(operation).Observe(took.Seconds())
+	}
+}
+
+// Storage is an operation on a volume: volume_mount or volume_unmount. plugin is like
+// "kubernetes.io/empty-dir".
+func (m *Metrics) Storage(plugin, operation string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	status := "success"
+	if err != nil {
+		status = "fail-unknown"
+	}
+	m.storageSeconds.WithLabelValues(plugin, operation, status, "false").Observe(took.Seconds())
+}
+
+// Evicted is a pod that had to go because of the signal.
+func (m *Metrics) Evicted(signal string) {
+	if m != nil {
+		m.evictions.WithLabelValues(signal).Inc()
+	}
+}
+
+// ImageCollected is an image that was removed, because of "age" or for "space".
+func (m *Metrics) ImageCollected(reason string) {
+	if m != nil {
+		m.imagesCollected.WithLabelValues(reason).Inc()
+	}
+}
+
+// Pulled is an image of a size that has come to the node.
+func (m *Metrics) Pulled(sizeBytes uint64, took time.Duration) {
+	if m != nil {
+		m.pullSeconds.WithLabelValues(sizeClass(sizeBytes)).Observe(took.Seconds())
+	}
+}
+
+// SleepCut is a sleep action that did not come to its end.
+func (m *Metrics) SleepCut() {
+	if m != nil {
+		m.sleepsCut.Inc()
+	}
+}
+
+// sizeClass is upstream's label for the size of an image; its megabytes are 2^20 bytes.
+func sizeClass(bytes uint64) string {
+	const mib, gib = 1 << 20, 1 << 30
+	for _, c := range []struct {
+		upTo uint64
+		name string
+	}{
+		{0, "N/A"}, {10 * mib, "0-10MB"}, {100 * mib, "10MB-100MB"}, {500 * mib, "100MB-500MB"}, {gib, "500MB-1GB"}, {5 * gib, "1GB-5GB"},
+		{10 * gib, "5GB-10GB"}, {20 * gib, "10GB-20GB"}, {30 * gib, "20GB-30GB"}, {40 * gib, "30GB-40GB"}, {60 * gib, "40GB-60GB"}, {100 * gib, "60GB-100GB"},
+	} {
+		if bytes <= c.upTo {
+			return c.name
+		}
+	}
+	return "GT100GB"
+}

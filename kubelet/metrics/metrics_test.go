@@ -1,0 +1,79 @@
+package metrics
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+func TestNamesAndLabelsAreUpstreams(t *testing.T) {
+	m := New()
+	fault := errors.New("no")
+	m.Node("n", true)
+	m.Call("run_podsandbox", time.Second, nil)
+	m.Call("run_podsandbox", time.Second, fault)
+	m.PodStarted(nil)
+	m.PodStarted(fault)
+	m.ContainerStarted("init_container", "ErrImagePull")
+	m.Evicted("memory.available")
+	m.Storage("kubernetes.io/empty-dir", "volume_mount", time.Second, fault)
+	m.Pulled(50<<20, time.Second)
+	now := time.Now()
+	m.Relisted(now, now)
+	m.Relisted(now.Add(time.Second), now.Add(time.Second))
+	want := `
+# HELP kubelet_cgroup_version Version of the control groups: 1 or 2.
+# TYPE kubelet_cgroup_version gauge
+kubelet_cgroup_version 2
+# HELP kubelet_evictions Pods evicted, by what the node ran short of.
+# TYPE kubelet_evictions counter
+kubelet_evictions{eviction_signal="memory.available"} 1
+# HELP kubelet_node_name Always 1; the label is the node's name.
+# TYPE kubelet_node_name gauge
+kubelet_node_name{node="n"} 1
+# HELP kubelet_runtime_operations_errors_total Calls to the container runtime that failed.
+# TYPE kubelet_runtime_operations_errors_total counter
+kubelet_runtime_operations_errors_total{operation_type="run_podsandbox"} 1
+# HELP kubelet_runtime_operations_total Calls to the container runtime.
+# TYPE kubelet_runtime_operations_total counter
+kubelet_runtime_operations_total{operation_type="run_podsandbox"} 2
+# HELP kubelet_started_containers_errors_total Containers that could not be started, by kind and reason.
+# TYPE kubelet_started_containers_errors_total counter
+kubelet_started_containers_errors_total{code="ErrImagePull",container_type="init_container"} 1
+# HELP kubelet_started_pods_errors_total Sandboxes that could not be begun.
+# TYPE kubelet_started_pods_errors_total counter
+kubelet_started_pods_errors_total 1
+# HELP kubelet_started_pods_total Sandboxes begun.
+# TYPE kubelet_started_pods_total counter
+kubelet_started_pods_total 2
+`
+	if err := testutil.CollectAndCompare(m, strings.NewReader(want), "kubelet_cgroup_version", "kubelet_evictions", "kubelet_node_name",
+		"kubelet_runtime_operations_errors_total", "kubelet_runtime_operations_total", "kubelet_started_containers_errors_total",
+		"kubelet_started_pods_errors_total", "kubelet_started_pods_total"); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"storage_operation_duration_seconds", "kubelet_image_pull_duration_seconds", "kubelet_pleg_relist_interval_seconds", "kubelet_runtime_operations_duration_seconds"} {
+		if n := testutil.CollectAndCount(m, name); n != 1 {
+			t.Errorf("%d series of %s, want 1", n, name)
+		}
+	}
+}
+
+func TestNilCountsNothing(t *testing.T) {
+	var m *Metrics
+	m.Node("n", false)
+	m.Call("x", 0, nil)
+	m.Relisted(time.Now(), time.Now())
+	m.Pulled(1, 0)
+}
+
+func TestSizeClass(t *testing.T) {
+	for bytes, want := range map[uint64]string{0: "N/A", 1: "0-10MB", 10 << 20: "0-10MB", 10<<20 + 1: "10MB-100MB", 3 << 30: "1GB-5GB", 1 << 40: "GT100GB"} {
+		if got := sizeClass(bytes); got != want {
+			t.Errorf("%d bytes: %s, want %s", bytes, got, want)
+		}
+	}
+}
