@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -71,17 +72,30 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	g := run.New(ctx)
 	var wake []func() // what looks again when a service or endpoint changed
 	var synced []func() error
+	counts := sync.NewMetrics()
+	metrics.Registry().MustRegister(counts)
+	syncers := map[model.Family]*sync.Syncer{}
+	state := health.NewProxy(func() map[model.Family]health.Family {
+		out := map[model.Family]health.Family{}
+		for f, s := range syncers {
+			out[f] = health.Family{Updated: s.LastSync(), Waiting: s.Waiting()}
+		}
+		return out
+	}, p.eligible, metrics.Registry())
+	healthz.Health("healthz", state.Health())
+	healthz.Health("livez", state.Live())
 	if cfg.Mode == "iptables" {
-		checks := health.New(func() bool { return p.warm() == nil }, log)
+		checks := health.New(state.Healthy, log)
 		g.Go("health check ports", checks.Run)
 		for _, f := range cfg.families() {
-			s, err := p.syncer(f, metrics.Registry(), checks)
+			s, err := p.syncer(f, counts, metrics.Registry(), checks)
 			if err != nil {
 				return err
 			}
+			syncers[f] = s
 			wake = append(wake, s.Changed)
 			synced = append(synced, func() error {
-				if s.LastSync().Unix() <= 0 {
+				if s.LastSync().IsZero() {
 					return errors.New("the rules have not been applied yet")
 				}
 				return nil
@@ -110,8 +124,20 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			f()
 		}
 	}
-	p.services.OnEvent(func(informer.Event[*corev1.Service]) { changed() })
-	p.slices.OnEvent(func(informer.Event[*discoveryv1.EndpointSlice]) { changed() })
+	p.services.OnEvent(func(informer.Event[*corev1.Service]) {
+		counts.ServiceChanged()
+		changed()
+	})
+	start := time.Now()
+	p.slices.OnEvent(func(ev informer.Event[*discoveryv1.EndpointSlice]) {
+		counts.EndpointsChanged()
+		if at := cause(ev); at.After(start) {
+			for _, s := range syncers {
+				s.Caused(at)
+			}
+		}
+		changed()
+	})
 	p.nodes.OnEvent(func(ev informer.Event[*corev1.Node]) {
 		if n := ev.Last(); n.Name == name && (ev.Kind != informer.Updated || zone(ev.Old) != zone(ev.New)) || cfg.PodNetwork && podRangeChanged(ev) {
 			changed()
@@ -183,10 +209,42 @@ func (p *proxy) caches(api kubernetes.Interface) {
 	p.nodes = informer.Of(informer.From(api.CoreV1().Nodes()), informer.Options[*corev1.Node]{Transform: slimNode})
 }
 
+// cause is when the pod or service changed that changed the slice; zero when it is not known, or known
+// already.
+func cause(ev informer.Event[*discoveryv1.EndpointSlice]) time.Time {
+	if ev.Kind == informer.Deleted {
+		return time.Time{}
+	}
+	text := ev.New.Annotations[corev1.EndpointsLastChangeTriggerTime]
+	if text == "" || ev.Kind == informer.Updated && ev.Old.Annotations[corev1.EndpointsLastChangeTriggerTime] == text {
+		return time.Time{}
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+// goes is the taint by which the cluster autoscaler marks a node that it will delete.
+const goes = "ToBeDeletedByClusterAutoscaler"
+
+// eligible tells whether load balancers may send new traffic to this node.
+func (p *proxy) eligible() bool {
+	n, ok := p.nodes.Get(types.NamespacedName{Name: p.self})
+	return ok && n.DeletionTimestamp == nil && !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == goes })
+}
+
 // slimNode keeps what the network needs: nodes report much, and often.
 func slimNode(n *corev1.Node) *corev1.Node {
 	out := &corev1.Node{Spec: corev1.NodeSpec{PodCIDR: n.Spec.PodCIDR, PodCIDRs: n.Spec.PodCIDRs}, Status: corev1.NodeStatus{Addresses: n.Status.Addresses}}
 	out.Name, out.UID, out.ResourceVersion = n.Name, n.UID, n.ResourceVersion
+	out.DeletionTimestamp = n.DeletionTimestamp
+	for _, t := range n.Spec.Taints {
+		if t.Key == goes {
+			out.Spec.Taints = append(out.Spec.Taints, t)
+		}
+	}
 	if z := zone(n); z != "" {
 		out.Labels = map[string]string{corev1.LabelTopologyZone: z}
 	}
@@ -256,7 +314,7 @@ func (p *proxy) servers() (metrics, healthz *serve.Server, err error) {
 	return metrics, healthz, err
 }
 
-func (p *proxy) syncer(f model.Family, reg prometheus.Registerer, checks *health.Checks) (*sync.Syncer, error) {
+func (p *proxy) syncer(f model.Family, counts *sync.Metrics, reg prometheus.Registerer, checks *health.Checks) (*sync.Syncer, error) {
 	kernel, err := iptables.New(f)
 	if err != nil {
 		return nil, err
@@ -264,15 +322,15 @@ func (p *proxy) syncer(f model.Family, reg prometheus.Registerer, checks *health
 	if err := sysctls(f, p.cfg, p.log); err != nil {
 		return nil, err
 	}
+	family := prometheus.Labels{"ip_family": fmt.Sprintf("IPv%d", f)}
 	took := prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "kubeproxy_sync_proxy_rules_duration_seconds", Help: "Time to build and apply rules, of passes that changed something.",
-		ConstLabels: prometheus.Labels{"ip_family": fmt.Sprintf("IPv%d", f)}, Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
+		Name: "kubeproxy_conntrack_reconciler_sync_duration_seconds", Help: "Time to look for stale UDP flows.",
+		ConstLabels: family, Buckets: prometheus.ExponentialBuckets(0.001, 2, 15),
 	})
-	failures := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "kubeproxy_sync_proxy_rules_iptables_restore_failures_total", Help: "Restores that failed.",
-		ConstLabels: prometheus.Labels{"ip_family": fmt.Sprintf("IPv%d", f)},
+	deleted := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "kubeproxy_conntrack_reconciler_deleted_entries_total", Help: "Stale UDP flows removed.", ConstLabels: family,
 	})
-	reg.MustRegister(took, failures)
+	reg.MustRegister(took, deleted)
 	random := kernel.RandomFully()
 	cluster := of(f, prefixes(p.cfg.ClusterCIDR))
 	var skip []netip.Addr
@@ -281,8 +339,9 @@ func (p *proxy) syncer(f model.Family, reg prometheus.Registerer, checks *health
 			skip = append(skip, a)
 		}
 	}
+	var flows conntrack.Wanted // what the last look at the kernel's flows was for
 	return sync.New(sync.Config{
-		Family: f, Kernel: kernel, Node: p.node, Services: p.services.List, Slices: p.slicesOf, Log: p.log,
+		Metrics: counts, Family: f, Kernel: kernel, Node: p.node, Services: p.services.List, Slices: p.slicesOf, Log: p.log,
 		Rules: func() rules.Config {
 			c := rules.Config{
 				Family: f, PodCIDRs: cluster, MasqueradeAll: p.cfg.MasqueradeAll, NodePortAddresses: of(f, prefixes(p.cfg.NodePortAddresses)),
@@ -293,22 +352,26 @@ func (p *proxy) syncer(f model.Family, reg prometheus.Registerer, checks *health
 			}
 			return c
 		},
-		Applied: func(old, now []model.Port) {
+		Applied: func(now []model.Port) {
 			if f == p.cfg.families()[0] {
 				checks.Update(now)
 			}
-			if stale := conntrack.Diff(old, now); stale != nil {
-				if n, err := conntrack.Clean(f, stale); err != nil {
-					p.log.Warn("stale UDP flows may stay", "err", err)
-				} else if n > 0 {
-					p.log.Debug("removed stale UDP flows", "flows", n)
-				}
+			want := conntrack.Of(now, func(a netip.Addr) bool { return slices.Contains(skip, a) })
+			if want.Equal(flows) || want.Empty() {
+				flows = want
+				return
 			}
-		},
-		Observe: func(d time.Duration, chains int, err error) {
-			took.Observe(d.Seconds())
+			began := time.Now()
+			n, err := conntrack.Clean(f, want)
+			took.Observe(time.Since(began).Seconds())
+			deleted.Add(float64(n))
 			if err != nil {
-				failures.Inc()
+				p.log.Warn("stale UDP flows may stay", "err", err)
+				return // and are looked for after the next change
+			}
+			flows = want
+			if n > 0 {
+				p.log.Debug("removed stale UDP flows", "flows", n)
 			}
 		},
 	}), nil

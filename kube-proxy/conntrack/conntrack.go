@@ -1,11 +1,15 @@
 // Package conntrack removes flows that would keep sending UDP packets to endpoints
 // that are gone. TCP notices by itself; a UDP flow lives as long as packets come.
+//
+// [Of] says which endpoints may answer at which address; [Wanted.Stale] decides about one flow; [Clean]
+// goes through the kernel's table. What was seen before does not matter, so flows of a time when the
+// proxy did not run are found as well.
 package conntrack
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -14,118 +18,77 @@ import (
 	"github.com/keelson/keelson/kube-proxy/model"
 )
 
-// Stale finds flows by where they were sent to and who answers. It is made by Diff.
-type Stale struct {
-	// gone are answering endpoints that no port of the address uses any more;
-	// fresh are addresses that had no endpoint before: flows to them went nowhere.
-	gone       map[netip.AddrPort]map[netip.AddrPort]bool
-	ports      map[uint16]map[netip.AddrPort]bool // the same by node port
-	fresh      map[netip.AddrPort]bool
-	freshPorts map[uint16]bool
+// Wanted are the endpoints that may answer UDP, by the address or node port that was asked. Services
+// without endpoints are not in it: where nothing answers no flow is better than another.
+//
+// Every endpoint that serves counts, also one that terminates or that policy or topology would not choose
+// for a new flow: a flow ends with its endpoint, as TCP connections do.
+type Wanted struct {
+	at    map[netip.AddrPort]set
+	ports map[uint16]set
 }
 
-// Diff compares two states of the service ports. nil means that no flow is stale.
-func Diff(old, now []model.Port) *Stale {
-	s := &Stale{
-		gone: map[netip.AddrPort]map[netip.AddrPort]bool{}, ports: map[uint16]map[netip.AddrPort]bool{},
-		fresh: map[netip.AddrPort]bool{}, freshPorts: map[uint16]bool{},
-	}
-	type key struct{ id string }
-	was := map[key]*model.Port{}
-	for i := range old {
-		if old[i].Protocol == corev1.ProtocolUDP {
-			was[key{old[i].ID()}] = &old[i]
-		}
-	}
-	seen := map[key]bool{}
-	for i := range now {
-		p := &now[i]
-		if p.Protocol != corev1.ProtocolUDP {
+type set map[netip.AddrPort]bool
+
+// Of reads the service ports, but for those whose cluster address is one that the node answers itself.
+func Of(ports []model.Port, skip func(netip.Addr) bool) Wanted {
+	w := Wanted{at: map[netip.AddrPort]set{}, ports: map[uint16]set{}}
+	for i := range ports {
+		p := &ports[i]
+		if p.Protocol != corev1.ProtocolUDP || len(p.Serving) == 0 || skip != nil && skip(p.ClusterIP) {
 			continue
 		}
-		k := key{p.ID()}
-		seen[k] = true
-		o := was[k]
-		if o == nil {
-			o = &model.Port{}
+		s := make(set, len(p.Serving))
+		for _, e := range p.Serving {
+			s[e] = true
 		}
-		if len(o.Cluster) == 0 && len(p.Cluster) > 0 {
-			for _, a := range addresses(p) {
-				s.fresh[a] = true
-			}
-			if p.NodePort != 0 {
-				s.freshPorts[p.NodePort] = true
+		w.at[netip.AddrPortFrom(p.ClusterIP, p.Number)] = s
+		for _, list := range [][]netip.Addr{p.ExternalIPs, p.Ingress} {
+			for _, a := range list {
+				w.at[netip.AddrPortFrom(a, p.Number)] = s
 			}
 		}
-		for _, e := range o.Cluster {
-			if !slices.ContainsFunc(p.Cluster, func(n model.Endpoint) bool { return n.Addr == e.Addr }) {
-				s.lost(o, e.Addr)
-			}
+		if p.NodePort != 0 {
+			w.ports[p.NodePort] = s
 		}
 	}
-	for k, o := range was {
-		if !seen[k] {
-			for _, e := range o.Cluster {
-				s.lost(o, e.Addr)
-			}
-		}
-	}
-	if len(s.gone)+len(s.ports)+len(s.fresh)+len(s.freshPorts) == 0 {
-		return nil
-	}
-	return s
+	return w
 }
 
-func addresses(p *model.Port) []netip.AddrPort {
-	out := []netip.AddrPort{netip.AddrPortFrom(p.ClusterIP, p.Number)}
-	for _, list := range [][]netip.Addr{p.ExternalIPs, p.Ingress} {
-		for _, a := range list {
-			out = append(out, netip.AddrPortFrom(a, p.Number))
-		}
-	}
-	return out
+// Equal tells whether the same flows are stale.
+func (w Wanted) Equal(o Wanted) bool {
+	return maps.EqualFunc(w.at, o.at, maps.Equal[set, set]) && maps.EqualFunc(w.ports, o.ports, maps.Equal[set, set])
 }
 
-func (s *Stale) lost(p *model.Port, e netip.AddrPort) {
-	for _, a := range addresses(p) {
-		if s.gone[a] == nil {
-			s.gone[a] = map[netip.AddrPort]bool{}
-		}
-		s.gone[a][e] = true
-	}
-	if p.NodePort != 0 {
-		if s.ports[p.NodePort] == nil {
-			s.ports[p.NodePort] = map[netip.AddrPort]bool{}
-		}
-		s.ports[p.NodePort][e] = true
-	}
-}
+// Empty tells whether no flow can be stale.
+func (w Wanted) Empty() bool { return len(w.at)+len(w.ports) == 0 }
 
-// Matches reports whether a UDP flow to dst, answered by from, is stale.
-func (s *Stale) Matches(dst, from netip.AddrPort) bool {
-	if s.gone[dst][from] || s.ports[dst.Port()][from] {
-		return true
+// Stale tells whether a UDP flow that was sent to dst, and is answered by from, must go.
+func (w Wanted) Stale(dst, from netip.AddrPort) bool {
+	if s, ok := w.at[dst]; ok {
+		return !s[from]
 	}
-	return from == dst && (s.fresh[dst] || s.freshPorts[dst.Port()])
+	s, ok := w.ports[dst.Port()]
+	return ok && !s[from]
 }
 
 // MatchConntrackFlow lets the kernel's table be filtered.
-func (s *Stale) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+func (w Wanted) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
 	if f.Forward.Protocol != unix.IPPROTO_UDP {
 		return false
 	}
 	dst, ok1 := netip.AddrFromSlice(f.Forward.DstIP)
 	from, ok2 := netip.AddrFromSlice(f.Reverse.SrcIP)
-	return ok1 && ok2 && s.Matches(netip.AddrPortFrom(dst.Unmap(), f.Forward.DstPort), netip.AddrPortFrom(from.Unmap(), f.Reverse.SrcPort))
+	return ok1 && ok2 && w.Stale(netip.AddrPortFrom(dst.Unmap(), f.Forward.DstPort), netip.AddrPortFrom(from.Unmap(), f.Reverse.SrcPort))
 }
 
 // Clean removes stale flows of a family and returns how many.
-func Clean(family model.Family, s *Stale) (uint, error) {
+func Clean(family model.Family, w Wanted) (uint, error) {
 	f := netlink.InetFamily(unix.AF_INET)
 	if family == model.IPv6 {
 		f = unix.AF_INET6
 	}
-	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, s)
+	n, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, w)
 	if err != nil {
 		return n, fmt.Errorf("remove stale flows: %w", err)
 	}

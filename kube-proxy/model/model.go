@@ -65,6 +65,9 @@ type Port struct {
 	Cluster, Local []Endpoint
 	// Anywhere: some node has an endpoint, although this one may have none to use.
 	Anywhere bool
+	// Serving are all endpoints of a UDP port that still answer, whatever policy and topology say: its flows
+	// may stay with them. Sorted.
+	Serving []netip.AddrPort
 	// LocalReady counts the ready endpoints on this node, for the health check.
 	LocalReady int
 }
@@ -206,6 +209,13 @@ type seen struct {
 // Source: KEP-1669 (terminating endpoints), KEP-2433 and KEP-4444 (traffic distribution).
 func (p *Port) endpoints(family Family, node Node, list []*discoveryv1.EndpointSlice) {
 	all := p.collect(family, node, list)
+	if p.Protocol == corev1.ProtocolUDP {
+		for i := range all {
+			if all[i].serving {
+				p.Serving = append(p.Serving, all[i].Addr)
+			}
+		}
+	}
 	ready := pick(all, func(e *seen) bool { return e.ready })
 	for _, e := range ready {
 		if e.Local {

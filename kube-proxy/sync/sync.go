@@ -9,10 +9,12 @@
 package sync
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,9 +48,9 @@ type Config struct {
 	// Check is how often the canary is looked for; default 30 s.
 	Check time.Duration
 	// Applied is called after every pass with the ports that now stand.
-	Applied func(old, now []model.Port)
+	Applied func(now []model.Port)
 	Log     *slog.Logger
-	Observe func(took time.Duration, chains int, err error)
+	Metrics *Metrics
 }
 
 // Syncer is the loop of one address family.
@@ -56,9 +58,26 @@ type Syncer struct {
 	cfg    Config
 	wake   chan struct{}
 	stands map[string]rules.Table // by table; nil: nothing is known
-	ports  []model.Port
-	last   atomic.Int64 // unix nanoseconds of the last pass that went well
+	last   atomic.Int64           // unix nanoseconds of the last pass that went well
+
+	asked    atomic.Int64 // unix nanoseconds of the oldest change that no pass has looked at; 0: none
+	pending  atomic.Int64 // the same of the oldest that a pass has looked at and not applied
+	shown    atomic.Pointer[shown]
+	served   atomic.Int64 // Metrics.services of the last pass that went well
+	followed atomic.Int64 // Metrics.endpoints of it
+
+	causesMu sync.Mutex
+	causes   []time.Time // when what the next pass will apply has happened; guarded by causesMu
 }
+
+// shown is what stands, for others to read.
+type shown struct {
+	tables map[string]rules.Table
+	ports  []model.Port
+}
+
+// maxCauses bounds the causes that wait for a pass; more are not measured.
+const maxCauses = 10000
 
 // New starts nothing.
 func New(cfg Config) *Syncer {
@@ -68,19 +87,51 @@ func New(cfg Config) *Syncer {
 	if cfg.Check == 0 {
 		cfg.Check = 30 * time.Second
 	}
-	return &Syncer{cfg: cfg, wake: make(chan struct{}, 1)}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics()
+	}
+	s := &Syncer{cfg: cfg, wake: make(chan struct{}, 1)}
+	cfg.Metrics.add(s)
+	return s
 }
 
 // Changed says that something that the rules depend on is different now. It never blocks.
 func (s *Syncer) Changed() {
+	now := time.Now()
+	s.asked.CompareAndSwap(0, now.UnixNano())
+	s.cfg.Metrics.queued.WithLabelValues(label(s.cfg.Family)).Set(unix(now))
 	select {
 	case s.wake <- struct{}{}:
 	default: // a pass is coming already, and will see the newest state
 	}
 }
 
-// LastSync is when the rules were last known to be right.
-func (s *Syncer) LastSync() time.Time { return time.Unix(0, s.last.Load()) }
+// Caused says when something happened that the next pass will apply: how long that took is measured.
+func (s *Syncer) Caused(at time.Time) {
+	s.causesMu.Lock()
+	defer s.causesMu.Unlock()
+	if len(s.causes) < maxCauses {
+		s.causes = append(s.causes, at)
+	}
+}
+
+// LastSync is when the rules were last known to be right, zero for never.
+func (s *Syncer) LastSync() time.Time { return moment(s.last.Load()) }
+
+// Waiting is since when a change has not been applied, zero when none waits.
+func (s *Syncer) Waiting() time.Time {
+	if at := s.pending.Load(); at != 0 {
+		return moment(at)
+	}
+	return moment(s.asked.Load())
+}
+
+func moment(nanos int64) time.Time {
+	if nanos == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanos)
+}
 
 const (
 	retryFirst = 200 * time.Millisecond
@@ -144,16 +195,28 @@ func (s *Syncer) lookForCanary() {
 func (s *Syncer) pass(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, passLimit)
 	defer cancel()
-	start, chains := time.Now(), 0
+	if asked := s.asked.Swap(0); asked != 0 {
+		s.pending.CompareAndSwap(0, asked)
+	}
+	s.causesMu.Lock()
+	causes := s.causes
+	s.causes = nil
+	s.causesMu.Unlock()
+	services, endpoints := s.cfg.Metrics.services.Load(), s.cfg.Metrics.endpoints.Load()
+	p := pass{began: time.Now(), full: s.stands == nil, written: map[string]int{}}
 	defer func() {
-		if s.cfg.Observe != nil && (chains > 0 || err != nil) {
-			s.cfg.Observe(time.Since(start), chains, err)
+		p.ended, p.err = time.Now(), err
+		s.cfg.Metrics.passed(s.cfg.Family, p)
+		if err != nil {
+			for _, at := range causes {
+				s.Caused(at)
+			}
 		}
 	}()
+	chains := 0
 	ports := model.Build(s.cfg.Family, s.cfg.Node(), s.cfg.Services(), s.cfg.Slices)
 	want := rules.Build(s.cfg.Rules(), ports)
-	fresh := s.stands == nil
-	if fresh {
+	if p.full {
 		if s.stands, err = s.read(ctx); err != nil {
 			return err
 		}
@@ -166,26 +229,35 @@ func (s *Syncer) pass(ctx context.Context) (err error) {
 		diff, n := rules.Diff(t.name, s.stands[t.name], t.want)
 		text = append(text, diff...)
 		chains += n
+		if n > 0 {
+			p.written[t.name] = bytes.Count(diff, []byte("\n-A "))
+		}
 	}
 	if len(text) > 0 {
 		if err := s.cfg.Kernel.Restore(ctx, text); err != nil {
 			return err
 		}
 	}
-	if fresh {
+	if p.full {
 		if err := s.cfg.Kernel.EnsureJumps(want.Jumps); err != nil {
 			return err
 		}
 	}
 	s.stands = map[string]rules.Table{"nat": want.NAT, "filter": want.Filter}
 	if chains > 0 {
-		s.cfg.Log.Debug("rules applied", "family", s.cfg.Family, "services", len(ports), "chains", chains, "took", time.Since(start))
+		s.cfg.Log.Debug("rules applied", "family", s.cfg.Family, "services", len(ports), "chains", chains, "took", time.Since(p.began))
 	}
-	old := s.ports
-	s.ports = ports
-	s.last.Store(time.Now().UnixNano())
+	now := time.Now()
+	s.last.Store(now.UnixNano())
+	s.pending.Store(0)
+	s.shown.Store(&shown{tables: s.stands, ports: ports})
+	s.served.Store(services)
+	s.followed.Store(endpoints)
+	for _, at := range causes {
+		s.cfg.Metrics.programming.WithLabelValues(label(s.cfg.Family)).Observe(now.Sub(at).Seconds())
+	}
 	if s.cfg.Applied != nil {
-		s.cfg.Applied(old, ports)
+		s.cfg.Applied(ports)
 	}
 	return nil
 }

@@ -102,6 +102,7 @@ type Server struct {
 	live    []check
 	ready   []check
 	debug   map[string]func() any
+	forms   map[string]http.Handler // of health, by path
 	configz map[string]any
 	allow   func(r *http.Request) error
 
@@ -125,6 +126,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 		checked:  newChecked(),
 		mux:      http.NewServeMux(),
 		debug:    map[string]func() any{},
+		forms:    map[string]http.Handler{},
 		configz:  map[string]any{},
 	}
 	common(s.registry)
@@ -154,6 +156,14 @@ func (s *Server) Handle(pattern string, h http.Handler) { s.mux.Handle(pattern, 
 
 // HandleOpen adds a handler that anybody may call.
 func (s *Server) HandleOpen(pattern string, h http.Handler) { s.mux.Handle(pattern, h) }
+
+// Health gives /livez, /readyz or /healthz (path without the slash) another form, for daemons of which
+// load balancers expect one. The checks below the path stay.
+func (s *Server) Health(path string, h http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forms[path] = h
+}
 
 // Check adds a readiness check. f must answer at once, from memory.
 func (s *Server) Check(name string, f func() error) {
@@ -293,7 +303,12 @@ func (s *Server) health(path string) http.HandlerFunc {
 		if path == "readyz" {
 			checks = s.ready
 		}
+		form := s.forms[path]
 		s.mu.RUnlock()
+		if form != nil && r.PathValue("check") == "" {
+			form.ServeHTTP(w, r)
+			return
+		}
 		if only := r.PathValue("check"); only != "" {
 			i := slices.IndexFunc(checks, func(c check) bool { return c.name == only })
 			if i < 0 {
