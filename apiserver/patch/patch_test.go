@@ -1,14 +1,12 @@
 package patch
 
 import (
-	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
@@ -158,34 +156,6 @@ func TestUpdateBooksWhatChanged(t *testing.T) {
 	if len(next.ManagedFields) != maxUpdaters || !strings.Contains(owned(next), ancientChanges) {
 		t.Errorf("%d entries:\n%s", len(next.ManagedFields), owned(next))
 	}
-}
-
-func FuzzPatches(f *testing.F) {
-	f.Add(`{"spec":{"containers":[{"name":"c","$patch":"delete"}]}}`, `{"spec":{"containers":[{"name":"c"}]}}`)
-	f.Add(`[{"op":"copy","from":"/spec","path":"/spec/x"}]`, `{"spec":{}}`)
-	f.Add(`{"spec":{"$setElementOrder/containers":[{"name":"c"}]}}`, `{}`)
-	f.Fuzz(func(t *testing.T, p, doc string) {
-		var pod corev1.Pod
-		if json.Unmarshal([]byte(doc), &pod) != nil {
-			return
-		}
-		was := pod.DeepCopy()
-		_, _, _ = Strategic(&pod, &corev1.Pod{}, []byte(p))
-		if a, _ := json.Marshal(was); true {
-			if b, _ := json.Marshal(&pod); string(a) != string(b) {
-				t.Errorf("the patch %s changed its input", p)
-			}
-		}
-		if !json.Valid([]byte(doc)) {
-			return
-		}
-		if out, err := JSON([]byte(doc), []byte(p)); err == nil && !json.Valid(out) {
-			t.Errorf("JSON patch made %q", out)
-		}
-		if out, _, err := Merge([]byte(doc), []byte(p)); err == nil && !json.Valid(out) {
-			t.Errorf("merge patch made %q", out)
-		}
-	})
 }
 
 func FuzzApply(f *testing.F) {
