@@ -28,6 +28,7 @@ import (
 	"github.com/keelson/keelson/deploy/pki"
 	"github.com/keelson/keelson/deploy/runtime"
 	"github.com/keelson/keelson/deploy/supervisor"
+	daemonconfig "github.com/keelson/keelson/libs/config"
 	"github.com/keelson/keelson/libs/run"
 )
 
@@ -425,9 +426,9 @@ func (m *Machine) wait(ctx context.Context, r runner, s config.Settings, service
 }
 
 // failed tells a service that will not come up from one that is on its way: it ended
-// six times, or its settings are wrong (exit code 2).
+// six times, or its settings are wrong.
 func failed(st supervisor.Status) bool {
-	return st.Phase == supervisor.Backing && (st.Restarts >= 6 || strings.HasSuffix(st.Last, "exit status 2"))
+	return st.Phase == supervisor.Backing && (st.Restarts >= 6 || strings.HasSuffix(st.Last, fmt.Sprintf("exit status %d", daemonconfig.ExitUsage)))
 }
 
 // waitCluster waits for the node as its kubelet, which runs since then, reports it.

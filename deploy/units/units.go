@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/keelson/keelson/deploy/config"
+	daemonconfig "github.com/keelson/keelson/libs/config"
 )
 
 // Dir is where the administrator's units lie (systemd.unit(5)).
@@ -115,8 +116,8 @@ func Render(services []config.Service, p config.Paths) map[string][]byte {
 		}
 		line("Restart=always")
 		line("RestartSec=1s")
-		line("# Wrong settings (exit code 2) do not mend themselves.")
-		line("RestartPreventExitStatus=2")
+		line("# Wrong settings do not mend themselves.")
+		line("RestartPreventExitStatus=%d", daemonconfig.ExitUsage)
 		line("TimeoutStartSec=120s")
 		line("TimeoutStopSec=%ds", int(sv.StopWithin.Seconds()))
 		if sv.Watchdog > 0 {

@@ -97,7 +97,7 @@ func TestParseState(t *testing.T) {
 	}{
 		{"ActiveState=active\nSubState=running\nMainPID=7\nNRestarts=2\nExecMainCode=0\nExecMainStatus=0\nStateChangeTimestamp=@1700000000\n",
 			State{Active: "active", Sub: "running", PID: 7, Restarts: 2, Since: time.Unix(1700000000, 0)}},
-		{"ActiveState=failed\nSubState=failed\nMainPID=0\nNRestarts=0\nExecMainCode=1\nExecMainStatus=2\n", State{Active: "failed", Sub: "failed", Exit: "exit status 2"}},
+		{"ActiveState=failed\nSubState=failed\nMainPID=0\nNRestarts=0\nExecMainCode=1\nExecMainStatus=78\n", State{Active: "failed", Sub: "failed", Exit: "exit status 78"}},
 		{"ActiveState=activating\nSubState=auto-restart\nNRestarts=1\nExecMainCode=2\nExecMainStatus=9\n", State{Active: "activating", Sub: "auto-restart", Restarts: 1, Exit: "signal 9"}},
 		{"ActiveState=inactive\nStateChangeTimestamp=\n", State{Active: "inactive"}},
 	} {

@@ -18,6 +18,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	daemonconfig "github.com/keelson/keelson/libs/config"
 )
 
 // Story 9: bad input of every kind gets a clear answer, and nothing dies of it.
@@ -203,8 +205,8 @@ func TestBadInput(t *testing.T) {
 				cmd := m.Command(ctx, bin, c.arg)
 				out, err := cmd.CombinedOutput()
 				cancel()
-				if code := exitCode(err); code != 2 {
-					t.Errorf("%s %s: exit code %d, want 2\n%s", daemon, c.arg, code, out)
+				if code := exitCode(err); code != daemonconfig.ExitUsage {
+					t.Errorf("%s %s: exit code %d, want %d\n%s", daemon, c.arg, code, daemonconfig.ExitUsage, out)
 				}
 				if !strings.Contains(string(out), c.says) || strings.Contains(string(out), "goroutine ") {
 					t.Errorf("%s %s does not name %q, or panics:\n%s", daemon, c.arg, c.says, out)

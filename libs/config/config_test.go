@@ -158,12 +158,12 @@ func TestExitCodes(t *testing.T) {
 		{name: "clean end", run: func(context.Context, sample, *slog.Logger) error { return nil }},
 		{name: "version", args: []string{"--version"}, out: "d " + Version},
 		{name: "help", args: []string{"--help"}, out: "--logging-format"},
-		{name: "usage", args: []string{"--nope"}, code: 2, err: "d: unknown flag: --nope"},
-		{name: "missing file", args: []string{"--config=/does/not/exist"}, code: 2, err: "d: configuration file: stat /does/not/exist: no such file"},
+		{name: "usage", args: []string{"--nope"}, code: ExitUsage, err: "d: unknown flag: --nope"},
+		{name: "missing file", args: []string{"--config=/does/not/exist"}, code: ExitUsage, err: "d: configuration file: stat /does/not/exist: no such file"},
 		{name: "failure", run: func(context.Context, sample, *slog.Logger) error { return errors.New("port 1 is in use") }, code: 1, err: "d: port 1 is in use\n"},
-		{name: "failure of the configuration, found late", run: func(context.Context, sample, *slog.Logger) error { return Usage(errors.New("no such file")) }, code: 2, err: "d: no such file\n"},
+		{name: "failure of the configuration, found late", run: func(context.Context, sample, *slog.Logger) error { return Usage(errors.New("no such file")) }, code: ExitUsage, err: "d: no such file\n"},
 		{name: "panic", run: func(context.Context, sample, *slog.Logger) error { panic("oh") }, code: 1, err: "d: panic: oh"},
-		{name: "bad level", args: []string{"-v=loud"}, code: 2, err: `d: log level "loud"`},
+		{name: "bad level", args: []string{"-v=loud"}, code: ExitUsage, err: `d: log level "loud"`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			var out, errs bytes.Buffer

@@ -29,22 +29,26 @@ var Version = "v1.36.6+keelson.0"
 type Command struct {
 	Name, Short string
 	// Run gets the words after the command's name and returns the error to print, if any. An error
-	// made with [Usage] exits with 2, any other with 1.
+	// made with [Usage] exits with [ExitUsage], any other with 1.
 	Run func(ctx context.Context, args []string, out io.Writer) error
 }
+
+// ExitUsage is how a daemon ends whose command line or configuration is wrong: to start it again is no use. It is
+// sysexits.h's EX_CONFIG, and not 2, with which Go's runtime ends a process that panics or that a watchdog aborts.
+const ExitUsage = 78
 
 // usageError is a fault of the command line or the configuration.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// Usage marks err as a fault of the command line or the configuration: exit code 2.
+// Usage marks err as a fault of the command line or the configuration: it exits with [ExitUsage].
 func Usage(err error) error { return usageError{err} }
 
 // Main is all that a cmd/<daemon>/main.go calls. It never returns.
 //
-// The process ends with 0 after a clean end (also by SIGTERM or SIGINT), 1 when run failed, and 2
-// when the command line or configuration is wrong. A second signal ends it at once.
+// The process ends with 0 after a clean end (also by SIGTERM or SIGINT), 1 when run failed, and
+// [ExitUsage] when the command line or configuration is wrong. A second signal ends it at once.
 func Main[C any](name, short string, defaults C, run func(ctx context.Context, cfg C, log *slog.Logger) error, commands ...Command) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	go func() {
@@ -60,7 +64,7 @@ func Exec[C any](ctx context.Context, name, short string, defaults C, runDaemon 
 	complain := func(err error) int {
 		code := 1
 		if errors.As(err, new(usageError)) {
-			code = 2
+			code = ExitUsage
 		}
 		for line := range strings.SplitSeq(strings.TrimRight(strings.TrimPrefix(err.Error(), name+": "), "\n"), "\n") {
 			fmt.Fprintf(stderr, "%s: %s\n", name, line)

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
@@ -15,8 +19,16 @@ import (
 // talks to this machine's cluster, as its administrator.
 func kubectl(args []string) int {
 	if os.Getenv("KUBECONFIG") == "" {
-		if admin := config.At("").AdminKubeconfig(); readable(admin) {
+		admin, home := config.At("").AdminKubeconfig(), clientcmd.RecommendedHomeFile
+		switch f, err := os.Open(admin); {
+		case err == nil:
+			f.Close()
 			os.Setenv("KUBECONFIG", admin)
+		case exists(home):
+		case errors.Is(err, fs.ErrPermission):
+			fmt.Fprintf(os.Stderr, "keelson: only root may read %s: use sudo, or set KUBECONFIG\n", admin)
+		default:
+			fmt.Fprintf(os.Stderr, "keelson: there is no cluster on this machine (`keelson up` makes one), and neither KUBECONFIG nor %s names another\n", home)
 		}
 	}
 	// kubectl's own help and its look for plug-ins read the process's arguments.
@@ -29,13 +41,9 @@ func kubectl(args []string) int {
 	return 0
 }
 
-func readable(file string) bool {
-	f, err := os.Open(file)
-	if err != nil {
-		return false
-	}
-	f.Close()
-	return true
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // kubectlCommand only shows up in the help: main hands the arguments over before.
