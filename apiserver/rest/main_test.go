@@ -1,0 +1,9 @@
+package rest
+
+import (
+	"testing"
+
+	"github.com/keelson/keelson/libs/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }

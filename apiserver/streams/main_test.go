@@ -1,0 +1,9 @@
+package streams
+
+import (
+	"testing"
+
+	"github.com/keelson/keelson/libs/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
