@@ -3,6 +3,7 @@ package resources
 import (
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -171,8 +172,9 @@ func validateWebhook(f *check.Faults, w *webhook, names check.Seen[string], p *f
 		validateWebhookURL(f, *c.URL, at.Child("url"))
 	default:
 		at := at.Child("service")
-		f.NeedName(at.Child("name"), c.Service.Name, validation.IsDNS1123Label)
-		f.NeedName(at.Child("namespace"), c.Service.Namespace, validation.IsDNS1123Label)
+		// Upstream reports each under the other's field, and clients see that.
+		f.Need(at.Child("name"), c.Service.Namespace)
+		f.Need(at.Child("namespace"), c.Service.Name)
 		if c.Service.Port != nil {
 			f.Port(at.Child("port"), *c.Service.Port)
 		}
@@ -304,18 +306,43 @@ func validateParamKind(f *check.Faults, k *admissionv1.ParamKind, p *field.Path)
 		return
 	}
 	if f.Need(p.Child("apiVersion"), k.APIVersion) {
-		if _, err := schema.ParseGroupVersion(k.APIVersion); err != nil {
+		switch gv, err := schema.ParseGroupVersion(k.APIVersion); {
+		case err != nil:
 			f.Invalid(p.Child("apiVersion"), k.APIVersion, err.Error())
+		case gv.Version == "":
+			f.Invalid(p.Child("apiVersion"), k.APIVersion, "version must be specified")
+		default:
+			if gv.Group != "" {
+				f.Subdomain(p.Child("apiVersion"), gv.Group)
+			}
+			f.Each(p.Child("apiVersion"), gv.Version, validation.IsDNS1035Label(gv.Version))
 		}
 	}
 	f.NeedName(p.Child("kind"), k.Kind, func(s string) []string { return validation.IsDNS1035Label(strings.ToLower(s)) })
 }
 
+var expressionWord = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9]*$`)
+
+// expressionName reports a word that can name something in CEL. Source: the CEL language definition, "Syntax".
+func expressionName(s string) bool {
+	switch s {
+	case "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
+		"loop", "package", "namespace", "return", "var", "void", "while":
+		return false
+	}
+	return expressionWord.MatchString(s)
+}
+
 func validateVariables(f *check.Faults, list []admissionv1.Variable, p *field.Path) {
 	names := check.Seen[string]{}
 	for i, v := range list {
-		if f.Need(p.Index(i).Child("name"), v.Name) && names.Again(v.Name) {
-			f.Duplicate(p.Index(i).Child("name"), v.Name)
+		if f.Need(p.Index(i).Child("name"), v.Name) {
+			if !expressionName(v.Name) {
+				f.Invalid(p.Index(i).Child("name"), v.Name, "must be a valid CEL identifier")
+			}
+			if names.Again(v.Name) {
+				f.Duplicate(p.Index(i).Child("name"), v.Name)
+			}
 		}
 		if strings.TrimSpace(v.Expression) == "" {
 			f.Required(p.Index(i).Child("expression"), "")
@@ -355,7 +382,11 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 			}
 		}
 		for i, a := range s.AuditAnnotations {
-			f.Need(p.Child("auditAnnotations").Index(i).Child("key"), a.Key)
+			if at := p.Child("auditAnnotations").Index(i).Child("key"); v.Name == "" {
+				f.Invalid(at, a.Key, "requires metadata.name be non-empty")
+			} else {
+				f.QualifiedName(at, v.Name+"/"+a.Key)
+			}
 			if strings.TrimSpace(a.ValueExpression) == "" {
 				f.Required(p.Child("auditAnnotations").Index(i).Child("valueExpression"), "")
 			}
@@ -420,7 +451,7 @@ var validatingAdmissionPolicyBindings = Resource[admissionv1.ValidatingAdmission
 		p := field.NewPath("spec")
 		f.NeedName(p.Child("policyName"), b.Spec.PolicyName, validation.IsDNS1123Subdomain)
 		validateParamRef(&f, b.Spec.ParamRef, p.Child("paramRef"))
-		validateMatch(&f, b.Spec.MatchResources, false, p.Child("matchResouces"))
+		validateMatch(&f, b.Spec.MatchResources, false, p.Child("matchResources"))
 		at := p.Child("validationActions")
 		if len(b.Spec.ValidationActions) == 0 {
 			f.Required(at, "at least one validation action is required")
@@ -458,6 +489,7 @@ var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
 		check.AmongPtr(&f, p.Child("failurePolicy"), s.FailurePolicy, admissionv1.Fail, admissionv1.Ignore)
 		validateParamKind(&f, s.ParamKind, p.Child("paramKind"))
 		validateMatch(&f, s.MatchConstraints, true, p.Child("matchConstraints"))
+		onlyChanges(&f, s.MatchConstraints, p.Child("matchConstraints"))
 		validateConditions(&f, s.MatchConditions, p.Child("matchConditions"))
 		validateVariables(&f, s.Variables, p.Child("variables"))
 		check.OneOf(&f, p.Child("reinvocationPolicy"), s.ReinvocationPolicy, admissionv1.IfNeededReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
@@ -498,6 +530,18 @@ func textOf[T any](p *T, get func(*T) string) string {
 	return get(p)
 }
 
+// onlyChanges: what is deleted cannot be mutated.
+func onlyChanges(f *check.Faults, m *admissionv1.MatchResources, p *field.Path) {
+	if m == nil {
+		return
+	}
+	for _, r := range m.ResourceRules {
+		for _, o := range r.Operations {
+			check.Among(f, p.Child("resourceRules", "operations"), o, admissionv1.OperationAll, admissionv1.Connect, admissionv1.Create, admissionv1.Update)
+		}
+	}
+}
+
 var mutatingAdmissionPolicyBindings = Resource[admissionv1.MutatingAdmissionPolicyBinding]{
 	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings",
 	Prefix: "mutatingadmissionpolicybindings", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
@@ -508,7 +552,8 @@ var mutatingAdmissionPolicyBindings = Resource[admissionv1.MutatingAdmissionPoli
 		p := field.NewPath("spec")
 		f.NeedName(p.Child("policyName"), b.Spec.PolicyName, validation.IsDNS1123Subdomain)
 		validateParamRef(&f, b.Spec.ParamRef, p.Child("paramRef"))
-		validateMatch(&f, b.Spec.MatchResources, false, p.Child("matchResouces"))
+		validateMatch(&f, b.Spec.MatchResources, false, p.Child("matchResources"))
+		onlyChanges(&f, b.Spec.MatchResources, p.Child("matchResources"))
 		return f.List()
 	}),
 	Columns: []Column[admissionv1.MutatingAdmissionPolicyBinding]{

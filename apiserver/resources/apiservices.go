@@ -117,7 +117,7 @@ func SetAPIServiceCondition(s *apiregistrationv1.APIServiceStatus, c apiregistra
 func validateAPIService(s, _ *registeredService) field.ErrorList {
 	var f check.Faults
 	spec, p := &s.Spec, field.NewPath("spec")
-	if want := spec.Version + "." + spec.Group; s.Name != want {
+	if want := spec.Version + "." + spec.Group; s.Name != "" && s.Name != want {
 		f.Invalid(field.NewPath("metadata", "name"), s.Name, fmt.Sprintf("must be `spec.version+\".\"+spec.group`: %q", want))
 	}
 	if spec.Group == "" && spec.Version != "v1" {

@@ -3,7 +3,9 @@ package resources
 import (
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -50,6 +52,59 @@ func validateDeviceConfig(f *check.Faults, c resourcev1.DeviceConfiguration, p *
 	}
 }
 
+// attributeName: an identifier, behind a driver's domain and a slash unless it is the slice's own driver's.
+func attributeName(f *check.Faults, name string, full bool, p *field.Path) {
+	identifier := func(id string) {
+		if len(id) > resourcev1.DeviceMaxIDLength {
+			f.TooLong(p, "", resourcev1.DeviceMaxIDLength)
+		}
+		f.Each(p, id, content.IsCIdentifier(id))
+	}
+	parts := strings.Split(name, "/")
+	if len(parts) != 2 {
+		identifier(parts[0])
+		if full && len(parts) == 1 {
+			f.Invalid(p, name, "a fully qualified name must be a domain and a name separated by a slash")
+		}
+		return
+	}
+	if parts[0] == "" {
+		f.Invalid(p, "", "the domain must not be empty")
+	} else {
+		f.Add(podrules.ValidateCSIDriverName(parts[0], p))
+	}
+	if parts[1] == "" {
+		f.Invalid(p, "", "the name must not be empty")
+	} else {
+		identifier(parts[1])
+	}
+}
+
+// bindingConditions: a device that must be prepared before a pod is bound says how that succeeds and how it fails.
+func bindingConditions(f *check.Faults, done, failed []string, p *field.Path) {
+	seen := check.Seen[string]{}
+	list := func(names []string, at *field.Path) {
+		own := check.Seen[string]{}
+		for i, n := range names {
+			f.LabelName(at.Index(i), n)
+			switch {
+			case own.Again(n):
+				f.Duplicate(at.Index(i), n)
+			case seen.Again(n):
+				f.Invalid(at.Index(i), n, "bindingFailureConditions must not overlap with bindingConditions")
+			}
+		}
+	}
+	list(done, p.Child("bindingConditions"))
+	list(failed, p.Child("bindingFailureConditions"))
+	switch {
+	case len(done) == 0 && len(failed) > 0:
+		f.Invalid(p.Child("bindingConditions"), done, "bindingConditions are required to use bindingFailureConditions")
+	case len(done) > 0 && len(failed) == 0:
+		f.Invalid(p.Child("bindingFailureConditions"), failed, "bindingFailureConditions are required to use bindingConditions")
+	}
+}
+
 var deviceClasses = Resource[resourcev1.DeviceClass]{
 	Group: "resource.k8s.io", Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses", Prefix: "deviceclasses", Scope: Cluster,
 	List: listOf[resourcev1.DeviceClassList],
@@ -62,6 +117,9 @@ var deviceClasses = Resource[resourcev1.DeviceClass]{
 		}
 		for i, x := range c.Spec.Config {
 			validateDeviceConfig(&f, x.DeviceConfiguration, p.Child("config").Index(i))
+		}
+		if n := c.Spec.ExtendedResourceName; n != nil && !podrules.IsExtended(corev1.ResourceName(*n)) {
+			f.Invalid(p.Child("extendedResourceName"), *n, "must be a valid extended resource name")
 		}
 		return f.List()
 	}),
@@ -141,8 +199,13 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 	for i, c := range s.Devices.Constraints {
 		at := p.Child("constraints").Index(i)
 		refers(c.Requests, at.Child("requests"))
-		if c.MatchAttribute == nil && c.DistinctAttribute == nil {
-			f.Required(at.Child("matchAttribute"), "")
+		switch {
+		case c.MatchAttribute != nil:
+			attributeName(f, string(*c.MatchAttribute), true, at.Child("matchAttribute"))
+		case c.DistinctAttribute != nil:
+			attributeName(f, string(*c.DistinctAttribute), true, at.Child("distinctAttribute"))
+		default:
+			f.Required(at, `exactly one of "matchAttribute" or "distinctAttribute" is required`)
 		}
 	}
 	for i, c := range s.Devices.Config {
@@ -232,7 +295,14 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 		var f check.Faults
 		p := field.NewPath("spec")
 		f.Add(podrules.ValidateCSIDriverName(s.Spec.Driver, p.Child("driver")))
-		f.Need(p.Child("pool", "name"), s.Spec.Pool.Name)
+		if at := p.Child("pool", "name"); f.Need(at, s.Spec.Pool.Name) {
+			if len(s.Spec.Pool.Name) > resourcev1.PoolNameMaxLength {
+				f.TooLong(at, "", resourcev1.PoolNameMaxLength)
+			}
+			for part := range strings.SplitSeq(s.Spec.Pool.Name, "/") {
+				f.Subdomain(at, part)
+			}
+		}
 		if s.Spec.Pool.ResourceSliceCount <= 0 {
 			f.Invalid(p.Child("pool", "resourceSliceCount"), s.Spec.Pool.ResourceSliceCount, check.NotPositive)
 		}
@@ -261,10 +331,26 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 		}
 		names := check.Seen[string]{}
 		for i, d := range s.Spec.Devices {
-			at := p.Child("devices").Index(i).Child("name")
-			f.NeedName(at, d.Name, validation.IsDNS1123Label)
+			p := p.Child("devices").Index(i)
+			at := p.Child("name")
+			f.Label(at, d.Name)
 			if names.Again(d.Name) {
 				f.Duplicate(at, d.Name)
+			}
+			bindingConditions(&f, d.BindingConditions, d.BindingFailureConditions, p)
+		}
+		sets := check.Seen[string]{}
+		for i, c := range s.Spec.SharedCounters {
+			at := p.Child("sharedCounters").Index(i)
+			f.NeedName(at.Child("name"), c.Name, validation.IsDNS1123Label)
+			if sets.Again(c.Name) {
+				f.Duplicate(at.Child("name"), c.Name)
+			}
+			if len(c.Counters) == 0 {
+				f.Required(at.Child("counters"), "")
+			}
+			for name := range c.Counters {
+				f.Label(at.Child("counters").Key(name), name)
 			}
 		}
 		if old != nil {

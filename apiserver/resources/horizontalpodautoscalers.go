@@ -228,6 +228,9 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 	source("containerResource", m.ContainerResource != nil, func(p *field.Path) field.ErrorList {
 		var f check.Faults
 		f.Add(perPod(m.ContainerResource.Name, m.ContainerResource.Target, p))
+		if n := m.ContainerResource.Name; n != "" {
+			f.QualifiedName(p.Child("name"), string(n))
+		}
 		if c := m.ContainerResource.Container; c == "" {
 			f.Required(p.Child("container"), "must specify a container")
 		} else {

@@ -17,10 +17,7 @@ var ipAddresses = Resource[networkingv1.IPAddress]{
 	Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", Singular: "ipaddress", Prefix: "ipaddresses", NoGeneration: true,
 	Short: []string{"ip"}, Scope: Cluster, List: listOf[networkingv1.IPAddressList],
 	// The name is the address in canonical form.
-	Name: func(name string, prefix bool) []string {
-		if prefix {
-			return nil
-		}
+	Name: func(name string, _ bool) []string {
 		ip, err := netip.ParseAddr(name)
 		if err != nil {
 			return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}

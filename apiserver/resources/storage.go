@@ -80,9 +80,6 @@ var storageClasses = Resource[storagev1.StorageClass]{
 				if len(e.Values) == 0 {
 					f.Required(at.Child("values"), "")
 				}
-				for k, v := range e.Values {
-					f.Each(at.Child("values").Index(k), v, validation.IsValidLabelValue(v))
-				}
 			}
 		}
 		if old == nil {
@@ -94,7 +91,7 @@ var storageClasses = Resource[storagev1.StorageClass]{
 			}
 		}
 		forbid("parameters", c.Parameters, old.Parameters)
-		forbid("provisioner", c.Provisioner, old.Provisioner)
+		f.Same(at("provisioner"), c.Provisioner, old.Provisioner)
 		forbid("reclaimPolicy", c.ReclaimPolicy, old.ReclaimPolicy)
 		f.Same(at("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)
 		return f.List()
@@ -222,8 +219,8 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 			}
 		}
 		check.AmongPtr(&f, p.Child("fsGroupPolicy"), s.FSGroupPolicy, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
-		for i, m := range s.VolumeLifecycleModes {
-			check.Among(&f, p.Child("volumeLifecycleModes").Index(i), m, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)
+		for _, m := range s.VolumeLifecycleModes {
+			check.Among(&f, p.Child("volumeLifecycleModes"), m, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)
 		}
 		audiences := check.Seen[string]{}
 		for i, t := range s.TokenRequests {

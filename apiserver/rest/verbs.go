@@ -165,9 +165,7 @@ func own(row *resources.Row, obj resources.Object) {
 // place checks the object's namespace against the path's, and sets it where it is missing.
 func (c *Call) place(obj resources.Object) error {
 	if !c.Row.Namespaced {
-		if obj.GetNamespace() != "" && c.Info.Plural != "namespaces" {
-			return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
-		}
+		obj.SetNamespace("") // what an object in no namespace says of one counts for nothing
 		return nil
 	}
 	switch obj.GetNamespace() {
@@ -248,7 +246,7 @@ func (c *Call) update(part string) {
 		return
 	}
 	change := func(current resources.Object) (resources.Object, error) {
-		if current == nil && (sent.GetUID() != "" || sent.GetResourceVersion() != "") {
+		if current == nil && sent.GetUID() != "" {
 			return nil, apierrors.NewNotFound(c.Row.GR(), c.Name)
 		}
 		return sent.DeepCopyObject().(resources.Object), nil

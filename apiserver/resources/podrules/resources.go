@@ -41,14 +41,14 @@ func IsNative(n corev1.ResourceName) bool {
 	return !strings.Contains(string(n), "/") || strings.Contains(string(n), "kubernetes.io/")
 }
 
-// isExtended reports a name that a device plugin may have, and that stays a name with "requests." in front.
-func isExtended(n corev1.ResourceName) bool {
+// IsExtended reports a name that a device plugin may have, and that stays a name with "requests." in front.
+func IsExtended(n corev1.ResourceName) bool {
 	return !IsNative(n) && !strings.HasPrefix(string(n), corev1.DefaultResourceRequestsPrefix) &&
 		len(validation.IsQualifiedName(corev1.DefaultResourceRequestsPrefix+string(n))) == 0
 }
 
 // IsInteger reports resources that are counted in whole numbers: objects, and extended resources.
-func IsInteger(n corev1.ResourceName) bool { return slices.Contains(counted, n) || isExtended(n) }
+func IsInteger(n corev1.ResourceName) bool { return slices.Contains(counted, n) || IsExtended(n) }
 
 // ValidateResourceName accepts the resources that are known, and any name with a domain.
 func ValidateResourceName(n corev1.ResourceName, p *field.Path) field.ErrorList {
@@ -69,7 +69,7 @@ func ValidateContainerResourceName(n corev1.ResourceName, p *field.Path) field.E
 		if n != corev1.ResourceCPU && n != corev1.ResourceMemory && n != corev1.ResourceEphemeralStorage && !isHugePage(n) {
 			f.Invalid(p, n, "must be a standard resource for containers")
 		}
-	case !IsNative(n) && !isExtended(n):
+	case !IsNative(n) && !IsExtended(n):
 		f.Invalid(p, n, "doesn't follow extended resource name standard")
 	}
 	return f.List()
