@@ -174,6 +174,9 @@ func (m containerMetrics) pod(out chan<- prometheus.Metric, p *statsapi.PodStats
 	for i := range p.Containers {
 		c := &p.Containers[i]
 		id, image := identity(object, c.Name)
+		if groups != nil && paths[id] == "" {
+			continue // it has ended
+		}
 		one := series{out, []string{c.Name, paths[id], image, id, p.PodRef.Namespace, p.PodRef.Name}}
 		one.told(c.CPU, c.Memory, kernel(one, paths[id]))
 		if c.Rootfs != nil {

@@ -15,6 +15,9 @@ import (
 type Claim struct {
 	Volume string // of the pod
 	Name   string // of the PersistentVolumeClaim, in the pod's namespace
+
+	elsewhere string // directory of a volume that is used where it is; empty: it is in the pod's directory
+	plugin    string // "kubernetes.io/local-volume"
 }
 
 // Usage is the space that one volume takes.
@@ -32,10 +35,7 @@ type Usage struct {
 // is asked; a directory is walked, which costs as much as du.
 func (m *Manager) Usage(uid types.UID) []Usage {
 	root := filepath.Join(m.podDir(uid), "volumes")
-	plugins, err := os.ReadDir(root)
-	if err != nil {
-		return nil
-	}
+	plugins, _ := os.ReadDir(root) // a pod may have none there
 	m.mu.Lock()
 	var claims map[string]Claim
 	if s := m.pods[uid]; s != nil {
@@ -54,6 +54,9 @@ func (m *Manager) Usage(uid types.UID) []Usage {
 			}
 			u := Usage{Name: e.Name(), Plugin: strings.TrimPrefix(plugin.Name(), "kubernetes.io~")}
 			if c, ok := claims[e.Name()]; ok {
+				if c.elsewhere != "" {
+					continue
+				}
 				u.Name, u.Claim = c.Volume, c.Name
 			}
 			if measure(filepath.Join(root, plugin.Name(), e.Name()), &u) {
@@ -61,22 +64,39 @@ func (m *Manager) Usage(uid types.UID) []Usage {
 			}
 		}
 	}
+	for _, c := range claims {
+		if c.elsewhere == "" {
+			continue
+		}
+		u := Usage{Name: c.Volume, Claim: c.Name, Plugin: strings.TrimPrefix(c.plugin, "kubernetes.io/")}
+		if _, ok := fileSystem(c.elsewhere, &u); ok {
+			all = append(all, u)
+		}
+	}
 	return all
 }
 
-func measure(dir string, u *Usage) bool {
-	var s unix.Statfs_t
+// fileSystem asks the file system that holds dir; used is what all of it has in use.
+func fileSystem(dir string, u *Usage) (s unix.Statfs_t, ok bool) {
 	if err := unix.Statfs(dir, &s); err != nil {
-		return false
+		return s, false
 	}
 	block := uint64(s.Bsize)
-	u.CapacityBytes, u.AvailableBytes = s.Blocks*block, s.Bavail*block
-	u.Inodes, u.InodesFree = s.Files, s.Ffree
+	u.CapacityBytes, u.AvailableBytes, u.UsedBytes = s.Blocks*block, s.Bavail*block, (s.Blocks-s.Bfree)*block
+	u.Inodes, u.InodesFree, u.InodesUsed = s.Files, s.Ffree, s.Files-s.Ffree
+	return s, true
+}
+
+func measure(dir string, u *Usage) bool {
+	s, ok := fileSystem(dir, u)
+	if !ok {
+		return false
+	}
 	u.Memory = s.Type == unix.TMPFS_MAGIC
 	if mounted, err := isMounted(dir); err == nil && mounted {
-		u.UsedBytes, u.InodesUsed = (s.Blocks-s.Bfree)*block, s.Files-s.Ffree
 		return true
 	}
+	u.UsedBytes, u.InodesUsed = 0, 0
 	linked := map[uint64]bool{}
 	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil {

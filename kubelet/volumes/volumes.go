@@ -145,7 +145,11 @@ func (m *Manager) Setup(ctx context.Context, pod *corev1.Pod) (Set, error) {
 		}
 		have = append(have, q.plugin)
 		if q.pv != nil {
-			claims[q.name] = Claim{Volume: v.Name, Name: q.claim}
+			c := Claim{Volume: v.Name, Name: q.claim, plugin: q.plugin}
+			if mounted.HostPath != q.dir && q.plugin == "kubernetes.io/local-volume" && !mounted.Block {
+				c.elsewhere = mounted.HostPath
+			}
+			claims[q.name] = c
 		}
 		set[v.Name] = mounted
 		again = earlier(again, next)

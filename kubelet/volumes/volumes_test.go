@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -292,5 +293,27 @@ func TestSubPath(t *testing.T) {
 	must(m.Teardown(t.Context(), pod.UID))
 	if _, err := os.Stat(filepath.Join(root, "pods", string(pod.UID), "volume-subpaths")); err == nil {
 		t.Error("subpaths are left")
+	}
+}
+
+func TestUsageNamesTheClaim(t *testing.T) {
+	disk := t.TempDir()
+	m := volumes.New(volumes.Options{Root: t.TempDir()}, client(time.Hour, claim(corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: disk}})...), things(), slog.New(slog.DiscardHandler))
+	pod := voltest.Pod(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "claim"}})
+	if _, err := m.Setup(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	all := m.Usage(pod.UID)
+	if len(all) != 1 || all[0].Name != pod.Spec.Volumes[0].Name || all[0].Claim != "claim" || all[0].Plugin != "local-volume" || all[0].CapacityBytes == 0 {
+		t.Errorf("%+v", all)
+	}
+	if n := testutil.CollectAndCount(m, "volume_manager_total_volumes"); n != 2 {
+		t.Errorf("%d series of volumes, want one that is wanted and one that is ready", n)
+	}
+	if err := m.Teardown(t.Context(), pod.UID); err != nil {
+		t.Fatal(err)
+	}
+	if all := m.Usage(pod.UID); len(all) != 0 {
+		t.Errorf("after its end: %+v", all)
 	}
 }
