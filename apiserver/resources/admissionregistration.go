@@ -75,6 +75,9 @@ var validatingWebhookConfigurations = Resource[admissionv1.ValidatingWebhookConf
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Webhooks": "How many webhooks it has.",
+	},
 	Columns: []Column[admissionv1.ValidatingWebhookConfiguration]{
 		number("Webhooks", func(c *admissionv1.ValidatingWebhookConfiguration) int { return len(c.Webhooks) }),
 		ageColumn[admissionv1.ValidatingWebhookConfiguration](),
@@ -111,6 +114,9 @@ var mutatingWebhookConfigurations = Resource[admissionv1.MutatingWebhookConfigur
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Webhooks": "How many webhooks it has.",
+	},
 	Columns: []Column[admissionv1.MutatingWebhookConfiguration]{
 		number("Webhooks", func(c *admissionv1.MutatingWebhookConfiguration) int { return len(c.Webhooks) }),
 		ageColumn[admissionv1.MutatingWebhookConfiguration](),
@@ -396,6 +402,10 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 	Status: keepMeta(statusPart[admissionv1.ValidatingAdmissionPolicy](func(v *admissionv1.ValidatingAdmissionPolicy) *admissionv1.ValidatingAdmissionPolicySpec {
 		return &v.Spec
 	}, nil)),
+	Docs: map[string]string{
+		"Validations": "How many expressions it holds objects against.",
+		"ParamKind":   admissionv1.ValidatingAdmissionPolicySpec{}.SwaggerDoc()["paramKind"],
+	},
 	Columns: []Column[admissionv1.ValidatingAdmissionPolicy]{
 		number("Validations", func(v *admissionv1.ValidatingAdmissionPolicy) int { return len(v.Spec.Validations) }),
 		text("ParamKind", func(v *admissionv1.ValidatingAdmissionPolicy) string { return paramKindText(v.Spec.ParamKind) }),
@@ -468,6 +478,10 @@ var validatingAdmissionPolicyBindings = Resource[admissionv1.ValidatingAdmission
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"PolicyName": admissionv1.ValidatingAdmissionPolicyBindingSpec{}.SwaggerDoc()["policyName"],
+		"ParamRef":   admissionv1.ValidatingAdmissionPolicyBindingSpec{}.SwaggerDoc()["paramRef"],
+	},
 	Columns: []Column[admissionv1.ValidatingAdmissionPolicyBinding]{
 		text("PolicyName", func(b *admissionv1.ValidatingAdmissionPolicyBinding) string { return b.Spec.PolicyName }),
 		text("ParamRef", func(b *admissionv1.ValidatingAdmissionPolicyBinding) string { return paramRefText(b.Spec.ParamRef) }),
@@ -516,6 +530,10 @@ var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Mutations": "How many changes it makes.",
+		"ParamKind": admissionv1.MutatingAdmissionPolicySpec{}.SwaggerDoc()["paramKind"],
+	},
 	Columns: []Column[admissionv1.MutatingAdmissionPolicy]{
 		number("Mutations", func(m *admissionv1.MutatingAdmissionPolicy) int { return len(m.Spec.Mutations) }),
 		text("ParamKind", func(m *admissionv1.MutatingAdmissionPolicy) string { return paramKindText(m.Spec.ParamKind) }),
@@ -556,6 +574,10 @@ var mutatingAdmissionPolicyBindings = Resource[admissionv1.MutatingAdmissionPoli
 		onlyChanges(&f, b.Spec.MatchResources, p.Child("matchResources"))
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"PolicyName": admissionv1.MutatingAdmissionPolicyBindingSpec{}.SwaggerDoc()["policyName"],
+		"ParamRef":   admissionv1.MutatingAdmissionPolicyBindingSpec{}.SwaggerDoc()["paramRef"],
+	},
 	Columns: []Column[admissionv1.MutatingAdmissionPolicyBinding]{
 		text("PolicyName", func(b *admissionv1.MutatingAdmissionPolicyBinding) string { return b.Spec.PolicyName }),
 		text("ParamRef", func(b *admissionv1.MutatingAdmissionPolicyBinding) string { return paramRefText(b.Spec.ParamRef) }),

@@ -78,6 +78,12 @@ var certificateSigningRequests = Resource[csr]{
 	},
 	Fields:     func(r *csr) fields.Set { return fields.Set{"spec.signerName": r.Spec.SignerName} },
 	FieldNames: []string{"spec.signerName"},
+	Docs: map[string]string{
+		"SignerName":        certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()["signerName"],
+		"Requestor":         certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()["username"],
+		"RequestedDuration": certificatesv1.CertificateSigningRequestSpec{}.SwaggerDoc()["expirationSeconds"],
+		"Condition":         certificatesv1.CertificateSigningRequestStatus{}.SwaggerDoc()["conditions"],
+	},
 	Columns: []Column[csr]{
 		ageColumn[csr](),
 		text("SignerName", func(r *csr) string { return orNone(r.Spec.SignerName) }),

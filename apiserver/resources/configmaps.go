@@ -18,6 +18,9 @@ var configMaps = Resource[corev1.ConfigMap]{
 	Group: "", Version: "v1", Kind: "ConfigMap", Plural: "configmaps", Short: []string{"cm"}, NoGeneration: true,
 	List: listOf[corev1.ConfigMapList],
 	Main: plainPart(validateConfigMap),
+	Docs: map[string]string{
+		"Data": corev1.ConfigMap{}.SwaggerDoc()["data"],
+	},
 	Columns: []Column[corev1.ConfigMap]{
 		counted("Data", func(c *corev1.ConfigMap) int { return len(c.Data) + len(c.BinaryData) }),
 		ageColumn[corev1.ConfigMap](),

@@ -29,6 +29,14 @@ var cronJobs = Resource[batchv1.CronJob]{
 	Main: templated(withNameWarning(mainPart(func(c *batchv1.CronJob) *batchv1.CronJobStatus { return &c.Status }, validateCronJob)),
 		func(c *batchv1.CronJob) *corev1.PodTemplateSpec { return &c.Spec.JobTemplate.Spec.Template }, "spec", "jobTemplate", "spec", "template"),
 	Status: statusPart[batchv1.CronJob](func(c *batchv1.CronJob) *batchv1.CronJobSpec { return &c.Spec }, nil),
+	Docs: map[string]string{
+		"Schedule":      batchv1.CronJobSpec{}.SwaggerDoc()["schedule"],
+		"Timezone":      batchv1.CronJobSpec{}.SwaggerDoc()["timeZone"],
+		"Suspend":       batchv1.CronJobSpec{}.SwaggerDoc()["suspend"],
+		"Active":        batchv1.CronJobStatus{}.SwaggerDoc()["active"],
+		"Last Schedule": batchv1.CronJobStatus{}.SwaggerDoc()["lastScheduleTime"],
+		"Selector":      batchv1.JobSpec{}.SwaggerDoc()["selector"],
+	},
 	Columns: append([]Column[batchv1.CronJob]{
 		text("Schedule", func(c *batchv1.CronJob) string { return c.Spec.Schedule }),
 		text("Timezone", func(c *batchv1.CronJob) string { return valueOr(c.Spec.TimeZone, "<none>") }),

@@ -113,7 +113,7 @@ var customResourceDefinitions = Resource[crd]{
 			Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
 		})
 	},
-	Columns: []Column[crd]{{Name: "Created At", Type: "date", Cell: createdAt[crd]}},
+	Columns: []Column[crd]{createdAtColumn[crd]()},
 }
 
 // oddFormats are the formats in a definition's schemas that validation ignores.

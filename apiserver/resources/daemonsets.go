@@ -63,6 +63,15 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 		collisions(&f, s.CollisionCount, old.Status.CollisionCount, p)
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Desired":       appsv1.DaemonSetStatus{}.SwaggerDoc()["desiredNumberScheduled"],
+		"Current":       appsv1.DaemonSetStatus{}.SwaggerDoc()["currentNumberScheduled"],
+		"Ready":         appsv1.DaemonSetStatus{}.SwaggerDoc()["numberReady"],
+		"Up-to-date":    appsv1.DaemonSetStatus{}.SwaggerDoc()["updatedNumberScheduled"],
+		"Available":     appsv1.DaemonSetStatus{}.SwaggerDoc()["numberAvailable"],
+		"Node Selector": corev1.PodSpec{}.SwaggerDoc()["nodeSelector"],
+		"Selector":      appsv1.DaemonSetSpec{}.SwaggerDoc()["selector"],
+	},
 	Columns: append([]Column[appsv1.DaemonSet]{
 		number("Desired", func(d *appsv1.DaemonSet) int32 { return d.Status.DesiredNumberScheduled }),
 		number("Current", func(d *appsv1.DaemonSet) int32 { return d.Status.CurrentNumberScheduled }),

@@ -44,6 +44,12 @@ var deployments = Resource[appsv1.Deployment]{
 		return f.List()
 	})),
 	Subs: []Sub{scaleSub},
+	Docs: map[string]string{
+		"Ready":      "How many of the pods are ready.",
+		"Up-to-date": appsv1.DeploymentStatus{}.SwaggerDoc()["updatedReplicas"],
+		"Available":  appsv1.DeploymentStatus{}.SwaggerDoc()["availableReplicas"],
+		"Selector":   appsv1.DeploymentSpec{}.SwaggerDoc()["selector"],
+	},
 	Columns: append([]Column[appsv1.Deployment]{
 		text("Ready", func(d *appsv1.Deployment) string {
 			return fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, replicasOf(d.Spec.Replicas))

@@ -253,6 +253,9 @@ var resourceClaims = Resource[resourcev1.ResourceClaim]{
 		}
 		return f.List()
 	})),
+	Docs: map[string]string{
+		"State": "Whether it is pending, allocated, reserved, or being deleted.",
+	},
 	Columns: []Column[resourcev1.ResourceClaim]{
 		text("State", func(c *resourcev1.ResourceClaim) string {
 			var out []string
@@ -364,6 +367,11 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 		return fields.Set{"spec.nodeName": valueOr(s.Spec.NodeName, ""), "spec.driver": s.Spec.Driver}
 	},
 	FieldNames: []string{"spec.nodeName", "spec.driver"},
+	Docs: map[string]string{
+		"Node":   resourcev1.ResourceSliceSpec{}.SwaggerDoc()["nodeName"],
+		"Driver": resourcev1.ResourceSliceSpec{}.SwaggerDoc()["driver"],
+		"Pool":   resourcev1.ResourcePool{}.SwaggerDoc()["name"],
+	},
 	Columns: []Column[resourcev1.ResourceSlice]{
 		text("Node", func(s *resourcev1.ResourceSlice) string { return valueOr(s.Spec.NodeName, "") }),
 		text("Driver", func(s *resourcev1.ResourceSlice) string { return s.Spec.Driver }),

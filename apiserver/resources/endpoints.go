@@ -30,6 +30,9 @@ var endpoints = Resource[corev1.Endpoints]{
 			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
 		},
 	},
+	Docs: map[string]string{
+		"Endpoints": corev1.Endpoints{}.SwaggerDoc()["subsets"],
+	},
 	Columns: []Column[corev1.Endpoints]{
 		text("Endpoints", endpointsText),
 		ageColumn[corev1.Endpoints](),
@@ -101,6 +104,11 @@ func validateEndpoints(e, old *corev1.Endpoints) field.ErrorList {
 var componentStatuses = Resource[corev1.ComponentStatus]{
 	Group: "", Version: "v1", Kind: "ComponentStatus", Plural: "componentstatuses", Short: []string{"cs"}, Scope: Cluster,
 	Verbs: []string{"get", "list"}, List: listOf[corev1.ComponentStatusList], NoGeneration: true,
+	Docs: map[string]string{
+		"Status":  "Whether the component is healthy.",
+		"Message": "What it says of itself.",
+		"Error":   "Why it could not be asked.",
+	},
 	Columns: []Column[corev1.ComponentStatus]{
 		text("Status", func(c *corev1.ComponentStatus) string {
 			for _, x := range c.Conditions {

@@ -50,6 +50,11 @@ var endpointSlices = Resource[endpointSlice]{
 			return nil
 		},
 	},
+	Docs: map[string]string{
+		"AddressType": discoveryv1.EndpointSlice{}.SwaggerDoc()["addressType"],
+		"Ports":       discoveryv1.EndpointSlice{}.SwaggerDoc()["ports"],
+		"Endpoints":   discoveryv1.EndpointSlice{}.SwaggerDoc()["endpoints"],
+	},
 	Columns: []Column[endpointSlice]{
 		text("AddressType", func(s *endpointSlice) string { return string(s.AddressType) }),
 		text("Ports", func(s *endpointSlice) string {

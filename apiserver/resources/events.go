@@ -28,6 +28,7 @@ func events(cfg Config) Resource[corev1.Event] {
 		TTL:        func(*corev1.Event) time.Duration { return time.Duration(cfg.EventTTLSeconds) * time.Second },
 		Fields:     eventFields,
 		FieldNames: eventFieldNames,
+		Docs:       eventDocs,
 		Columns:    eventColumns,
 	}
 }
@@ -212,5 +213,17 @@ var eventColumns = []Column[corev1.Event]{
 		return since(first, now)
 	}},
 	wide(counted("Count", func(e *corev1.Event) int64 { _, _, n := eventTimes(e); return n })),
-	{Name: "Name", Type: "string", Format: "name", Priority: 1, Cell: func(e *corev1.Event, _ time.Time) any { return e.Name }},
+	{Name: "Name", Type: "string", Format: "name", Priority: 1, Description: metav1.ObjectMeta{}.SwaggerDoc()["name"], Cell: func(e *corev1.Event, _ time.Time) any { return e.Name }},
+}
+
+var eventDocs = map[string]string{
+	"Last Seen":  corev1.Event{}.SwaggerDoc()["lastTimestamp"],
+	"Type":       corev1.Event{}.SwaggerDoc()["type"],
+	"Reason":     corev1.Event{}.SwaggerDoc()["reason"],
+	"Object":     corev1.Event{}.SwaggerDoc()["involvedObject"],
+	"Subobject":  corev1.ObjectReference{}.SwaggerDoc()["fieldPath"],
+	"Source":     corev1.Event{}.SwaggerDoc()["source"],
+	"Message":    corev1.Event{}.SwaggerDoc()["message"],
+	"First Seen": corev1.Event{}.SwaggerDoc()["firstTimestamp"],
+	"Count":      corev1.Event{}.SwaggerDoc()["count"],
 }

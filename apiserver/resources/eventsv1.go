@@ -30,6 +30,7 @@ func eventsV1(core *Row) Resource[eventsv1.Event] {
 		Stored:     core,
 		ToStored:   func(e *eventsv1.Event) Object { return eventFromV1(e) },
 		FromStored: func(o Object) *eventsv1.Event { return eventToV1(o.(*corev1.Event)) },
+		Docs:       eventDocs,
 		Columns:    viewColumns(eventColumns, eventFromV1),
 	}
 }

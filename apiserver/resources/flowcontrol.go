@@ -24,6 +24,12 @@ var flowSchemas = Resource[flowcontrolv1.FlowSchema]{
 		}
 		return f.List()
 	})),
+	Docs: map[string]string{
+		"PriorityLevel":       flowcontrolv1.PriorityLevelConfigurationReference{}.SwaggerDoc()["name"],
+		"MatchingPrecedence":  flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()["matchingPrecedence"],
+		"DistinguisherMethod": flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()["distinguisherMethod"],
+		"MissingPL":           "Whether its priority level is missing.",
+	},
 	Columns: []Column[flowcontrolv1.FlowSchema]{
 		text("PriorityLevel", func(s *flowcontrolv1.FlowSchema) string { return s.Spec.PriorityLevelConfiguration.Name }),
 		counted("MatchingPrecedence", func(s *flowcontrolv1.FlowSchema) int32 { return s.Spec.MatchingPrecedence }),
@@ -205,6 +211,13 @@ var priorityLevelConfigurations = Resource[flowcontrolv1.PriorityLevelConfigurat
 			}
 			return f.List()
 		})),
+	Docs: map[string]string{
+		"Type":                     flowcontrolv1.PriorityLevelConfigurationSpec{}.SwaggerDoc()["type"],
+		"NominalConcurrencyShares": flowcontrolv1.LimitedPriorityLevelConfiguration{}.SwaggerDoc()["nominalConcurrencyShares"],
+		"Queues":                   flowcontrolv1.QueuingConfiguration{}.SwaggerDoc()["queues"],
+		"HandSize":                 flowcontrolv1.QueuingConfiguration{}.SwaggerDoc()["handSize"],
+		"QueueLengthLimit":         flowcontrolv1.QueuingConfiguration{}.SwaggerDoc()["queueLengthLimit"],
+	},
 	Columns: []Column[flowcontrolv1.PriorityLevelConfiguration]{
 		text("Type", func(c *flowcontrolv1.PriorityLevelConfiguration) string { return string(c.Spec.Type) }),
 		limitedColumn("NominalConcurrencyShares", func(l *flowcontrolv1.LimitedPriorityLevelConfiguration) *int32 { return l.NominalConcurrencyShares }),

@@ -30,6 +30,7 @@ var horizontalPodAutoscalers = Resource[hpa2]{
 		Prepare:  keepSpec(func(h *hpa2) *autoscalingv2.HorizontalPodAutoscalerSpec { return &h.Spec }),
 		Validate: func(_ *Request, obj, old *hpa2) field.ErrorList { return validateHPAStatus(obj, old) },
 	},
+	Docs:    autoscalerDocs,
 	Columns: hpaColumns,
 }
 
@@ -384,4 +385,12 @@ func hpaTargets(h *hpa2) string {
 		return fmt.Sprintf("%s + %d more...", strings.Join(out[:2], ", "), len(out)-2)
 	}
 	return strings.Join(out, ", ")
+}
+
+var autoscalerDocs = map[string]string{
+	"Reference": autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()["scaleTargetRef"],
+	"Targets":   autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()["metrics"],
+	"MinPods":   autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()["minReplicas"],
+	"MaxPods":   autoscalingv2.HorizontalPodAutoscalerSpec{}.SwaggerDoc()["maxReplicas"],
+	"Replicas":  autoscalingv2.HorizontalPodAutoscalerStatus{}.SwaggerDoc()["currentReplicas"],
 }

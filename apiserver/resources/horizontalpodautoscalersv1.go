@@ -72,6 +72,7 @@ func horizontalPodAutoscalersV1(v2 *Row) Resource[autoscalingv1.HorizontalPodAut
 		Stored:     v2,
 		ToStored:   func(h *hpa) Object { return hpaFromV1(h) },
 		FromStored: func(o Object) *hpa { return hpaToV1(o.(*autoscalingv2.HorizontalPodAutoscaler)) },
+		Docs:       autoscalerDocs,
 		Columns:    viewColumns(hpaColumns, hpaFromV1),
 	}
 }

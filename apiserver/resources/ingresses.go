@@ -37,6 +37,12 @@ var ingresses = Resource[networkingv1.Ingress]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Class":   "The IngressClass that says who serves it.",
+		"Hosts":   "The hosts whose requests it routes.",
+		"Address": "Where it is reached.",
+		"Ports":   "80, and 443 with TLS.",
+	},
 	Columns: []Column[networkingv1.Ingress]{
 		text("Class", func(i *networkingv1.Ingress) string { return valueOr(i.Spec.IngressClassName, "<none>") }),
 		text("Hosts", func(i *networkingv1.Ingress) string {
@@ -235,6 +241,10 @@ var ingressClasses = Resource[networkingv1.IngressClass]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Controller": "Who serves ingresses of the class.",
+		"Parameters": "The object with further parameters.",
+	},
 	Columns: []Column[networkingv1.IngressClass]{
 		defaultNameColumn[networkingv1.IngressClass](defaultIngressClass),
 		text("Controller", func(c *networkingv1.IngressClass) string { return c.Spec.Controller }),
@@ -294,6 +304,7 @@ var networkPolicies = Resource[networkingv1.NetworkPolicy]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{"Pod-Selector": networkingv1.NetworkPolicySpec{}.SwaggerDoc()["podSelector"]},
 	Columns: []Column[networkingv1.NetworkPolicy]{
 		text("Pod-Selector", func(n *networkingv1.NetworkPolicy) string { return selectorText(&n.Spec.PodSelector) }),
 		ageColumn[networkingv1.NetworkPolicy](),

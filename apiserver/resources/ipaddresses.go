@@ -47,6 +47,9 @@ var ipAddresses = Resource[networkingv1.IPAddress]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"ParentRef": networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"],
+	},
 	Columns: []Column[networkingv1.IPAddress]{
 		text("ParentRef", func(a *networkingv1.IPAddress) string {
 			r := a.Spec.ParentRef
@@ -70,6 +73,9 @@ var serviceCIDRs = Resource[networkingv1.ServiceCIDR]{
 	// Upstream has no rule for the conditions: those that it sets itself carry no reason.
 	Status: keepMeta(statusPart(func(c *networkingv1.ServiceCIDR) *networkingv1.ServiceCIDRSpec { return &c.Spec },
 		func(_, _ *networkingv1.ServiceCIDR) field.ErrorList { return nil })),
+	Docs: map[string]string{
+		"CIDRs": networkingv1.ServiceCIDRSpec{}.SwaggerDoc()["cidrs"],
+	},
 	Columns: []Column[networkingv1.ServiceCIDR]{
 		text("CIDRs", func(c *networkingv1.ServiceCIDR) string { return strings.Join(c.Spec.CIDRs, ",") }),
 		ageColumn[networkingv1.ServiceCIDR](),

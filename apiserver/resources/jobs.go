@@ -53,6 +53,12 @@ var jobs = Resource[batchv1.Job]{
 	Status:     statusPart(func(j *batchv1.Job) *batchv1.JobSpec { return &j.Spec }, validateJobStatus),
 	Fields:     func(j *batchv1.Job) fields.Set { return fields.Set{"status.successful": decimal(j.Status.Succeeded)} },
 	FieldNames: []string{"status.successful"},
+	Docs: map[string]string{
+		"Status":      "How far the job has come.",
+		"Completions": batchv1.JobStatus{}.SwaggerDoc()["succeeded"],
+		"Duration":    "How long the job has taken.",
+		"Selector":    batchv1.JobSpec{}.SwaggerDoc()["selector"],
+	},
 	Columns: append([]Column[batchv1.Job]{
 		text("Status", jobStatusText),
 		text("Completions", func(j *batchv1.Job) string {

@@ -25,6 +25,9 @@ var leases = Resource[coordinationv1.Lease]{
 		}
 		return f.List()
 	})},
+	Docs: map[string]string{
+		"Holder": coordinationv1.LeaseSpec{}.SwaggerDoc()["holderIdentity"],
+	},
 	Columns: []Column[coordinationv1.Lease]{
 		text("Holder", func(l *coordinationv1.Lease) string { return valueOr(l.Spec.HolderIdentity, "") }),
 		ageColumn[coordinationv1.Lease](),

@@ -36,7 +36,7 @@ var limitRanges = Resource[corev1.LimitRange]{
 		},
 		Validate: withoutRequest(func(l, _ *corev1.LimitRange) field.ErrorList { return validateLimitRange(l) }),
 	},
-	Columns: []Column[corev1.LimitRange]{{Name: "Created At", Type: "date", Cell: createdAt[corev1.LimitRange]}},
+	Columns: []Column[corev1.LimitRange]{createdAtColumn[corev1.LimitRange]()},
 }
 
 // defaultLimits: a missing default limit is the maximum; a missing default

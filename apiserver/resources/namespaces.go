@@ -59,6 +59,9 @@ var namespaces = Resource[corev1.Namespace]{
 		return fields.Set{"status.phase": string(n.Status.Phase), "name": n.Name}
 	},
 	FieldNames: []string{"status.phase", "name"},
+	Docs: map[string]string{
+		"Status": "Active, or Terminating while its objects go.",
+	},
 	Columns: []Column[corev1.Namespace]{
 		text("Status", func(n *corev1.Namespace) string { return string(n.Status.Phase) }),
 		ageColumn[corev1.Namespace](),

@@ -82,6 +82,16 @@ var nodes = Resource[corev1.Node]{
 		return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
 	},
 	FieldNames: []string{"spec.unschedulable"},
+	Docs: map[string]string{
+		"Status":            "Whether pods can run on the node.",
+		"Roles":             "The roles that its labels name.",
+		"Version":           corev1.NodeSystemInfo{}.SwaggerDoc()["kubeletVersion"],
+		"Internal-IP":       corev1.NodeStatus{}.SwaggerDoc()["addresses"],
+		"External-IP":       corev1.NodeStatus{}.SwaggerDoc()["addresses"],
+		"OS-Image":          corev1.NodeSystemInfo{}.SwaggerDoc()["osImage"],
+		"Kernel-Version":    corev1.NodeSystemInfo{}.SwaggerDoc()["kernelVersion"],
+		"Container-Runtime": corev1.NodeSystemInfo{}.SwaggerDoc()["containerRuntimeVersion"],
+	},
 	Columns: []Column[corev1.Node]{
 		text("Status", nodeStatus),
 		text("Roles", nodeRoles),

@@ -38,6 +38,15 @@ var persistentVolumeClaims = Resource[claim]{
 	Status:     statusPart(func(c *claim) *corev1.PersistentVolumeClaimSpec { return &c.Spec }, validateClaimStatus),
 	Fields:     func(c *claim) fields.Set { return fields.Set{"name": c.Name} },
 	FieldNames: []string{"name"},
+	Docs: map[string]string{
+		"Status":                corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["phase"],
+		"Volume":                corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()["volumeName"],
+		"Capacity":              corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["capacity"],
+		"Access Modes":          corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["accessModes"],
+		"StorageClass":          corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()["storageClassName"],
+		"VolumeAttributesClass": corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()["volumeAttributesClassName"],
+		"VolumeMode":            corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()["volumeMode"],
+	},
 	Columns: []Column[claim]{
 		text("Status", func(c *claim) string {
 			if c.DeletionTimestamp != nil {

@@ -71,6 +71,17 @@ var persistentVolumes = Resource[volume]{
 	},
 	Fields:     func(v *volume) fields.Set { return fields.Set{"name": v.Name} },
 	FieldNames: []string{"name"},
+	Docs: map[string]string{
+		"Capacity":              corev1.PersistentVolumeSpec{}.SwaggerDoc()["capacity"],
+		"Access Modes":          corev1.PersistentVolumeSpec{}.SwaggerDoc()["accessModes"],
+		"Reclaim Policy":        corev1.PersistentVolumeSpec{}.SwaggerDoc()["persistentVolumeReclaimPolicy"],
+		"Status":                corev1.PersistentVolumeStatus{}.SwaggerDoc()["phase"],
+		"Claim":                 corev1.PersistentVolumeSpec{}.SwaggerDoc()["claimRef"],
+		"StorageClass":          corev1.PersistentVolumeSpec{}.SwaggerDoc()["storageClassName"],
+		"VolumeAttributesClass": corev1.PersistentVolumeSpec{}.SwaggerDoc()["volumeAttributesClassName"],
+		"Reason":                corev1.PersistentVolumeStatus{}.SwaggerDoc()["reason"],
+		"VolumeMode":            corev1.PersistentVolumeSpec{}.SwaggerDoc()["volumeMode"],
+	},
 	Columns: []Column[volume]{
 		text("Capacity", func(v *volume) string { return quantityText(v.Spec.Capacity[corev1.ResourceStorage]) }),
 		text("Access Modes", func(v *volume) string { return accessModesText(v.Spec.AccessModes) }),

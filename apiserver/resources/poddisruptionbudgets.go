@@ -36,6 +36,11 @@ var podDisruptionBudgets = Resource[pdb]{
 		check.AtLeastZero(&f, p.Child("expectedPods"), s.ExpectedPods)
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Min Available":       "How many pods must stay available.",
+		"Max Unavailable":     "How many pods may be unavailable.",
+		"Allowed Disruptions": "How many pods may be evicted now.",
+	},
 	Columns: []Column[pdb]{
 		text("Min Available", func(b *pdb) string {
 			if b.Spec.MinAvailable == nil {

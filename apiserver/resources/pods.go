@@ -71,6 +71,15 @@ func pods(cfg Config) Resource[corev1.Pod] {
 			{Name: "portforward", Verbs: []string{"create", "get"}, Kind: kind("", "v1", "PodPortForwardOptions")},
 			{Name: "proxy", Verbs: proxy, Kind: kind("", "v1", "PodProxyOptions")},
 		},
+		Docs: map[string]string{
+			"Ready":           "How many of the containers are ready.",
+			"Status":          "What the pod is doing, or what keeps it from running.",
+			"Restarts":        "How often containers were restarted, and when one was last.",
+			"IP":              corev1.PodStatus{}.SwaggerDoc()["podIP"],
+			"Node":            corev1.PodSpec{}.SwaggerDoc()["nodeName"],
+			"Nominated Node":  corev1.PodStatus{}.SwaggerDoc()["nominatedNodeName"],
+			"Readiness Gates": corev1.PodSpec{}.SwaggerDoc()["readinessGates"],
+		},
 		Columns: podColumns,
 		Fields: func(p *corev1.Pod) fields.Set {
 			ip := p.Status.PodIP

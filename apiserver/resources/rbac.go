@@ -24,7 +24,7 @@ var roles = Resource[rbacv1.Role]{
 		}
 		return f.List()
 	}),
-	Columns: []Column[rbacv1.Role]{{Name: "Created At", Type: "date", Cell: createdAt[rbacv1.Role]}},
+	Columns: []Column[rbacv1.Role]{createdAtColumn[rbacv1.Role]()},
 }
 
 var clusterRoles = Resource[rbacv1.ClusterRole]{
@@ -49,7 +49,7 @@ var clusterRoles = Resource[rbacv1.ClusterRole]{
 		}
 		return f.List()
 	}),
-	Columns: []Column[rbacv1.ClusterRole]{{Name: "Created At", Type: "date", Cell: createdAt[rbacv1.ClusterRole]}},
+	Columns: []Column[rbacv1.ClusterRole]{createdAtColumn[rbacv1.ClusterRole]()},
 }
 
 var roleBindings = Resource[rbacv1.RoleBinding]{
@@ -63,6 +63,12 @@ var roleBindings = Resource[rbacv1.RoleBinding]{
 		}
 		return validateRoleBinding(b.RoleRef, was, b.Subjects, true, "Role", "ClusterRole")
 	}),
+	Docs: map[string]string{
+		"Role":            rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"],
+		"Users":           "The users bound to the role.",
+		"Groups":          "The groups bound to the role.",
+		"ServiceAccounts": "The service accounts bound to the role.",
+	},
 	Columns: bindingColumns(func(b *rbacv1.RoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 }
 
@@ -77,6 +83,12 @@ var clusterRoleBindings = Resource[rbacv1.ClusterRoleBinding]{
 		}
 		return validateRoleBinding(b.RoleRef, was, b.Subjects, false, "ClusterRole")
 	}),
+	Docs: map[string]string{
+		"Role":            rbacv1.ClusterRoleBinding{}.SwaggerDoc()["roleRef"],
+		"Users":           "The users bound to the role.",
+		"Groups":          "The groups bound to the role.",
+		"ServiceAccounts": "The service accounts bound to the role.",
+	},
 	Columns: bindingColumns(func(b *rbacv1.ClusterRoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
 }
 

@@ -44,6 +44,12 @@ var replicaSets = Resource[appsv1.ReplicaSet]{
 		return fields.Set{"status.replicas": decimal(r.Status.Replicas)}
 	},
 	FieldNames: []string{"status.replicas"},
+	Docs: map[string]string{
+		"Desired":  appsv1.ReplicaSetSpec{}.SwaggerDoc()["replicas"],
+		"Current":  appsv1.ReplicaSetStatus{}.SwaggerDoc()["replicas"],
+		"Ready":    appsv1.ReplicaSetStatus{}.SwaggerDoc()["readyReplicas"],
+		"Selector": appsv1.ReplicaSetSpec{}.SwaggerDoc()["selector"],
+	},
 	Columns: append([]Column[appsv1.ReplicaSet]{
 		number("Desired", func(r *appsv1.ReplicaSet) int32 { return replicasOf(r.Spec.Replicas) }),
 		number("Current", func(r *appsv1.ReplicaSet) int32 { return r.Status.Replicas }),

@@ -45,6 +45,12 @@ var replicationControllers = Resource[corev1.ReplicationController]{
 		return fields.Set{"status.replicas": decimal(r.Status.Replicas)}
 	},
 	FieldNames: []string{"status.replicas"},
+	Docs: map[string]string{
+		"Desired":  corev1.ReplicationControllerSpec{}.SwaggerDoc()["replicas"],
+		"Current":  corev1.ReplicationControllerStatus{}.SwaggerDoc()["replicas"],
+		"Ready":    corev1.ReplicationControllerStatus{}.SwaggerDoc()["readyReplicas"],
+		"Selector": corev1.ReplicationControllerSpec{}.SwaggerDoc()["selector"],
+	},
 	Columns: append([]Column[corev1.ReplicationController]{
 		number("Desired", func(r *corev1.ReplicationController) int32 { return replicasOf(r.Spec.Replicas) }),
 		number("Current", func(r *corev1.ReplicationController) int32 { return r.Status.Replicas }),

@@ -138,6 +138,9 @@ type Resource[T any] struct {
 	// Columns are what kubectl get prints after the name; no columns means Age alone. A column called
 	// Name takes the place of the leading one. The erased Row has the complete list, Name and Age included.
 	Columns []Column[T]
+	// Docs describe columns by name, where the column does not do so itself. What a column shows as it
+	// stands in a field is described by the field's own documentation.
+	Docs map[string]string
 	// Fields returns the selectable fields beyond metadata.name and metadata.namespace.
 	Fields func(obj *T) fields.Set
 	// FieldNames lists the labels that Fields may return, so that an unknown selector is refused.
@@ -419,6 +422,9 @@ func (r Resource[T]) Row() *Row {
 		columns = append([]Column[T]{nameColumn[T]()}, columns...)
 	}
 	for _, c := range columns {
+		if c.Description == "" {
+			c.Description = r.Docs[c.Name]
+		}
 		row.Columns = append(row.Columns, ErasedColumn{
 			TableColumnDefinition: metav1.TableColumnDefinition{
 				Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description, Priority: c.Priority,

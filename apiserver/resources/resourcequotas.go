@@ -28,6 +28,10 @@ var resourceQuotas = Resource[corev1.ResourceQuota]{
 		quotaList(&f, q.Status.Used, field.NewPath("status", "used"))
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Request": "What is used of each request and count, and its bound.",
+		"Limit":   "What is used of each limit, and its bound.",
+	},
 	Columns: []Column[corev1.ResourceQuota]{
 		text("Request", func(q *corev1.ResourceQuota) string { return quotaText(q, false) }),
 		text("Limit", func(q *corev1.ResourceQuota) string { return quotaText(q, true) }),

@@ -194,11 +194,22 @@ func containerImages(s *corev1.PodSpec) string {
 	return strings.Join(out, ",")
 }
 
+func containersColumn[T any](spec func(*T) *corev1.PodSpec) Column[T] {
+	c := text("Containers", func(o *T) string { return containerNames(spec(o)) })
+	c.Description = "The names of the template's containers."
+	return c
+}
+
+func imagesColumn[T any](spec func(*T) *corev1.PodSpec) Column[T] {
+	c := text("Images", func(o *T) string { return containerImages(spec(o)) })
+	c.Description = "The images of the template's containers."
+	return c
+}
+
 // podTemplateColumns are CONTAINERS and IMAGES of the wide form of every workload.
 func podTemplateColumns[T any](spec func(*T) *corev1.PodSpec) []Column[T] {
 	return []Column[T]{
-		wide(text("Containers", func(o *T) string { return containerNames(spec(o)) })),
-		wide(text("Images", func(o *T) string { return containerImages(spec(o)) })),
+		wide(containersColumn(spec)), wide(imagesColumn(spec)),
 	}
 }
 
@@ -244,7 +255,12 @@ func more(list []string, max int) string {
 func lower(s string) string     { return strings.ToLower(s) }
 func trimSpace(s string) string { return strings.TrimSpace(s) }
 
-// createdAt is the one column that kinds without columns of their own have upstream.
+// createdAtColumn is the one column that kinds without columns of their own have upstream.
+func createdAtColumn[T any]() Column[T] {
+	return Column[T]{Name: "Created At", Type: "date", Description: metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"], Cell: createdAt[T]}
+}
+
+// createdAt is the cell of that column.
 func createdAt[T any](o *T, _ time.Time) any {
 	return any(o).(Object).GetCreationTimestamp().UTC().Format(time.RFC3339)
 }

@@ -62,6 +62,11 @@ var priorityClasses = Resource[schedulingv1.PriorityClass]{
 		}
 		return f.List()
 	})},
+	Docs: map[string]string{
+		"Value":            schedulingv1.PriorityClass{}.SwaggerDoc()["value"],
+		"Global-Default":   schedulingv1.PriorityClass{}.SwaggerDoc()["globalDefault"],
+		"PreemptionPolicy": schedulingv1.PriorityClass{}.SwaggerDoc()["preemptionPolicy"],
+	},
 	Columns: []Column[schedulingv1.PriorityClass]{
 		number("Value", func(c *schedulingv1.PriorityClass) int32 { return c.Value }),
 		boolean("Global-Default", func(c *schedulingv1.PriorityClass) bool { return c.GlobalDefault }),
@@ -97,6 +102,9 @@ var runtimeClasses = Resource[nodev1.RuntimeClass]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Handler": nodev1.RuntimeClass{}.SwaggerDoc()["handler"],
+	},
 	Columns: []Column[nodev1.RuntimeClass]{
 		text("Handler", func(c *nodev1.RuntimeClass) string { return c.Handler }),
 		ageColumn[nodev1.RuntimeClass](),

@@ -47,6 +47,10 @@ var secrets = Resource[corev1.Secret]{
 	},
 	Fields:     func(s *corev1.Secret) fields.Set { return fields.Set{"type": string(s.Type)} },
 	FieldNames: []string{"type"},
+	Docs: map[string]string{
+		"Type": corev1.Secret{}.SwaggerDoc()["type"],
+		"Data": corev1.Secret{}.SwaggerDoc()["data"],
+	},
 	Columns: []Column[corev1.Secret]{
 		text("Type", func(s *corev1.Secret) string { return string(s.Type) }),
 		counted("Data", func(s *corev1.Secret) int { return len(s.Data) }),

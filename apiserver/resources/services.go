@@ -39,6 +39,13 @@ func services(cfg Config) Resource[service] {
 			return fields.Set{"spec.clusterIP": s.Spec.ClusterIP, "spec.type": string(s.Spec.Type)}
 		},
 		FieldNames: []string{"spec.clusterIP", "spec.type"},
+		Docs: map[string]string{
+			"Type":        corev1.ServiceSpec{}.SwaggerDoc()["type"],
+			"Cluster-IP":  corev1.ServiceSpec{}.SwaggerDoc()["clusterIP"],
+			"External-IP": corev1.ServiceSpec{}.SwaggerDoc()["externalIPs"],
+			"Port(s)":     corev1.ServiceSpec{}.SwaggerDoc()["ports"],
+			"Selector":    corev1.ServiceSpec{}.SwaggerDoc()["selector"],
+		},
 		Columns: []Column[service]{
 			text("Type", func(s *service) string { return string(s.Spec.Type) }),
 			text("Cluster-IP", func(s *service) string {

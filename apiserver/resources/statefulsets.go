@@ -61,6 +61,9 @@ var statefulSets = Resource[appsv1.StatefulSet]{
 		return f.List()
 	}),
 	Subs: []Sub{scaleSub},
+	Docs: map[string]string{
+		"Ready": "How many of the pods are ready.",
+	},
 	Columns: append([]Column[appsv1.StatefulSet]{
 		text("Ready", func(s *appsv1.StatefulSet) string {
 			return fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, replicasOf(s.Spec.Replicas))

@@ -96,6 +96,12 @@ var storageClasses = Resource[storagev1.StorageClass]{
 		f.Same(at("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Provisioner":          storagev1.StorageClass{}.SwaggerDoc()["provisioner"],
+		"ReclaimPolicy":        storagev1.StorageClass{}.SwaggerDoc()["reclaimPolicy"],
+		"VolumeBindingMode":    storagev1.StorageClass{}.SwaggerDoc()["volumeBindingMode"],
+		"AllowVolumeExpansion": storagev1.StorageClass{}.SwaggerDoc()["allowVolumeExpansion"],
+	},
 	Columns: []Column[storagev1.StorageClass]{
 		defaultNameColumn[storagev1.StorageClass]("storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"),
 		text("Provisioner", func(c *storagev1.StorageClass) string { return c.Provisioner }),
@@ -135,6 +141,9 @@ var volumeAttributesClasses = Resource[storagev1.VolumeAttributesClass]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"DriverName": storagev1.VolumeAttributesClass{}.SwaggerDoc()["driverName"],
+	},
 	Columns: []Column[storagev1.VolumeAttributesClass]{
 		defaultNameColumn[storagev1.VolumeAttributesClass]("volumeattributesclass.alpha.kubernetes.io/is-default-class"),
 		text("DriverName", func(c *storagev1.VolumeAttributesClass) string { return c.DriverName }),
@@ -183,6 +192,9 @@ var csiNodes = Resource[storagev1.CSINode]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Drivers": "How many CSI drivers have registered.",
+	},
 	Columns: []Column[storagev1.CSINode]{
 		number("Drivers", func(n *storagev1.CSINode) int { return len(n.Spec.Drivers) }),
 		ageColumn[storagev1.CSINode](),
@@ -245,6 +257,14 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"AttachRequired":    storagev1.CSIDriverSpec{}.SwaggerDoc()["attachRequired"],
+		"PodInfoOnMount":    storagev1.CSIDriverSpec{}.SwaggerDoc()["podInfoOnMount"],
+		"StorageCapacity":   storagev1.CSIDriverSpec{}.SwaggerDoc()["storageCapacity"],
+		"TokenRequests":     storagev1.CSIDriverSpec{}.SwaggerDoc()["tokenRequests"],
+		"RequiresRepublish": storagev1.CSIDriverSpec{}.SwaggerDoc()["requiresRepublish"],
+		"Modes":             storagev1.CSIDriverSpec{}.SwaggerDoc()["volumeLifecycleModes"],
+	},
 	Columns: []Column[storagev1.CSIDriver]{
 		boolean("AttachRequired", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.AttachRequired, true) }),
 		boolean("PodInfoOnMount", func(d *storagev1.CSIDriver) bool { return valueOr(d.Spec.PodInfoOnMount, false) }),
@@ -290,6 +310,10 @@ var csiStorageCapacities = Resource[storagev1.CSIStorageCapacity]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"StorageClassName": storagev1.CSIStorageCapacity{}.SwaggerDoc()["storageClassName"],
+		"Capacity":         storagev1.CSIStorageCapacity{}.SwaggerDoc()["capacity"],
+	},
 	Columns: []Column[storagev1.CSIStorageCapacity]{
 		text("StorageClassName", func(c *storagev1.CSIStorageCapacity) string { return c.StorageClassName }),
 		text("Capacity", func(c *storagev1.CSIStorageCapacity) string {
@@ -327,6 +351,12 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 		return f.List()
 	}),
 	Status: keepMeta(statusPart[storagev1.VolumeAttachment](func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentSpec { return &a.Spec }, nil)),
+	Docs: map[string]string{
+		"Attacher": storagev1.VolumeAttachmentSpec{}.SwaggerDoc()["attacher"],
+		"PV":       storagev1.VolumeAttachmentSource{}.SwaggerDoc()["persistentVolumeName"],
+		"Node":     storagev1.VolumeAttachmentSpec{}.SwaggerDoc()["nodeName"],
+		"Attached": storagev1.VolumeAttachmentStatus{}.SwaggerDoc()["attached"],
+	},
 	Columns: []Column[storagev1.VolumeAttachment]{
 		text("Attacher", func(a *storagev1.VolumeAttachment) string { return a.Spec.Attacher }),
 		text("PV", func(a *storagev1.VolumeAttachment) string { return valueOr(a.Spec.Source.PersistentVolumeName, "") }),

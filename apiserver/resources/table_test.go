@@ -293,3 +293,14 @@ func newList(row *Row) any {
 	}
 	return row.NewList()
 }
+
+// Every column says what it shows, and every description is of a column.
+func TestColumnsAreDescribed(t *testing.T) {
+	for _, row := range Table() {
+		for _, c := range row.Columns {
+			if c.Description == "" {
+				t.Errorf("%s: column %s is not described", row.GVK(), c.Name)
+			}
+		}
+	}
+}

@@ -181,9 +181,12 @@ var podTemplates = Resource[corev1.PodTemplate]{
 	Main: templated(plainPart(func(t, _ *corev1.PodTemplate) field.ErrorList {
 		return podrules.ValidateTemplate(&t.Template, field.NewPath("template"))
 	}), func(t *corev1.PodTemplate) *corev1.PodTemplateSpec { return &t.Template }, "template"),
+	Docs: map[string]string{
+		"Pod Labels": "Labels that pods get.",
+	},
 	Columns: []Column[corev1.PodTemplate]{
-		text("Containers", func(t *corev1.PodTemplate) string { return containerNames(&t.Template.Spec) }),
-		text("Images", func(t *corev1.PodTemplate) string { return containerImages(&t.Template.Spec) }),
+		containersColumn(func(t *corev1.PodTemplate) *corev1.PodSpec { return &t.Template.Spec }),
+		imagesColumn(func(t *corev1.PodTemplate) *corev1.PodSpec { return &t.Template.Spec }),
 		text("Pod Labels", func(t *corev1.PodTemplate) string { return labelsText(t.Template.Labels) }),
 	},
 }
@@ -201,6 +204,10 @@ var controllerRevisions = Resource[appsv1.ControllerRevision]{
 		}
 		return f.List()
 	}),
+	Docs: map[string]string{
+		"Controller": "Whose revision it is.",
+		"Revision":   appsv1.ControllerRevision{}.SwaggerDoc()["revision"],
+	},
 	Columns: []Column[appsv1.ControllerRevision]{
 		text("Controller", func(r *appsv1.ControllerRevision) string {
 			c := metav1.GetControllerOf(r)
