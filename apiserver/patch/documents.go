@@ -81,11 +81,23 @@ func JSON(doc, patch []byte) ([]byte, error) {
 	if len(p) > maxOperations {
 		return nil, &TooLargeError{len(p)}
 	}
-	out, err := p.Apply(doc)
+	var out []byte
+	err = contained(func() error { out, err = p.Apply(doc); return err })
 	if err != nil {
 		return nil, &UnprocessableError{err}
 	}
 	return out, nil
+}
+
+// contained makes a fault of a library an error. Some patches that any client can send let the libraries
+// panic: a JSON patch's test of the whole document without a value, a merge key that is an object.
+func contained(apply func() error) (err error) {
+	defer func() {
+		if e := recover(); e != nil {
+			err = fmt.Errorf("the patch cannot be applied: %v", e)
+		}
+	}()
+	return apply()
 }
 
 // Merge applies an RFC 7386 patch to a JSON document. strict lists duplicate fields of the patch.
@@ -120,7 +132,8 @@ func Strategic(current, into resources.Object, patch []byte) (shown string, stri
 			shown = fmt.Sprintf("%+v", again)
 		}
 	}()
-	merged, err := strategicpatch.StrategicMergeMapPatch(doc, changes, into)
+	var merged map[string]any
+	err = contained(func() error { merged, err = strategicpatch.StrategicMergeMapPatch(doc, changes, into); return err })
 	switch {
 	case err == nil:
 	case errors.Is(err, mergepatch.ErrBadJSONDoc), errors.Is(err, mergepatch.ErrBadPatchFormatForPrimitiveList),

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
@@ -155,6 +156,18 @@ func TestUpdateBooksWhatChanged(t *testing.T) {
 	}
 	if len(next.ManagedFields) != maxUpdaters || !strings.Contains(owned(next), ancientChanges) {
 		t.Errorf("%d entries:\n%s", len(next.ManagedFields), owned(next))
+	}
+}
+
+// Patches that let the libraries panic do not fit the object: they are the client's fault.
+func TestPatchThatALibraryFailsOn(t *testing.T) {
+	var refused *UnprocessableError
+	if out, err := JSON([]byte(`{}`), []byte(`[{"op":"test","path":""}]`)); !errors.As(err, &refused) {
+		t.Errorf("a test of nothing: %q, %v", out, err)
+	}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{}}}}
+	if _, _, err := Strategic(pod, &corev1.Pod{}, []byte(`{"spec":{"volumes":[{"name":{}}]}}`)); !errors.As(err, &refused) {
+		t.Errorf("a merge key that is an object: %v", err)
 	}
 }
 
