@@ -17,20 +17,28 @@ import (
 type metrics struct {
 	total    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	sli      *prometheus.HistogramVec
+	sizes    *prometheus.HistogramVec
 	rejected prometheus.Counter
 
 	kept sync.Map // metricKey → observers: looking labels up costs more than counting
 }
 
 type metricKey struct {
-	verb, group, version, plural, sub string
-	code                              int
+	verb, group, version, plural, sub, scope string
+
+	code int
+	long bool
 }
 
 type observers struct {
-	total    prometheus.Counter
-	duration prometheus.Observer
+	total         prometheus.Counter
+	duration, sli prometheus.Observer
+	sizes         prometheus.Observer // nil: of an answer that is no read
 }
+
+// seconds are the bounds of request durations.
+var seconds = []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}
 
 func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reading, writing *atomic.Int64) *metrics {
 	labels := []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
@@ -40,7 +48,16 @@ func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reading, wri
 		}, append([]string{"code"}, labels...)),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "apiserver_request_duration_seconds", Help: "Time to answer, but for watches and streams.",
-			Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60},
+			// Source: kube-apiserver 1.36; the rules of kubernetes-mixin ask for le="1", "5" and "30".
+			Buckets: append([]float64{0.005, 0.025}, seconds...),
+		}, labels),
+		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "apiserver_request_sli_duration_seconds",
+			Help:    "The same, for service level indicators. What webhooks take, and the wait for a seat, are in it.",
+			Buckets: seconds,
+		}, labels),
+		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "apiserver_response_sizes", Help: "Size of the answers to GET and LIST, in bytes as sent.", Buckets: prometheus.ExponentialBuckets(1000, 10, 7),
 		}, labels),
 		rejected: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "apiserver_rejected_requests_total", Help: "Requests refused with 429 because too many were in flight.",
@@ -52,7 +69,7 @@ func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reading, wri
 			ConstLabels: prometheus.Labels{"request_kind": kind},
 		}, func() float64 { return float64(n.Load()) })
 	}
-	reg.MustRegister(m.total, m.duration, m.rejected, inflight("readOnly", reading), inflight("mutating", writing), cacheMetrics{cache})
+	reg.MustRegister(m.total, m.duration, m.sli, m.sizes, m.rejected, inflight("readOnly", reading), inflight("mutating", writing), cacheMetrics{cache})
 	return m
 }
 
@@ -61,33 +78,46 @@ func (m *metrics) observe(in *rest.Info, w *answer, long bool, took time.Duratio
 	if code == 0 {
 		code = http.StatusOK
 	}
-	k := metricKey{verb: in.Verb, code: code}
+	k := metricKey{verb: in.Verb, code: code, long: long}
 	if in.Resource && code != http.StatusNotFound { // unknown resources must not become labels
 		k.group, k.version, k.plural, k.sub = in.Group, in.Version, in.Plural, in.Subresource
 	}
+	k.scope = scopeOf(in)
 	var o observers
 	if v, ok := m.kept.Load(k); ok {
 		o = v.(observers)
 	} else {
-		scope := ""
-		if in.Resource {
-			scope = "resource"
-			if in.Name == "" {
-				scope = "namespace"
-				if in.Namespace == "" {
-					scope = "cluster"
-				}
-			}
+		labels := []string{upper(in), k.group, k.version, k.plural, k.sub, k.scope, "apiserver"}
+		o.total = m.total.WithLabelValues(append([]string{strconv.Itoa(code)}, labels...)...)
+		if !long { // of what lasts there shall be no empty histograms either
+			o.duration, o.sli = m.duration.WithLabelValues(labels...), m.sli.WithLabelValues(labels...)
 		}
-		verb := upper(k.verb)
-		o.total = m.total.WithLabelValues(strconv.Itoa(code), verb, k.group, k.version, k.plural, k.sub, scope, "apiserver")
-		o.duration = m.duration.WithLabelValues(verb, k.group, k.version, k.plural, k.sub, scope, "apiserver")
+		if labels[0] == "GET" || labels[0] == "LIST" {
+			o.sizes = m.sizes.WithLabelValues(labels...)
+		}
 		m.kept.Store(k, o)
 	}
 	o.total.Inc()
 	if !long {
 		o.duration.Observe(took.Seconds())
+		o.sli.Observe(took.Seconds())
 	}
+	if !long && o.sizes != nil {
+		o.sizes.Observe(float64(w.bytes))
+	}
+}
+
+// scopeOf is how much of the cluster a request is about. A created object counts as one.
+func scopeOf(in *rest.Info) string {
+	switch {
+	case !in.Resource:
+		return ""
+	case in.Name != "" || in.Verb == "create":
+		return "resource"
+	case in.Namespace != "":
+		return "namespace"
+	}
+	return "cluster"
 }
 
 var verbs = map[string]string{
@@ -95,8 +125,14 @@ var verbs = map[string]string{
 	"delete": "DELETE", "deletecollection": "DELETECOLLECTION", "post": "POST", "put": "PUT", "head": "HEAD",
 }
 
-func upper(verb string) string {
-	if v, ok := verbs[verb]; ok {
+// connects are the subresources whose requests are connections, by whatever method.
+var connects = map[string]bool{"attach": true, "exec": true, "portforward": true, "proxy": true}
+
+func upper(in *rest.Info) string {
+	if in.Resource && connects[in.Subresource] {
+		return "CONNECT"
+	}
+	if v, ok := verbs[in.Verb]; ok {
 		return v
 	}
 	return "other"
