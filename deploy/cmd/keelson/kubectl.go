@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/cli"
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
@@ -19,16 +19,15 @@ import (
 // talks to this machine's cluster, as its administrator.
 func kubectl(args []string) int {
 	if os.Getenv("KUBECONFIG") == "" {
-		admin, home := config.At("").AdminKubeconfig(), clientcmd.RecommendedHomeFile
+		admin := config.At("").AdminKubeconfig()
 		switch f, err := os.Open(admin); {
 		case err == nil:
 			f.Close()
 			os.Setenv("KUBECONFIG", admin)
-		case exists(home):
 		case errors.Is(err, fs.ErrPermission):
-			fmt.Fprintf(os.Stderr, "keelson: only root may read %s: use sudo, or set KUBECONFIG\n", admin)
+			explain("only root may read " + admin + ": use sudo, or set KUBECONFIG")
 		default:
-			fmt.Fprintf(os.Stderr, "keelson: there is no cluster on this machine (`keelson up` makes one), and neither KUBECONFIG nor %s names another\n", home)
+			explain("there is no cluster on this machine (`keelson up` makes one), and KUBECONFIG names no other")
 		}
 	}
 	// kubectl's own help and its look for plug-ins read the process's arguments.
@@ -41,9 +40,17 @@ func kubectl(args []string) int {
 	return 0
 }
 
-func exists(file string) bool {
-	_, err := os.Stat(file)
-	return err == nil
+// explain adds why to the failure of a kubectl that was told of no server and therefore tried localhost:8080.
+func explain(why string) {
+	util.BehaviorOnFatal(func(text string, code int) {
+		if text != "" {
+			fmt.Fprintln(os.Stderr, strings.TrimSuffix(text, "\n"))
+		}
+		if strings.Contains(text, "localhost:8080") {
+			fmt.Fprintln(os.Stderr, "keelson: "+why)
+		}
+		os.Exit(code)
+	})
 }
 
 // kubectlCommand only shows up in the help: main hands the arguments over before.
