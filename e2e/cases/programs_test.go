@@ -1,9 +1,13 @@
 package cases
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -31,11 +35,237 @@ import (
 	"github.com/keelson/keelson/e2e/images"
 )
 
-// Story 11: what client-go offers to programs works unmodified.
+// Story 11: programs that know nothing of Keelson work unmodified: helm, an operator on
+// controller-runtime, and what client-go offers. The first two are built in ../clients.
 func TestPrograms(t *testing.T) {
-	s := begin(t, "programs", 10*time.Minute)
-	t.Run("types found at run time, typed apply", func(t *testing.T) { s.sub(t).mapperStory() })
-	t.Run("caches outlive the apiserver", func(t *testing.T) { s.sub(t).cachesStory() })
+	s := begin(t, "programs", 15*time.Minute)
+	t.Run("helm", func(t *testing.T) { s.sub(t).helmStory() })
+	t.Run("operator", func(t *testing.T) { s.sub(t).operatorStory() })
+	t.Run("client-go: types found at run time, typed apply", func(t *testing.T) { s.sub(t).mapperStory() })
+	t.Run("client-go: caches outlive the apiserver", func(t *testing.T) { s.sub(t).cachesStory() })
+}
+
+// build compiles a program of ../clients, a module outside the workspace, and returns its path.
+func (s *story) build(pkg string) string {
+	s.Helper()
+	path := filepath.Join(s.TempDir(), filepath.Base(pkg))
+	cmd := exec.CommandContext(s.ctx, "go", "build", "-ldflags=-s -w", "-o", path, pkg)
+	cmd.Dir = filepath.Join("..", "clients")
+	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	began := time.Now()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.Fatalf("build %s: %v\n%s", pkg, err, out)
+	}
+	s.Logf("%s built in %s", pkg, time.Since(began).Round(time.Second))
+	return path
+}
+
+func (s *story) helmStory() {
+	helm, home := s.build("helm.sh/helm/v4/cmd/helm"), s.TempDir()
+	run := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		cmd := exec.CommandContext(s.ctx, helm, append([]string{"--kubeconfig", cluster.Kubeconfig, "--namespace", s.ns}, args...)...)
+		cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+		cmd.Stdout, cmd.Stderr = &out, &out
+		err := cmd.Run()
+		return out.String(), err
+	}
+	must := func(args ...string) string {
+		s.Helper()
+		out, err := run(args...)
+		if err != nil {
+			s.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return out
+	}
+	greeting := func() string { return s.kubectl("get", "configmap", "shelf", "-o", "jsonpath={.data.greeting}") }
+	const chart = "testdata/shelf"
+
+	s.says(must("install", "shelf", chart, "--set", "image="+images.Test, "--wait", "--timeout", "90s"), "STATUS: deployed", "REVISION: 1", "shelf says one.")
+	if got := s.kubectl("get", "deployment", "shelf", "-o", "jsonpath={.status.readyReplicas}"); got != "1" {
+		s.Errorf("helm install --wait came back with %q replicas ready", got)
+	}
+	s.says(s.kubectl("get", "books"), "TITLE", "shelf", "one")
+	if got := s.kubectl("get", "book", "shelf", "-o", "jsonpath={.spec.pages}"); got != "100" {
+		s.Errorf("the book's default: %q pages", got)
+	}
+	s.refused([]string{"not found"}, "get", "job", "shelf-before") // its hook has succeeded
+	s.says(s.kubectl("get", "secrets", "-l", "owner=helm"), "sh.helm.release.v1.shelf.v1")
+	s.says(must("list"), "shelf", "deployed", "shelf-0.1.0")
+	s.says(must("test", "shelf"), "Succeeded")
+
+	s.says(must("upgrade", "shelf", chart, "--reuse-values", "--set", "greeting=two,replicas=2", "--wait", "--timeout", "90s"), "STATUS: deployed", "REVISION: 2", "shelf says two.")
+	if got := greeting(); got != "two" {
+		s.Errorf("after the upgrade: %q", got)
+	}
+	s.running(30*time.Second, "app=shelf", 2)
+	// What the server refuses fails the release, and a rollback mends it.
+	out, err := run("upgrade", "shelf", chart, "--reuse-values", "--set", "greeting=three,replicas=-1")
+	if err == nil {
+		s.Errorf("an upgrade to -1 replicas succeeded:\n%s", out)
+	}
+	s.says(out, "spec.replicas", "must be greater than or equal to 0")
+	s.says(must("list"), "failed")
+	s.says(must("rollback", "shelf", "1", "--wait", "--timeout", "90s"), "Rollback was a success")
+	if got := greeting(); got != "one" {
+		s.Errorf("after the rollback: %q", got)
+	}
+	s.running(30*time.Second, "app=shelf", 1)
+	s.says(must("history", "shelf"), "superseded", "failed", "Rollback to 1")
+	s.says(must("get", "manifest", "shelf"), "kind: PodDisruptionBudget", "kind: Book")
+
+	s.says(must("uninstall", "shelf", "--wait", "--timeout", "60s"), `release "shelf" uninstalled`)
+	if out := s.kubectl("get", "deployments,services,configmaps,books,poddisruptionbudgets,secrets", "-o", "name"); strings.Contains(out, "shelf") {
+		s.Errorf("after the uninstall there is still: %s", out)
+	}
+	s.kubectl("delete", "crd", "books.shelf.example.com") // helm leaves definitions to people
+}
+
+const shopCRD = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: shops.operator.example.com}
+spec:
+  group: operator.example.com
+  scope: Namespaced
+  names: {plural: shops, singular: shop, kind: Shop, listKind: ShopList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    schema:
+      openAPIV3Schema:
+        type: object
+        required: [spec]
+        properties:
+          spec:
+            type: object
+            required: [image]
+            properties: {replicas: {type: integer, minimum: 0, default: 1}, image: {type: string}}
+          status: {type: object, x-kubernetes-preserve-unknown-fields: true}
+`
+
+func (s *story) operatorStory() {
+	path := s.build("./manager")
+	s.apply(shopCRD)
+	s.kubectl("wait", "--for=condition=Established", "crd/shops.operator.example.com", "--timeout", "20s")
+	s.Cleanup(func() { s.deleted("crd", "shops.operator.example.com") })
+	one, two := s.manager(path, "one"), s.manager(path, "two")
+	var leader, other *manager
+	s.eventually(30*time.Second, "one of two managers leads", func() (bool, string) {
+		if leader, other = one, two; !one.leads() {
+			leader, other = two, one
+		}
+		return leader.leads(), one.text() + two.text()
+	})
+	shop := func(replicas int) string {
+		return fmt.Sprintf("apiVersion: operator.example.com/v1\nkind: Shop\nmetadata: {name: corner}\nspec: {image: $TEST, replicas: %d}\n", replicas)
+	}
+	settled := func(n int) {
+		s.Helper()
+		s.becomes(60*time.Second, fmt.Sprintf("%d %d", n, n), "get", "shop", "corner", "-o", "jsonpath={.spec.replicas} {.status.ready}")
+	}
+	s.apply(shop(1))
+	settled(1)
+	// What is owned comes back, and a change made by somebody else is undone.
+	uid := s.kubectl("get", "deployment", "corner", "-o", "jsonpath={.metadata.uid}")
+	s.kubectl("delete", "deployment", "corner")
+	s.eventually(30*time.Second, "another deployment takes the place of the deleted one", func() (bool, string) {
+		now, err := s.try("get", "deployment", "corner", "-o", "jsonpath={.metadata.uid}")
+		return err == nil && now != uid, now
+	})
+	s.kubectl("scale", "deployment", "corner", "--replicas", "3")
+	s.becomes(30*time.Second, "1", "get", "deployment", "corner", "-o", "jsonpath={.spec.replicas}")
+
+	leader.kill()
+	if other.leads() {
+		s.Error("both managers lead")
+	}
+	s.apply(shop(2))
+	s.eventually(30*time.Second, "the other manager leads", func() (bool, string) { return other.leads(), other.text() })
+	settled(2)
+	if err := cluster.Nodes[0].Kill(s.ctx, "apiserver"); err != nil {
+		s.Fatal(err)
+	}
+	s.eventually(60*time.Second, "the apiserver is back", func() (bool, string) {
+		out, err := s.tryApply(shop(1))
+		return err == nil, out
+	})
+	if other.ended() { // it lost its lease meanwhile, and says so by ending: as operators are, it is started again
+		other = s.manager(path, "two again")
+	}
+	settled(1)
+	s.kubectl("delete", "shop", "corner", "--timeout", "30s") // its finalizer is taken off
+	s.eventually(30*time.Second, "what the shop owned is gone", func() (bool, string) {
+		out, err := s.try("get", "deployments,pods", "-l", "shop=corner", "-o", "name")
+		return err == nil && out == "", out
+	})
+	other.kill()
+}
+
+// manager is a running copy of ../clients/manager.
+type manager struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	mu   sync.Mutex // guards out
+	out  bytes.Buffer
+}
+
+func (m *manager) Write(b []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.out.Write(b)
+}
+
+func (m *manager) text() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.out.String()
+}
+
+func (m *manager) leads() bool { return strings.Contains(m.text(), " leads\n") }
+
+func (m *manager) ended() bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// kill ends it without a word, and waits until it has ended.
+func (m *manager) kill() {
+	_ = m.cmd.Process.Kill()
+	<-m.done
+}
+
+func (s *story) manager(path, id string) *manager {
+	s.Helper()
+	m := &manager{cmd: exec.Command(path, "--config", cluster.Kubeconfig, "--in", s.ns, "--id", id), done: make(chan struct{})}
+	m.cmd.Stdout, m.cmd.Stderr = m, m
+	if err := m.cmd.Start(); err != nil {
+		s.Fatal(err)
+	}
+	go func() { _ = m.cmd.Wait(); close(m.done) }()
+	s.Cleanup(func() {
+		m.kill()
+		if s.Failed() {
+			s.Logf("manager %s:\n%s", id, m.text())
+		}
+	})
+	return m
+}
+
+// deleted deletes an object of the cluster after a story.
+func (s *story) deleted(kind, name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	after := &story{T: s.T, ns: s.ns, ctx: ctx}
+	if out, err := after.try("delete", kind, name, "--ignore-not-found"); err != nil {
+		s.Errorf("delete %s %s: %v\n%s", kind, name, err, out)
+	}
 }
 
 func (s *story) mapperStory() {
