@@ -215,7 +215,9 @@ func (s *Server) bridge(w http.ResponseWriter, r *http.Request, address string, 
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer conn.Close()
+	received := make(chan struct{})
 	helpers.Go(func() {
+		defer close(received)
 		defer close(sizes)
 		err := ws.receive(stdinW, sizes)
 		_ = stdinW.Close()
@@ -250,8 +252,20 @@ func (s *Server) bridge(w http.ResponseWriter, r *http.Request, address string, 
 	if err := ws.status(err); err != nil {
 		return err
 	}
-	return ws.bye()
+	if err := ws.bye(); err != nil {
+		return err
+	}
+	linger(conn)
+	<-received
+	return nil
 }
+
+// lingerLimit is how long a client may take to answer a close message.
+const lingerLimit = 5 * time.Second
+
+// linger lets the reader of a connection go on for a while after the last message was sent: to close it while the client's
+// own bytes are unread would reset it, and the client could lose what it has not read yet.
+func linger(conn *websocket.Conn) { _ = conn.SetReadDeadline(time.Now().Add(lingerLimit)) }
 
 // commandProtocols are the remote command protocols, best first. Those with "base64" use text
 // messages: a digit for the channel, then base64. The ones without a version tell only failures on
@@ -467,15 +481,16 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, address string) 
 	defer stopPings()
 	down.Go(func() {
 		defer backend.Close() // a write to it may be waiting
-		defer conn.Close()
 		buf := make([]byte, 32<<10)
 		for {
 			n, err := buffered.Read(buf)
 			if n > 0 && conn.WriteMessage(websocket.BinaryMessage, buf[:n]) != nil {
+				conn.Close()
 				return
 			}
 			if err != nil {
 				_ = conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(time.Second))
+				linger(conn)
 				return
 			}
 		}
@@ -485,9 +500,7 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, address string) 
 		if err != nil {
 			return err
 		}
-		if _, err := backend.Write(message); err != nil {
-			return err
-		}
+		_, _ = backend.Write(message) // once it is closed, what still comes is only read
 	}
 }
 
