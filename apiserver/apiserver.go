@@ -470,7 +470,7 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 	})
 	s.web.Handle("GET /debug/api_priority_and_fairness/{table}", http.HandlerFunc(s.dumpFairness))
 	s.web.LiveCheck("etcd", s.cache.Alive)
-	version := text("application/json", func() ([]byte, error) { return json.MarshalIndent(versionInfo(), "", "  ") })
+	version := text("application/json", func() ([]byte, error) { return json.MarshalIndent(config.Build(), "", "  ") })
 	s.web.HandleOpen("GET /version", version)
 	s.web.HandleOpen("GET /version/{$}", version)
 	s.web.HandleOpen("GET /{$}", text("application/json", s.paths))
