@@ -105,7 +105,7 @@ spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
 	t.Run("edit", func(t *testing.T) {
 		s := s.sub(t)
 		cmd := s.command("edit", "configmap", "conf")
-		cmd.Env = append(os.Environ(), `KUBE_EDITOR=sed -i "s/d: .4./d: edited/"`)
+		cmd.Env = append(os.Environ(), `KUBE_EDITOR=sed -i "s/^  d: .*/  d: edited/"`)
 		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "configmap/conf edited") {
 			t.Errorf("kubectl edit: %v\n%s", err, out)
 		}
