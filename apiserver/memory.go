@@ -11,25 +11,23 @@ import (
 // How the garbage collector is driven. Most of the heap is encoded objects, which
 // hold no pointers: collecting is cheap for its size, and memory is worth more. While
 // little happens nothing is lost by collecting early; a large heap should not double.
+// A small busy one is given room: what a collection costs does not shrink with it.
 const (
 	busyBytesPerSecond = 4 << 20
-	largeHeapBytes     = 96 << 20
+	busyRoomBytes      = 96 << 20 // allocated between two collections, at least, while busy
 	idlePercent        = 40
-	busyPercent        = 100
-	largePercent       = 50
+	busyPercent        = 50
+	mostPercent        = 400
 	tendEvery          = 2 * time.Second
 	idleUntilReturn    = 15 * time.Second // then what is free goes back to the system
 )
 
 // gcPercent is the GOGC value for an allocation rate and a live heap.
 func gcPercent(bytesPerSecond, live uint64) int {
-	switch {
-	case bytesPerSecond < busyBytesPerSecond:
+	if bytesPerSecond < busyBytesPerSecond {
 		return idlePercent
-	case live > largeHeapBytes:
-		return largePercent
 	}
-	return busyPercent
+	return int(min(max(busyPercent, busyRoomBytes*100/max(live, 1)), mostPercent))
 }
 
 // tendMemory adapts the collector to what the server does. An administrator's GOGC wins.
@@ -42,7 +40,7 @@ func tendMemory(ctx context.Context) error {
 	defer tick.Stop()
 	var last, allocated uint64
 	var quiet time.Duration
-	percent := debug.SetGCPercent(busyPercent)
+	percent := 0 // none yet
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,7 +51,7 @@ func tendMemory(ctx context.Context) error {
 		now := sample[0].Value.Uint64()
 		rate := (now - last) / uint64(tendEvery/time.Second)
 		last = now
-		if p := gcPercent(rate, sample[1].Value.Uint64()); p != percent {
+		if p := gcPercent(rate, sample[1].Value.Uint64()); p/10 != percent/10 { // not for every byte
 			percent = p
 			debug.SetGCPercent(p)
 		}
