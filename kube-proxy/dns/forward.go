@@ -8,10 +8,10 @@ import (
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/miekg/dns"
+	"k8s.io/utils/lru"
 )
 
 // Upstreams reads the resolvers of a resolv.conf, without ourselves.
@@ -41,11 +41,13 @@ next:
 
 const (
 	upstreamTimeout = 2 * time.Second
-	// maxCached answers are kept; when there are more, the map starts anew.
+	// maxCached answers are kept; what was used longest ago makes room.
 	maxCached = 10000
 	maxTTL    = 30 * time.Second
 	// maxWaiting bounds questions on their way to upstreams; beyond it the answer is SERVFAIL.
 	maxWaiting = 1000
+	// answerSize is how large an answer over UDP may be.
+	answerSize = 4096
 )
 
 // forwarder asks other resolvers and remembers what they said.
@@ -53,9 +55,14 @@ type forwarder struct {
 	upstreams func() []string
 	slots     chan struct{}
 	now       func() time.Time
+	cache     *lru.Cache // asked → *cached
+}
 
-	mu    sync.Mutex
-	cache map[dns.Question]cached // guarded by mu
+// asked is what an answer depends on: the question, in lower case, and what of it DNSSEC is about.
+type asked struct {
+	dns.Question
+	signed    bool // DO: with signatures
+	unchecked bool // CD: even if the resolver finds them wrong
 }
 
 type cached struct {
@@ -65,7 +72,7 @@ type cached struct {
 }
 
 func newForwarder(upstreams func() []string) *forwarder {
-	return &forwarder{upstreams: upstreams, slots: make(chan struct{}, maxWaiting), now: time.Now, cache: map[dns.Question]cached{}}
+	return &forwarder{upstreams: upstreams, slots: make(chan struct{}, maxWaiting), now: time.Now, cache: lru.New(maxCached)}
 }
 
 var (
@@ -73,13 +80,16 @@ var (
 	errNoUpstream = errors.New("no upstream resolver is configured")
 )
 
-// ask returns an answer to q with q's ID. The message is the caller's own.
+// ask returns an answer to q with q's ID. The message is the caller's own. A resolver that cannot answer,
+// or says that it will not, is passed over for the next; what the last one said stands.
 func (f *forwarder) ask(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
-	key := q.Question[0]
+	key := asked{Question: q.Question[0], unchecked: q.CheckingDisabled}
 	key.Name = strings.ToLower(key.Name)
+	if opt := q.IsEdns0(); opt != nil {
+		key.signed = opt.Do()
+	}
 	if m := f.recall(key); m != nil {
-		m.SetReply(q)
-		return m, nil
+		return reply(q, m, key.signed), nil
 	}
 	select {
 	case f.slots <- struct{}{}:
@@ -93,31 +103,45 @@ func (f *forwarder) ask(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	}
 	out := new(dns.Msg)
 	out.SetQuestion(q.Question[0].Name, q.Question[0].Qtype)
-	out.RecursionDesired = true
-	out.SetEdns0(4096, false)
+	out.RecursionDesired, out.CheckingDisabled, out.AuthenticatedData = true, q.CheckingDisabled, q.AuthenticatedData
+	out.SetEdns0(answerSize, key.signed)
 	var last error
+	var answer *dns.Msg
 	for _, server := range list {
 		m, err := exchange(ctx, out, server)
 		if err != nil {
 			last = err
 			continue
 		}
-		f.remember(key, m)
-		m = m.Copy()
-		rcode, answer, ns, extra := m.Rcode, m.Answer, m.Ns, dropOPT(m.Extra)
-		m = new(dns.Msg)
-		m.SetReply(q)
-		m.Rcode, m.Answer, m.Ns, m.Extra, m.RecursionAvailable = rcode, answer, ns, extra, true
-		return m, nil
+		answer = m
+		if m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError {
+			f.remember(key, m)
+			break
+		}
 	}
-	return nil, last
+	if answer == nil {
+		return nil, last
+	}
+	return reply(q, answer, key.signed), nil
+}
+
+// reply makes the answer to q of what a resolver said, which stays as it is. Whether the resolver has
+// checked the signatures is told to those who ask (RFC 6840, 5.7 and 5.8).
+func reply(q, said *dns.Msg, signed bool) *dns.Msg {
+	m := new(dns.Msg)
+	m.SetReply(q)
+	m.Rcode, m.RecursionAvailable = said.Rcode, true
+	m.AuthenticatedData = said.AuthenticatedData && (signed || q.AuthenticatedData)
+	said = said.Copy()
+	m.Answer, m.Ns, m.Extra = said.Answer, said.Ns, dropOPT(said.Extra)
+	return m
 }
 
 // exchange uses UDP, and TCP for what does not fit.
 func exchange(ctx context.Context, q *dns.Msg, server string) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, upstreamTimeout)
 	defer cancel()
-	m, _, err := (&dns.Client{Net: "udp", UDPSize: 4096}).ExchangeContext(ctx, q, server)
+	m, _, err := (&dns.Client{Net: "udp", UDPSize: answerSize}).ExchangeContext(ctx, q, server)
 	if err == nil && m.Truncated {
 		m, _, err = (&dns.Client{Net: "tcp"}).ExchangeContext(ctx, q, server)
 	}
@@ -134,13 +158,14 @@ func dropOPT(rrs []dns.RR) []dns.RR {
 	return out
 }
 
-// recall returns a copy with the time to live that is left.
-func (f *forwarder) recall(key dns.Question) *dns.Msg {
-	f.mu.Lock()
-	c, ok := f.cache[key]
-	f.mu.Unlock()
-	now := f.now()
-	if !ok || !now.Before(c.until) {
+// recall returns a copy with the time to live that is left, or nil.
+func (f *forwarder) recall(key asked) *dns.Msg {
+	v, ok := f.cache.Get(key)
+	if !ok {
+		return nil
+	}
+	c, now := v.(*cached), f.now()
+	if !now.Before(c.until) {
 		return nil
 	}
 	m := c.msg.Copy()
@@ -154,10 +179,7 @@ func (f *forwarder) recall(key dns.Question) *dns.Msg {
 	return m
 }
 
-func (f *forwarder) remember(key dns.Question, m *dns.Msg) {
-	if m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
-		return
-	}
+func (f *forwarder) remember(key asked, m *dns.Msg) {
 	life := maxTTL
 	for _, list := range [][]dns.RR{m.Answer, m.Ns} {
 		for _, r := range list {
@@ -174,10 +196,5 @@ func (f *forwarder) remember(key dns.Question, m *dns.Msg) {
 	c := m.Copy()
 	c.Extra = dropOPT(c.Extra)
 	now := f.now()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.cache) >= maxCached {
-		f.cache = map[dns.Question]cached{}
-	}
-	f.cache[key] = cached{msg: c, until: now.Add(life), at: now}
+	f.cache.Add(key, &cached{msg: c, until: now.Add(life), at: now})
 }

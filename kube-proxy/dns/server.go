@@ -136,8 +136,10 @@ func (s *Server) serve(ctx context.Context, w dns.ResponseWriter, q *dns.Msg) {
 	if _, tcp := w.RemoteAddr().(*net.TCPAddr); tcp {
 		size = dns.MaxMsgSize
 	} else if opt := q.IsEdns0(); opt != nil {
-		size = min(max(int(opt.UDPSize()), dns.MinMsgSize), 4096)
-		m.SetEdns0(4096, false)
+		size = min(max(int(opt.UDPSize()), dns.MinMsgSize), answerSize)
+	}
+	if opt := q.IsEdns0(); opt != nil {
+		m.SetEdns0(answerSize, opt.Do())
 	}
 	m.Compress = true
 	m.Truncate(size)
