@@ -28,12 +28,25 @@ type Mirrors struct {
 	static map[types.NamespacedName]*corev1.Pod // guarded by mu
 	seen   map[types.NamespacedName]*corev1.Pod // guarded by mu
 	ready  bool                                 // both sources have told what they have; guarded by mu
+
+	refused map[types.UID]refusal // static pods whose mirror could not be made; owned by Run
 }
+
+// refusal is why a mirror is not there, and when it is tried again.
+type refusal struct {
+	why   string
+	delay time.Duration
+	until time.Time
+}
+
+// maxRefused bounds the time between tries to make a mirror: the API server does not change its
+// mind about a pod that is invalid.
+const maxRefused = time.Minute
 
 // NewMirrors starts nothing. changed must not block.
 func NewMirrors(client kubernetes.Interface, node func() *corev1.Node, changed func(types.UID), log *slog.Logger) *Mirrors {
 	return &Mirrors{client: client, node: node, changed: changed, log: log, wake: make(chan struct{}, 1),
-		static: map[types.NamespacedName]*corev1.Pod{}, seen: map[types.NamespacedName]*corev1.Pod{}}
+		static: map[types.NamespacedName]*corev1.Pod{}, seen: map[types.NamespacedName]*corev1.Pod{}, refused: map[types.UID]refusal{}}
 }
 
 // Of is the mirror of a static pod, nil when there is none that is up to date.
@@ -159,13 +172,27 @@ func (m *Mirrors) once(ctx context.Context) (again bool, err error) {
 	if node == nil {
 		return len(create) > 0, err
 	}
+	refused := m.refused
+	m.refused = map[types.UID]refusal{}
 	for _, s := range create {
+		old := refused[s.UID]
+		if time.Now().Before(old.until) {
+			m.refused[s.UID] = old
+			again = true
+			continue
+		}
 		_, cerr := m.client.CoreV1().Pods(s.Namespace).Create(ctx, mirror(s, node), metav1.CreateOptions{})
-		if cerr != nil && !apierrors.IsAlreadyExists(cerr) {
-			err = fmt.Errorf("create mirror %s: %w", key(s), cerr)
+		if cerr == nil || apierrors.IsAlreadyExists(cerr) || ctx.Err() != nil {
+			continue
+		}
+		again = true
+		delay := min(max(2*old.delay, time.Second), maxRefused)
+		m.refused[s.UID] = refusal{why: cerr.Error(), delay: delay, until: time.Now().Add(delay)}
+		if cerr.Error() != old.why {
+			m.log.Warn("a static pod has no mirror", "pod", key(s).String(), "err", cerr)
 		}
 	}
-	return false, err
+	return again, err
 }
 
 // mirror is the object that shows a static pod. The owner is the node, as the NodeRestriction

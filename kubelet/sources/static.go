@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -36,17 +38,22 @@ type Sink interface {
 	UIDs() map[types.UID]bool
 }
 
-// Static reads the manifests in a directory: one pod in each *.yaml, *.yml or *.json file.
+// manifestBytes bounds a manifest. Source: upstream's kubelet.
+const manifestBytes = 10 << 20
+
+// Static reads manifests, of one pod each: those in a directory, whatever their names are unless they
+// begin with a dot, or a single one. Directories within are not looked into.
 // A file that changes is another pod; the old one is gone before the new one is started.
 type Static struct {
-	dir, node string
-	sink      Sink
-	mirrors   *Mirrors
-	log       *slog.Logger
-	period    time.Duration
+	path, node string
+	sink       Sink
+	mirrors    *Mirrors
+	log        *slog.Logger
+	period     time.Duration
 
 	// Owned by Run.
 	running map[types.UID]*corev1.Pod
+	ending  map[types.UID]bool // those of running that were told to end; one that is wanted again begins anew once it has
 	stamps  map[string]stamp
 	read    map[string]*corev1.Pod // by file
 	first   chan struct{}
@@ -57,10 +64,10 @@ type stamp struct {
 	size     int64
 }
 
-// NewStatic starts nothing. An empty dir has no pods.
-func NewStatic(dir, node string, sink Sink, mirrors *Mirrors, log *slog.Logger) *Static {
-	return &Static{dir: dir, node: node, sink: sink, mirrors: mirrors, log: log, period: time.Second,
-		running: map[types.UID]*corev1.Pod{}, stamps: map[string]stamp{}, read: map[string]*corev1.Pod{}, first: make(chan struct{})}
+// NewStatic starts nothing. path is a directory or a file; an empty one has no pods.
+func NewStatic(path, node string, sink Sink, mirrors *Mirrors, log *slog.Logger) *Static {
+	return &Static{path: path, node: node, sink: sink, mirrors: mirrors, log: log, period: time.Second,
+		running: map[types.UID]*corev1.Pod{}, ending: map[types.UID]bool{}, stamps: map[string]stamp{}, read: map[string]*corev1.Pod{}, first: make(chan struct{})}
 }
 
 // Synced is closed when the directory has been read once.
@@ -71,7 +78,7 @@ func (s *Static) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.period)
 	defer tick.Stop()
 	for first := true; ; first = false {
-		if s.dir != "" {
+		if s.path != "" {
 			s.once()
 		}
 		if first {
@@ -89,7 +96,7 @@ func (s *Static) Run(ctx context.Context) error {
 func (s *Static) once() {
 	if err := s.scan(); err != nil {
 		if !os.IsNotExist(err) {
-			s.log.Warn("reading static pods failed", "dir", s.dir, "err", err)
+			s.log.Warn("reading static pods failed", "path", s.path, "err", err)
 			return // what runs keeps running
 		}
 		clear(s.read)
@@ -101,16 +108,18 @@ func (s *Static) once() {
 		}
 	}
 	for uid, p := range s.running {
-		if want[uid] == nil {
-			s.log.Info("static pod removed", "pod", p.Namespace+"/"+p.Name)
+		if want[uid] == nil && !s.ending[uid] {
+			s.ending[uid] = true
+			s.log.Info("static pod removed", "pod", p.Namespace+"/"+p.Name, "uid", uid)
 			s.sink.Remove(p)
 		}
 	}
 	alive := s.sink.UIDs()
 	names := map[string]types.UID{}
 	for uid, p := range s.running {
-		if want[uid] == nil && !alive[uid] {
+		if s.ending[uid] && !alive[uid] {
 			delete(s.running, uid)
+			delete(s.ending, uid)
 			continue
 		}
 		names[p.Namespace+"/"+p.Name] = uid
@@ -133,18 +142,14 @@ func (s *Static) once() {
 
 // scan reads the files that have changed.
 func (s *Static) scan() error {
-	entries, err := os.ReadDir(s.dir)
+	paths, err := s.paths()
 	if err != nil {
 		return err
 	}
 	there := map[string]bool{}
-	for _, e := range entries {
-		if e.IsDir() || strings.HasPrefix(e.Name(), ".") || !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(e.Name())) {
-			continue
-		}
-		path := filepath.Join(s.dir, e.Name())
+	for _, path := range paths {
 		info, err := os.Stat(path)
-		if err != nil {
+		if err != nil || !info.Mode().IsRegular() {
 			continue
 		}
 		there[path] = true
@@ -170,10 +175,40 @@ func (s *Static) scan() error {
 	return nil
 }
 
-func (s *Static) load(path string) (*corev1.Pod, error) {
-	text, err := os.ReadFile(path)
+// paths are the files that may be manifests, in the order of their names.
+func (s *Static) paths() ([]string, error) {
+	info, err := os.Stat(s.path)
 	if err != nil {
 		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{s.path}, nil
+	}
+	entries, err := os.ReadDir(s.path)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			out = append(out, filepath.Join(s.path, e.Name()))
+		}
+	}
+	return out, nil
+}
+
+func (s *Static) load(path string) (*corev1.Pod, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, manifestBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > manifestBytes {
+		return nil, fmt.Errorf("larger than %d bytes", manifestBytes)
 	}
 	return Parse(text, path, s.node)
 }
@@ -190,8 +225,8 @@ func Parse(text []byte, file, node string) (*corev1.Pod, error) {
 	if !ok {
 		return nil, fmt.Errorf("want a v1 Pod, have a %T", obj)
 	}
-	if p.Name == "" || len(p.Spec.Containers) == 0 {
-		return nil, fmt.Errorf("a pod needs a name and a container")
+	if p.Name == "" {
+		return nil, errors.New("invalid pod: name is needed for the pod")
 	}
 	if p.UID == "" {
 		canonical, err := runtime.Encode(scheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion), p)
@@ -217,5 +252,11 @@ func Parse(text []byte, file, node string) (*corev1.Pod, error) {
 	p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute})
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: pod.QOS(p)}
 	defaults(p)
+	if errs := faults(p); len(errs) > 0 {
+		return nil, fmt.Errorf("invalid pod: %w", errs.ToAggregate())
+	}
+	if what := needsAPI(&p.Spec); what != "" {
+		return nil, fmt.Errorf("static pods may not reference %s", what)
+	}
 	return p, nil
 }
