@@ -218,7 +218,7 @@ func cleanUp(ctx context.Context, synced []<-chan struct{}, mirrors *sources.Mir
 		}
 	}
 	mirrors.Ready()
-	pool.ThinkAll()
+	pool.SourcesReady()
 	for again := time.Duration(0); ; again = 10 * time.Second {
 		select {
 		case <-time.After(again):

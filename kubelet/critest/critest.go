@@ -45,6 +45,8 @@ type Runtime struct {
 	// Hook, when set, is asked before each such call ("RunPodSandbox", pod name or container
 	// name); its error is the call's. It may block until ctx ends.
 	Hook func(ctx context.Context, call, name string) error
+	// Used is the memory in bytes that each container uses.
+	Used uint64
 	// Answer answers ExecSync.
 	Answer func(container string, cmd []string) (stdout string, code int32)
 
@@ -461,6 +463,16 @@ func (r *Runtime) UpdateContainerResources(ctx context.Context, in *cri.UpdateCo
 		return nil, err
 	}
 	return &cri.UpdateContainerResourcesResponse{}, nil
+}
+
+// ContainerStats implements the CRI.
+func (r *Runtime) ContainerStats(_ context.Context, in *cri.ContainerStatsRequest, _ ...grpc.CallOption) (*cri.ContainerStatsResponse, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.containers[in.ContainerId] == nil {
+		return nil, notFound("container", in.ContainerId)
+	}
+	return &cri.ContainerStatsResponse{Stats: &cri.ContainerStats{Memory: &cri.MemoryUsage{UsageBytes: &cri.UInt64Value{Value: r.Used}}}}, nil
 }
 
 // ExecSync implements the CRI.

@@ -48,9 +48,12 @@ func Admit(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *End {
 	return nil
 }
 
+// rejected begins the message of a pod that was not admitted.
+const rejected = "Pod was rejected: "
+
 // reject is a pod that never starts.
 func reject(reason, message string) *End {
-	return &End{Reason: reason, Message: "Pod was rejected: " + message, Rejected: true}
+	return &End{Reason: reason, Message: rejected + message, Rejected: true}
 }
 
 // Reject is the end of a pod that another room refuses.

@@ -57,6 +57,17 @@ func setConditions(in *Input, d *Decision, last, st *corev1.PodStatus) {
 	if e := in.Memory.End; e != nil && e.Rejected {
 		own = own[4:]
 	}
+	for _, c := range resizes(in, st) {
+		c.LastTransitionTime = metav1.NewTime(in.Now).Rfc3339Copy()
+		c.LastProbeTime = c.LastTransitionTime
+		for _, list := range [][]corev1.PodCondition{last.Conditions, in.Pod.Status.Conditions} {
+			if old := condition(list, c.Type); old != nil && old.Reason == c.Reason {
+				c.LastTransitionTime, c.LastProbeTime = old.LastTransitionTime, old.LastProbeTime
+				break
+			}
+		}
+		all = append(all, c)
+	}
 	for _, c := range own {
 		c.ObservedGeneration = in.Pod.Generation
 		c.LastTransitionTime = metav1.NewTime(in.Now).Rfc3339Copy()

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 )
 
 const (
@@ -283,14 +282,14 @@ func (r *runner) check(c *corev1.Container, n *Container, kind Kind) {
 		kill(in, r.d, n, grace, message, probe.Failed)
 	default:
 		applied, known := in.Memory.Applied[n.ID]
-		if !known || apiequality.Semantic.DeepEqual(applied, c.Resources) {
+		if !known || !Unlike(applied, c.Resources) {
 			return
 		}
 		if resizeRestarts(c, applied) {
 			kill(in, r.d, n, graceOf(p), fmt.Sprintf("Container %s resize requires restart", c.Name), "")
 			return
 		}
-		r.d.step(in, Step{Do: Resize, ID: n.ID, Name: c.Name})
+		r.d.change(in, Step{Do: Change, ID: n.ID, Name: c.Name})
 	}
 }
 

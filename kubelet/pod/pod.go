@@ -189,10 +189,15 @@ type Memory struct {
 	StopAt time.Time
 	// Applied is the resources in force, by container ID, where they are known.
 	Applied map[string]corev1.ResourceRequirements
+	// Pending is why the pod has not been given the resources that its object asks for; nil when it has.
+	Pending *Resize
+	// Resizing is the resize under way; nil when the containers run with what the pod has been given.
+	Resizing *Resize
 }
 
 // Input is everything Decide and Status look at.
 type Input struct {
+	// Pod has the resources that it has been given, see Allocation.
 	Pod    *corev1.Pod
 	Static bool
 	// Removed: the source has no such pod any more.
@@ -221,7 +226,7 @@ const (
 	CreateSandbox               // cgroup, log directory, sandbox
 	Start                       // pull, create, start, postStart
 	Kill                        // preStop, stop
-	Resize                      // update a running container's resources
+	Change                      // give a running container other resources
 	RemoveContainer             // forget a dead one
 	StopSandbox                 //
 	RemoveSandbox               // with all containers in it
@@ -245,7 +250,8 @@ type Step struct {
 
 // Target names what the step works on; one operation per target runs at a time. All
 // Starts share one: containers of a pod start one after another, in the spec's order,
-// and a postStart hook holds up those behind it, as users rely on.
+// and a postStart hook holds up those behind it, as users rely on. All Changes share one
+// as well, so that the pod's own limits hold throughout.
 func (s Step) Target() string {
 	switch s.Do {
 	case SetUp, TearDown:
@@ -254,8 +260,8 @@ func (s Step) Target() string {
 		return "start"
 	case Kill:
 		return "kill/" + s.ID
-	case Resize:
-		return "resize/" + s.ID
+	case Change:
+		return "resize"
 	case RemoveContainer:
 		return "remove/" + s.ID
 	case CreateSandbox:
@@ -281,7 +287,7 @@ func (s Step) String() string {
 		return t
 	case Kill:
 		return fmt.Sprintf("kill %s id=%s grace=%v: %s", s.Name, s.ID, s.Grace, s.Message)
-	case Resize:
+	case Change:
 		return fmt.Sprintf("resize %s id=%s", s.Name, s.ID)
 	case RemoveContainer:
 		return fmt.Sprintf("remove container %s id=%s", s.Name, s.ID)
@@ -337,6 +343,16 @@ func (d *Decision) step(in *Input, s Step) {
 		return
 	}
 	d.Steps = append(d.Steps, s)
+}
+
+// change asks for s unless this decision changes another container already.
+func (d *Decision) change(in *Input, s Step) {
+	for i := range d.Steps {
+		if d.Steps[i].Do == Change {
+			return
+		}
+	}
+	d.step(in, s)
 }
 
 func (d *Decision) again(t time.Time) {

@@ -163,6 +163,9 @@ func (s *statuser) container(c *corev1.Container, kind Kind, last *corev1.Contai
 	st.User = n.User
 	if kind != Ephemeral {
 		st.Resources = c.Resources.DeepCopy()
+		if r, known := in.Memory.Applied[n.ID]; known && n.State == Live {
+			st.Resources = r.DeepCopy()
+		}
 		st.AllocatedResources = c.Resources.Requests.DeepCopy()
 	}
 	if n.StopSignal != "" {

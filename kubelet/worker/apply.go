@@ -66,8 +66,13 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		key := "start/" + s.Name
 		w.memory.Busy[key] = true
 		seen, mounted, sandbox := w.seen, w.mounted, w.seen.Ready(o.Spec.HostNetwork)
-		st := w.last
+		st, applied := w.last, w.appliedByName()
 		op = func() (func(*pod.Memory), error) {
+			if o.Generation > 1 { // it may have been resized since its cgroup was made
+				if err := w.Cgroups.Update(pod.Wider(o, applied)); err != nil {
+					w.log.Warn("resizing the pod's cgroup failed", "err", err)
+				}
+			}
 			apply, err := w.start(ctx, o, s, seen, mounted, sandbox, st)
 			w.started(o, s, err)
 			return func(m *pod.Memory) {
@@ -83,8 +88,9 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		w.memory.Killed[s.ID] = time.Now().Add(s.Grace)
 		ip := w.podIP
 		op = func() (func(*pod.Memory), error) { return nil, w.kill(ctx, o, s, ip, again) }
-	case pod.Resize:
-		op = func() (func(*pod.Memory), error) { return w.resize(ctx, o, s) }
+	case pod.Change:
+		applied := w.appliedByName()
+		op = func() (func(*pod.Memory), error) { return w.change(ctx, o, s, applied) }
 		look = false
 	case pod.RemoveContainer:
 		logPath := ""
@@ -310,25 +316,6 @@ func (w *worker) kill(ctx context.Context, o *corev1.Pod, s pod.Step, ip string,
 		return fmt.Errorf("stop container %s: %w", s.Name, err)
 	}
 	return nil
-}
-
-func (w *worker) resize(ctx context.Context, o *corev1.Pod, s pod.Step) (func(*pod.Memory), error) {
-	spec, _ := pod.Find(o, s.Name)
-	if spec == nil {
-		return nil, nil
-	}
-	if err := w.Cgroups.Update(o); err != nil {
-		return nil, fmt.Errorf("cgroup of the pod: %w", err)
-	}
-	_, err := w.Runtime.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{
-		ContainerId: s.ID, Linux: criconfig.Resources(*w.options.Config, o, spec)})
-	if err != nil {
-		w.event(o, "", corev1.EventTypeWarning, "ResizeError", "Error resizing container "+s.Name+": "+cri.Text(err))
-		return nil, fmt.Errorf("update resources of %s: %w", s.Name, err)
-	}
-	w.event(o, "", corev1.EventTypeNormal, "ResizeCompleted", "Pod resize completed: "+s.Name)
-	resources := *spec.Resources.DeepCopy()
-	return func(m *pod.Memory) { m.Applied[s.ID] = resources }, nil
 }
 
 func (w *worker) removeContainer(ctx context.Context, o *corev1.Pod, s pod.Step, logPath string) error {

@@ -34,6 +34,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -112,7 +113,10 @@ type Pool struct {
 	pending []*worker             // made before Run; guarded by mu
 	running bool                  // guarded by mu
 
-	admitting sync.Mutex // one pod is admitted at a time
+	admitting sync.Mutex    // one pod is admitted, or resized, at a time
+	room      chan struct{} // a token: resizes are to be looked at
+	told      atomic.Bool   // the sources have told all pods that they have
+	hungry    atomic.Bool   // a pod had not begun when resizes were to be looked at
 }
 
 var (
@@ -126,7 +130,7 @@ func New(o Options, r Rooms) *Pool {
 		o.Retry = time.Second
 	}
 	// Twice the cores: half of such a call is waiting.
-	return &Pool{Rooms: r, options: o, gate: newGate(2 * runtime.NumCPU()), workers: map[types.UID]*worker{}}
+	return &Pool{Rooms: r, options: o, gate: newGate(2 * runtime.NumCPU()), workers: map[types.UID]*worker{}, room: make(chan struct{}, 1)}
 }
 
 // Run runs the workers until ctx ends and all of them have.
@@ -138,6 +142,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	}
 	p.pending = nil
 	p.mu.Unlock()
+	p.wg.Go(func() { p.resizeAll(ctx) })
 	p.weigh(ctx)
 	p.wg.Wait()
 	return nil
@@ -151,7 +156,7 @@ func (p *Pool) weigh(ctx context.Context) {
 	for set := int64(-1); ; {
 		sum := int64(0)
 		for _, w := range p.all() {
-			o := w.object()
+			o := w.given(w.object())
 			if v := w.view.Load(); w.admitted.Load() && v != nil && v.phase < pod.Released && pod.QOS(o) == corev1.PodQOSBurstable {
 				requests := resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{})
 				sum += requests.Cpu().MilliValue()
@@ -193,6 +198,13 @@ func (p *Pool) Update(obj *corev1.Pod) {
 	}
 	p.mu.Unlock()
 	w.update(obj, false)
+}
+
+// SourcesReady says that all sources have told all the pods that they have.
+func (p *Pool) SourcesReady() {
+	p.told.Store(true)
+	p.roomMade()
+	p.ThinkAll()
 }
 
 // Remove says that the source has the pod no more: what is left of it is stopped and removed.
@@ -423,17 +435,7 @@ func (p *Pool) UIDs() map[types.UID]bool {
 func (p *Pool) admit(w *worker, o *corev1.Pod) *pod.End {
 	p.admitting.Lock()
 	defer p.admitting.Unlock()
-	var others []*corev1.Pod
-	for _, other := range p.all() {
-		if other == w || !other.admitted.Load() {
-			continue
-		}
-		v := other.view.Load()
-		if v != nil && (v.phase >= pod.Stopped || pod.IsTerminal(v.pod.Status.Phase)) {
-			continue
-		}
-		others = append(others, other.object())
-	}
+	others := p.others(w)
 	if message := criconfig.ForbiddenSysctl(*p.options.Config, o); message != "" {
 		return pod.Reject(criconfig.SysctlForbidden, message)
 	}
@@ -445,8 +447,27 @@ func (p *Pool) admit(w *worker, o *corev1.Pod) *pod.End {
 	if end := pod.Admit(o, others, p.Node.Node()); end != nil {
 		return end
 	}
+	w.mu.Lock()
+	w.resize = resize{given: pod.Allocate(o), judged: o.Generation}
+	w.mu.Unlock()
 	w.admitted.Store(true)
 	return nil
+}
+
+// others are the pods beside w's that hold resources of the node, with what they have been given.
+func (p *Pool) others(w *worker) []*corev1.Pod {
+	var out []*corev1.Pod
+	for _, other := range p.all() {
+		if other == w || !other.admitted.Load() {
+			continue
+		}
+		v := other.view.Load()
+		if v != nil && (v.phase >= pod.Stopped || pod.IsTerminal(v.pod.Status.Phase)) {
+			continue
+		}
+		out = append(out, other.given(other.object()))
+	}
+	return out
 }
 
 // facts are the node's, for pod.Status.

@@ -29,6 +29,7 @@ type worker struct {
 	ended    *pod.End    // guarded by mu
 	look     bool        // the runtime must be looked at; guarded by mu
 	retrying bool        // forget the delays of failures; guarded by mu
+	resize   resize      // guarded by mu
 
 	wake     chan struct{} // a token: something above has changed
 	results  chan result
@@ -51,6 +52,8 @@ type worker struct {
 	began  time.Time   // when the kubelet first saw the pod
 	passed *corev1.Pod // the object of the last pass; nil before the first
 	fresh  bool        // the pod has not run yet, and nothing of it was adopted
+
+	saved []byte // the record of resources as it is on disk
 }
 
 // view is what others may see of a worker.
@@ -187,6 +190,9 @@ func (w *worker) begin() bool {
 	w.last = o.Status.DeepCopy()
 	w.fresh = len(w.seen.Sandboxes) == 0 && (o.Status.Phase == corev1.PodPending || o.Status.Phase == "")
 	known := len(w.seen.Sandboxes) > 0 || o.Status.StartTime != nil || pod.IsTerminal(o.Status.Phase)
+	if known {
+		w.recall(o)
+	}
 	if pod.IsTerminal(o.Status.Phase) && len(o.Status.ContainerStatuses) == 0 && len(w.seen.Sandboxes) == 0 {
 		// Rejected before the kubelet was restarted.
 		w.mu.Lock()
@@ -277,10 +283,12 @@ func (w *worker) pass() time.Time {
 		}
 	}
 	now := time.Now()
-	defer func() { w.measure(o, now) }()
+	defer func(o *corev1.Pod) { w.measure(o, now) }(o)
+	o = w.given(o)
 	in := pod.Input{Pod: o, Static: pod.IsStatic(o), Removed: removed, Last: w.last,
 		Memory: w.memory, Node: w.facts(), Now: now}
 	in.Seen = pod.Recall(w.seen, o, w.last)
+	w.resizing(o, in.Seen)
 	w.probe(&in)
 	in.Memory = w.memory
 	d := pod.Decide(in)
@@ -291,10 +299,17 @@ func (w *worker) pass() time.Time {
 	st := pod.Status(in, d)
 	w.announce(o, d)
 	w.last = st
+	before := w.view.Load()
 	w.show(o, st, &in, d)
+	if w.memory.Phase >= pod.Stopped && (before == nil || before.phase < pod.Stopped) || before == nil && w.hungry.Swap(false) {
+		w.roomMade() // others may grow
+	}
 	w.expect(o)
 	if !removed {
 		w.status.publish(o, st)
+	}
+	if err := w.record(); err != nil {
+		w.log.Warn("what the pod has been given is not recorded", "err", err)
 	}
 	for _, s := range d.Steps {
 		w.begins(o, s)

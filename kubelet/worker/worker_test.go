@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
@@ -76,7 +77,8 @@ func newBench(t *testing.T, pods ...*corev1.Pod) *bench {
 // start is a new kubelet process: it knows nothing but what the API server tells it.
 func (b *bench) start() {
 	client := b.runtime.Client()
-	r := rooms{&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}}
+	r := rooms{&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi")}}}}
 	log := slog.New(slog.DiscardHandler)
 	changes := cri.NewChanges(client, time.Second, log, func(uid types.UID) { b.pool.Poke(uid) })
 	b.pool = New(Options{
@@ -92,6 +94,7 @@ func (b *bench) start() {
 	b.group.Go("pool", b.pool.Run)
 	b.group.Go("changes", changes.Run)
 	b.sync()
+	b.pool.SourcesReady()
 }
 
 // sync tells the pool what the API server has, as the watch would.
