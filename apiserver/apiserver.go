@@ -277,7 +277,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	}
 	s.api = &api{reg: reg, read: read, now: time.Now}
 	act := &actions.Actions{Config: actions.Config{
-		Read: certain, Write: writer{s.api}, Accounts: accounts, Authorizer: authorizer, RBAC: rbac,
+		Read: certain, Write: writer{s.api}, Accounts: accounts, Authorizer: authorizer, RBAC: rbac, Node: slices.Contains(cfg.AuthorizationMode, "Node"),
 		Authenticate: reviewer(accounts, byToken), Audiences: cfg.audiences(),
 		MaxTokenLife: cfg.ServiceAccountMaxExpiration.Duration, ExtendTokens: cfg.ServiceAccountExtend, Now: time.Now,
 	}}
@@ -471,15 +471,15 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 	s.web.Handle("GET /debug/api_priority_and_fairness/{table}", http.HandlerFunc(s.dumpFairness))
 	s.web.LiveCheck("etcd", s.cache.Alive)
 	version := text("application/json", func() ([]byte, error) { return json.MarshalIndent(config.Build(), "", "  ") })
-	s.web.HandleOpen("GET /version", version)
-	s.web.HandleOpen("GET /version/{$}", version)
-	s.web.HandleOpen("GET /{$}", text("application/json", s.paths))
+	s.web.HandleOpen("/version", version)
+	s.web.HandleOpen("/version/{$}", version)
+	s.web.HandleOpen("/{$}", index("application/json", s.paths))
 	base := "https://" + s.advertised().String()
 	if s.advertised().Is6() {
 		base = "https://[" + s.advertised().String() + "]"
 	}
 	base += fmt.Sprintf(":%d", s.cfg.Port)
-	s.web.HandleOpen("GET /.well-known/openid-configuration", text("application/json", func() ([]byte, error) {
+	s.web.HandleOpen("/.well-known/openid-configuration", text("application/json", func() ([]byte, error) {
 		c, _, err := accounts.Discovery(base)
 		if err == nil && s.cfg.ServiceAccountJWKSURI != "" {
 			var doc map[string]any
@@ -490,13 +490,26 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 		}
 		return c, err
 	}))
-	s.web.HandleOpen("GET /openid/v1/jwks", text("application/jwk-set+json", func() ([]byte, error) {
+	s.web.HandleOpen("/openid/v1/jwks", text("application/jwk-set+json", func() ([]byte, error) {
 		_, k, err := accounts.Discovery(base)
 		return k, err
 	}))
 }
 
+// text is a document that can only be read.
 func text(contentType string, f func() ([]byte, error)) http.Handler {
+	read := index(contentType, f)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			rest.WriteError(w, r, rest.NotAllowed())
+			return
+		}
+		read.ServeHTTP(w, r)
+	})
+}
+
+// index answers whatever the method, as upstream.
+func index(contentType string, f func() ([]byte, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := f()
 		if err != nil {

@@ -209,10 +209,27 @@ func TestServer(t *testing.T) {
 		{"bob may not act as admin", bob, "GET", "/api/v1/nodes", []string{"Impersonate-User", "admin"}, 403, `users "admin" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope`},
 		{"admin lists the paths", admin, "GET", "/", nil, 200, ""},
 		{"no such path", admin, "GET", "/nothing", nil, 404, ""},
+		{"the version can only be read", admin, "POST", "/version", nil, 405, "the server does not allow this method on the requested resource"},
 	} {
 		code, got := call(t, row.client, row.method, url+row.path, "", row.headers...)
 		if code != row.want || (row.message != "" && got["message"] != row.message) {
 			t.Errorf("%s: got %d %v, want %d %q", row.who, code, got, row.want, row.message)
+		}
+	}
+	for _, row := range []struct {
+		kind, body, want string // want: part of the answer
+	}{
+		{"authorization.k8s.io/v1/selfsubjectrulesreviews", `{"spec":{"namespace":"default"}}`, `"resourceRules":[{"apiGroups":["*"],"resources":["*"],"verbs":["*"]},{"apiGroups":["authorization.k8s.io"]`},
+		{"authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"system:node:n","groups":["system:nodes"],"resourceAttributes":{"verb":"list","resource":"pods"}}}`, `"reason":"can only list/watch pods with spec.nodeName field selector"`},
+		{"authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"system:node:n","groups":["system:nodes"],"resourceAttributes":{"verb":"list","resource":"pods","fieldSelector":{"requirements":[{"key":"spec.nodeName","operator":"In","values":["n"]}]}}}}`, `"status":{"allowed":true}`},
+		{"authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"bob","resourceAttributes":{"verb":"list","resource":"pods","labelSelector":{"rawSelector":"a b c"}}}}`, `"evaluationError":"spec.resourceAttributes.labelSelector ignored due to parse error"`},
+		{"authorization.k8s.io/v1/subjectaccessreviews", `{"spec":{"user":"u"}}`, `"message":".authorization.k8s.io \"\" is invalid: spec.resourceAttributes: Invalid value: null: exactly one of`},
+		{"authentication.k8s.io/v1/tokenreviews", `{"spec":{"token":"x"}}`, `"error":"invalid bearer token"`},
+		{"authentication.k8s.io/v1/tokenreviews", `{"spec":{"token":"x"}}`, `"fieldsV1":{"f:spec":{"f:token":{}}}`},
+	} {
+		_, got := call(t, admin, "POST", url+"/apis/"+row.kind, row.body)
+		if text, _ := json.Marshal(got); !strings.Contains(string(text), row.want) {
+			t.Errorf("%s %s: %s lacks %s", row.kind, row.body, text, row.want)
 		}
 	}
 	code, got := call(t, admin, "POST", url+"/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"kept"},"data":{"a":"b"}}`)

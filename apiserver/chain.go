@@ -202,7 +202,7 @@ func writes(method string) bool {
 func attributes(u *authn.User, in *rest.Info) authz.Attributes {
 	return authz.Attributes{
 		User: u, Verb: in.Verb, Resource: in.Resource, Group: in.Group, Version: in.Version, Plural: in.Plural,
-		Subresource: in.Subresource, Namespace: in.Namespace, Name: in.Name, Path: in.Path,
+		Subresource: in.Subresource, Namespace: in.Namespace, Name: in.Name, Path: in.Path, Fields: in.Fields,
 	}
 }
 

@@ -117,7 +117,7 @@ func reviewer(accounts *authn.ServiceAccounts, others []authn.Authenticator) fun
 	return func(ctx context.Context, token string, audiences []string) (*authn.User, []string, error) {
 		u, good, ok, err := accounts.Check(token, audiences)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("[invalid bearer token, %w]", err)
 		}
 		if !ok {
 			r := (&http.Request{Header: http.Header{"Authorization": {"Bearer " + token}}}).WithContext(ctx)
@@ -128,8 +128,11 @@ func reviewer(accounts *authn.ServiceAccounts, others []authn.Authenticator) fun
 			}
 			good = audiences
 		}
-		if err != nil || !ok {
-			return nil, nil, errors.Join(err)
+		switch {
+		case err != nil:
+			return nil, nil, fmt.Errorf("[invalid bearer token, %w]", err)
+		case !ok:
+			return nil, nil, errors.New("invalid bearer token")
 		}
 		c := *u
 		c.Groups = append([]string(nil), u.Groups...)

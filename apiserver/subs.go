@@ -57,7 +57,7 @@ func subresources(act *actions.Actions, proxy *streams.Proxy, chain admission.Ch
 			obj, err := c.DecodeAs(bindingKind, func() runtime.Object { return &corev1.Binding{} })
 			if err == nil {
 				b := obj.(*corev1.Binding)
-				if err = place(c, b); err == nil {
+				if err = place(c, "Binding", b); err == nil {
 					if err = admit(r.Context(), chain, c, admission.Create, b); err == nil && !c.Request.DryRun {
 						err = act.Bind(r.Context(), c.Request, c.Namespace, c.Name, b)
 					}
@@ -69,7 +69,7 @@ func subresources(act *actions.Actions, proxy *streams.Proxy, chain admission.Ch
 			obj, err := c.DecodeAs(evictionKind, func() runtime.Object { return &policyv1.Eviction{} })
 			if err == nil {
 				ev := obj.(*policyv1.Eviction)
-				if err = place(c, ev); err == nil {
+				if err = place(c, "Eviction", ev); err == nil {
 					if err = admit(r.Context(), chain, c, admission.Create, ev); err == nil {
 						err = act.Evict(r.Context(), c.Request, c.Namespace, c.Name, ev)
 					}
@@ -106,15 +106,14 @@ func done(c *rest.Call, err error) {
 	c.Respond(http.StatusCreated, created, statusKind)
 }
 
-// place completes the body's name and namespace from the path, and refuses others.
-func place(c *rest.Call, obj metav1.Object) error {
-	if n := obj.GetName(); n != "" && n != c.Name {
-		return apierrors.NewBadRequest("name in URL does not match name in the body's metadata")
-	}
+// place refuses a body that is about another object than the path; only the namespace may be left out.
+func place(c *rest.Call, kind string, obj metav1.Object) error {
 	if n := obj.GetNamespace(); n != "" && n != c.Namespace {
-		return apierrors.NewBadRequest("namespace in URL does not match namespace in the body's metadata")
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
 	}
-	obj.SetName(c.Name)
+	if obj.GetName() != c.Name {
+		return apierrors.NewBadRequest("name in URL does not match name in " + kind + " object")
+	}
 	obj.SetNamespace(c.Namespace)
 	return nil
 }
@@ -165,14 +164,13 @@ func virtual(act *actions.Actions, user func(*resources.Request) *authn.User) ma
 			return out, nil
 		},
 		in(authorization, "selfsubjectaccessreviews"): func(rq *resources.Request, o resources.Object) (resources.Object, error) {
-			return answerOf(act.SelfSubjectAccessReview(rq.Context, user(rq), o.(*authorizationv1.SelfSubjectAccessReview)))
+			return act.SelfSubjectAccessReview(rq.Context, user(rq), o.(*authorizationv1.SelfSubjectAccessReview)), nil
 		},
 		in(authorization, "subjectaccessreviews"): func(rq *resources.Request, o resources.Object) (resources.Object, error) {
-			return answerOf(act.SubjectAccessReview(rq.Context, o.(*authorizationv1.SubjectAccessReview)))
+			return act.SubjectAccessReview(rq.Context, o.(*authorizationv1.SubjectAccessReview)), nil
 		},
 		in(authorization, "localsubjectaccessreviews"): func(rq *resources.Request, o resources.Object) (resources.Object, error) {
-			r := o.(*authorizationv1.LocalSubjectAccessReview)
-			return answerOf(act.LocalSubjectAccessReview(rq.Context, r.Namespace, r))
+			return act.LocalSubjectAccessReview(rq.Context, o.(*authorizationv1.LocalSubjectAccessReview)), nil
 		},
 		in(authorization, "selfsubjectrulesreviews"): func(rq *resources.Request, o resources.Object) (resources.Object, error) {
 			return answerOf(act.SelfSubjectRulesReview(user(rq), o.(*authorizationv1.SelfSubjectRulesReview)))

@@ -36,6 +36,7 @@ type Config struct {
 	Accounts   *authn.ServiceAccounts
 	Authorizer authz.Authorizer
 	RBAC       *authz.RBAC
+	Node       bool // kubelets are authorized by what their pods need, which nobody can list
 	// Authenticate checks a bearer token for a TokenReview.
 	Authenticate func(ctx context.Context, token string, audiences []string) (*authn.User, []string, error)
 	Audiences    []string      // of this server

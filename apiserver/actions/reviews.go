@@ -2,13 +2,16 @@ package actions
 
 import (
 	"context"
-	"fmt"
+	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/util/validation/field"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
@@ -57,45 +60,91 @@ func (a *Actions) SelfSubjectReview(u *authn.User, in *authenticationv1.SelfSubj
 	return out
 }
 
-// attributes turns the spec of an access review into a question. Exactly one of the two kinds of attributes is set.
-func attributes(u *authn.User, res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes) (authz.Attributes, *field.Error) {
-	spec := field.NewPath("spec")
-	switch {
-	case res != nil && non != nil:
-		return authz.Attributes{}, field.Invalid(spec.Child("nonResourceAttributes"), non, "cannot be specified in combination with resourceAttributes")
-	case res != nil:
-		return authz.Attributes{
-			User: u, Verb: res.Verb, Resource: true, Group: res.Group, Version: res.Version, Plural: res.Resource,
-			Subresource: res.Subresource, Namespace: res.Namespace, Name: res.Name,
-		}, nil
-	case non != nil:
+// attributes turns the spec of an access review into a question; the resource's row has seen to it
+// that exactly one of the two kinds of attributes is set. ignored tells which selectors, or parts of them,
+// count for nothing because they cannot be read: what is asked is then about more than was meant.
+func attributes(u *authn.User, res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes) (at authz.Attributes, ignored []string) {
+	if res == nil {
 		return authz.Attributes{User: u, Verb: non.Verb, Path: non.Path}, nil
 	}
-	return authz.Attributes{}, field.Invalid(spec.Child("resourceAttributes"), nil, "exactly one of nonResourceAttributes or resourceAttributes must be specified")
-}
-
-func (a *Actions) answer(ctx context.Context, at authz.Attributes) authorizationv1.SubjectAccessReviewStatus {
-	d, reason, err := a.Authorizer.Authorize(ctx, at)
-	st := authorizationv1.SubjectAccessReviewStatus{Allowed: d == authz.Allow, Denied: d == authz.Deny, Reason: reason}
-	if err != nil {
-		st.EvaluationError = err.Error()
+	at = authz.Attributes{
+		User: u, Verb: res.Verb, Resource: true, Group: res.Group, Version: res.Version, Plural: res.Resource,
+		Subresource: res.Subresource, Namespace: res.Namespace, Name: res.Name,
 	}
-	return st
+	if s := res.FieldSelector; s != nil {
+		terms, whole := fieldTerms(s)
+		at.Fields = terms
+		ignored = note(ignored, "field", whole, len(terms) > 0)
+	}
+	if s := res.LabelSelector; s != nil { // no authorizer here reads labels
+		any, whole := labelTerms(s)
+		ignored = note(ignored, "label", whole, any)
+	}
+	return at, ignored
 }
 
-func invalid(kind string, err *field.Error) error {
-	return apierrors.NewInvalid(authorizationv1.SchemeGroupVersion.WithKind("").GroupKind(), "", field.ErrorList{err})
+func note(list []string, which string, whole, any bool) []string {
+	switch {
+	case whole:
+		return list
+	case any:
+		return append(list, "spec.resourceAttributes."+which+"Selector partially ignored due to parse error")
+	}
+	return append(list, "spec.resourceAttributes."+which+"Selector ignored due to parse error")
+}
+
+// fieldTerms are the terms that can be read; whole: these are all.
+func fieldTerms(s *authorizationv1.FieldSelectorAttributes) (terms fields.Requirements, whole bool) {
+	whole = true
+	if s.RawSelector != "" {
+		sel, err := fields.ParseSelector(s.RawSelector)
+		if err != nil {
+			return nil, false
+		}
+		terms = sel.Requirements()
+	}
+	for _, q := range s.Requirements {
+		op := map[metav1.FieldSelectorOperator]selection.Operator{
+			metav1.FieldSelectorOpIn: selection.Equals, metav1.FieldSelectorOpNotIn: selection.NotEquals,
+		}[q.Operator]
+		if op == "" || len(q.Values) != 1 {
+			whole = false
+			continue
+		}
+		terms = append(terms, fields.Requirement{Field: q.Key, Operator: op, Value: q.Values[0]})
+	}
+	return terms, whole
+}
+
+func labelTerms(s *authorizationv1.LabelSelectorAttributes) (any, whole bool) {
+	whole = true
+	if s.RawSelector != "" {
+		sel, err := labels.Parse(s.RawSelector)
+		return err == nil && !sel.Empty(), err == nil
+	}
+	for _, q := range s.Requirements {
+		_, err := metav1.LabelSelectorAsSelector(&metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{q}})
+		any, whole = any || err == nil, whole && err == nil
+	}
+	return any, whole
+}
+
+func (a *Actions) answer(ctx context.Context, u *authn.User, res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes) authorizationv1.SubjectAccessReviewStatus {
+	at, errs := attributes(u, res, non)
+	d, reason, err := a.Authorizer.Authorize(ctx, at)
+	if err != nil {
+		errs = append([]string{err.Error()}, errs...)
+	}
+	return authorizationv1.SubjectAccessReviewStatus{
+		Allowed: d == authz.Allow, Denied: d == authz.Deny, Reason: reason, EvaluationError: strings.Join(errs, "; "),
+	}
 }
 
 // SelfSubjectAccessReview tells the caller whether it may do something.
-func (a *Actions) SelfSubjectAccessReview(ctx context.Context, u *authn.User, in *authorizationv1.SelfSubjectAccessReview) (*authorizationv1.SelfSubjectAccessReview, error) {
-	at, bad := attributes(u, in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
-	if bad != nil {
-		return nil, invalid("SelfSubjectAccessReview", bad)
-	}
+func (a *Actions) SelfSubjectAccessReview(ctx context.Context, u *authn.User, in *authorizationv1.SelfSubjectAccessReview) *authorizationv1.SelfSubjectAccessReview {
 	out := in.DeepCopy()
-	out.Status = a.answer(ctx, at)
-	return out, nil
+	out.Status = a.answer(ctx, u, in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
+	return out
 }
 
 func subject(spec *authorizationv1.SubjectAccessReviewSpec) *authn.User {
@@ -110,75 +159,49 @@ func subject(spec *authorizationv1.SubjectAccessReviewSpec) *authn.User {
 }
 
 // SubjectAccessReview tells whether somebody may do something.
-func (a *Actions) SubjectAccessReview(ctx context.Context, in *authorizationv1.SubjectAccessReview) (*authorizationv1.SubjectAccessReview, error) {
-	if in.Spec.User == "" && len(in.Spec.Groups) == 0 {
-		return nil, invalid("SubjectAccessReview", field.Invalid(field.NewPath("spec", "user"), "", "at least one of user or group must be specified"))
-	}
-	at, bad := attributes(subject(&in.Spec), in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
-	if bad != nil {
-		return nil, invalid("SubjectAccessReview", bad)
-	}
+func (a *Actions) SubjectAccessReview(ctx context.Context, in *authorizationv1.SubjectAccessReview) *authorizationv1.SubjectAccessReview {
 	out := in.DeepCopy()
-	out.Status = a.answer(ctx, at)
-	return out, nil
+	out.Status = a.answer(ctx, subject(&in.Spec), in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
+	return out
 }
 
-// LocalSubjectAccessReview is a SubjectAccessReview about one namespace.
-func (a *Actions) LocalSubjectAccessReview(ctx context.Context, namespace string, in *authorizationv1.LocalSubjectAccessReview) (*authorizationv1.LocalSubjectAccessReview, error) {
-	const kind = "LocalSubjectAccessReview"
-	if in.Spec.User == "" && len(in.Spec.Groups) == 0 {
-		return nil, invalid(kind, field.Invalid(field.NewPath("spec", "user"), "", "at least one of user or group must be specified"))
-	}
-	if in.Spec.ResourceAttributes == nil {
-		return nil, invalid(kind, field.Invalid(field.NewPath("spec", "resourceAttributes"), nil, "must be specified: a local review is about resources"))
-	}
-	if in.Spec.ResourceAttributes.Namespace != namespace {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("spec.resourceAttributes.namespace must match namespace: %s", namespace))
-	}
-	at, bad := attributes(subject(&in.Spec), in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
-	if bad != nil {
-		return nil, invalid(kind, bad)
-	}
+// LocalSubjectAccessReview is a SubjectAccessReview about one namespace, which the row has compared with the path's.
+func (a *Actions) LocalSubjectAccessReview(ctx context.Context, in *authorizationv1.LocalSubjectAccessReview) *authorizationv1.LocalSubjectAccessReview {
 	out := in.DeepCopy()
-	out.Status = a.answer(ctx, at)
-	return out, nil
+	out.Status = a.answer(ctx, subject(&in.Spec), in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
+	return out
 }
 
-// SelfSubjectRulesReview lists what the caller may do in a namespace.
+// SelfSubjectRulesReview lists what roles let the caller do in a namespace.
 func (a *Actions) SelfSubjectRulesReview(u *authn.User, in *authorizationv1.SelfSubjectRulesReview) (*authorizationv1.SelfSubjectRulesReview, error) {
 	if in.Spec.Namespace == "" {
 		return nil, apierrors.NewBadRequest("no namespace on request")
 	}
-	out := in.DeepCopy()
-	out.Status = authorizationv1.SubjectRulesReviewStatus{
+	st := authorizationv1.SubjectRulesReviewStatus{
 		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
 	}
-	rules, err := a.ownRules(u, in.Spec.Namespace)
-	if err != nil {
-		out.Status.EvaluationError = err.Error()
+	var errs []string
+	if _, ok := authz.NodeName(u); ok && a.Node {
+		st.Incomplete = true
+		errs = append(errs, "node authorizer does not support user rule resolution")
 	}
+	var rules []rbacv1.PolicyRule
+	if a.RBAC != nil {
+		var err error
+		if rules, err = a.RBAC.Rules(u, in.Spec.Namespace); err != nil {
+			errs = append(errs, err.Error())
+		}
+	}
+	st.EvaluationError = strings.Join(errs, ", ")
 	for _, r := range rules {
 		if len(r.Resources) > 0 {
-			out.Status.ResourceRules = append(out.Status.ResourceRules, authorizationv1.ResourceRule{
+			st.ResourceRules = append(st.ResourceRules, authorizationv1.ResourceRule{
 				Verbs: r.Verbs, APIGroups: r.APIGroups, Resources: r.Resources, ResourceNames: r.ResourceNames,
 			})
 		}
 		if len(r.NonResourceURLs) > 0 {
-			out.Status.NonResourceRules = append(out.Status.NonResourceRules, authorizationv1.NonResourceRule{Verbs: r.Verbs, NonResourceURLs: r.NonResourceURLs})
+			st.NonResourceRules = append(st.NonResourceRules, authorizationv1.NonResourceRule{Verbs: r.Verbs, NonResourceURLs: r.NonResourceURLs})
 		}
 	}
-	return out, nil
-}
-
-func (a *Actions) ownRules(u *authn.User, namespace string) ([]rbacv1.PolicyRule, error) {
-	var rules []rbacv1.PolicyRule
-	if u.In(authn.GroupMasters) {
-		rules = append(rules, rbacv1.PolicyRule{Verbs: []string{"*"}, APIGroups: []string{"*"}, Resources: []string{"*"}},
-			rbacv1.PolicyRule{Verbs: []string{"*"}, NonResourceURLs: []string{"*"}})
-	}
-	if a.RBAC == nil {
-		return rules, nil
-	}
-	more, err := a.RBAC.Rules(u, namespace)
-	return append(rules, more...), err
+	return &authorizationv1.SelfSubjectRulesReview{Status: st}, nil
 }

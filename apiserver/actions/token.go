@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -27,6 +28,14 @@ const (
 
 // Token issues a token for a service account. The answer is tr with its status filled in.
 func (a *Actions) Token(ctx context.Context, rq *resources.Request, namespace, name string, tr *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	kind := authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind()
+	if tr.Namespace != "" && tr.Namespace != namespace {
+		return nil, apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	if tr.Name != "" && tr.Name != name {
+		return nil, apierrors.NewInvalid(kind, name, field.ErrorList{
+			field.Invalid(field.NewPath("metadata", "name"), tr.Name, "must match the service account name if specified")})
+	}
 	sa, err := resources.Lookup[corev1.ServiceAccount](a.Read, grServiceAccounts, namespace, name)
 	if err != nil {
 		return nil, err
@@ -34,11 +43,12 @@ func (a *Actions) Token(ctx context.Context, rq *resources.Request, namespace, n
 	if sa == nil {
 		return nil, apierrors.NewNotFound(grServiceAccounts, name)
 	}
+	if tr.UID != "" && tr.UID != sa.UID {
+		return nil, apierrors.NewConflict(schema.GroupResource{Group: kind.Group, Resource: kind.Kind}, name,
+			fmt.Errorf("the UID in the token request (%s) does not match the UID of the service account (%s)", tr.UID, sa.UID))
+	}
 	out := tr.DeepCopy()
 	spec := &out.Spec
-	if out.Name != "" && out.Name != name {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("metadata.name %q does not match the service account %q of the path", out.Name, name))
-	}
 	if spec.ExpirationSeconds == nil {
 		s := int64(defaultTokenLife / time.Second)
 		spec.ExpirationSeconds = &s
@@ -56,7 +66,7 @@ func (a *Actions) Token(ctx context.Context, rq *resources.Request, namespace, n
 		errs = append(errs, field.Invalid(path.Child("expirationSeconds"), *spec.ExpirationSeconds, "may not specify a duration larger than 2^32 seconds"))
 	}
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), name, errs)
+		return nil, apierrors.NewInvalid(kind, "", errs)
 	}
 	if a.MaxTokenLife > 0 && life > a.MaxTokenLife {
 		rq.Warn(fmt.Sprintf("requested expiration of %d seconds shortened to %d seconds", int64(life.Seconds()), int64(a.MaxTokenLife.Seconds())))
@@ -77,7 +87,7 @@ func (a *Actions) Token(ctx context.Context, rq *resources.Request, namespace, n
 	if signedFor != life { // the holder renews in time, whatever the token itself says
 		expires = a.Now().Add(life)
 	}
-	out.Name, out.Namespace = sa.Name, sa.Namespace
+	out.Name, out.Namespace, out.UID = sa.Name, sa.Namespace, sa.UID
 	out.CreationTimestamp = metav1.NewTime(rq.Now)
 	out.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires)}
 	return out, nil
@@ -94,8 +104,9 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 		}
 		return nil
 	}
+	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
 	switch {
-	case ref.APIVersion == "v1" && ref.Kind == "Pod":
+	case gvk.Group == "" && ref.Kind == "Pod":
 		p, err := resources.Lookup[corev1.Pod](a.Read, grPods, namespace, ref.Name)
 		if err != nil {
 			return nil, nil, nil, err
@@ -121,7 +132,7 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 			}
 		}
 		return pod, nil, node, nil
-	case ref.APIVersion == "v1" && ref.Kind == "Secret":
+	case gvk.Group == "" && ref.Kind == "Secret":
 		s, err := resources.Lookup[corev1.Secret](a.Read, grSecrets, namespace, ref.Name)
 		if err != nil {
 			return nil, nil, nil, err
@@ -130,7 +141,7 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 			return nil, nil, nil, apierrors.NewNotFound(grSecrets, ref.Name)
 		}
 		return nil, &authn.Bound{Name: s.Name, UID: s.UID}, nil, same("secrets", s.UID)
-	case ref.APIVersion == "v1" && ref.Kind == "Node":
+	case gvk.Group == "" && ref.Kind == "Node":
 		n, err := resources.Lookup[corev1.Node](a.Read, grNodes, "", ref.Name)
 		if err != nil {
 			return nil, nil, nil, err
@@ -140,5 +151,5 @@ func (a *Actions) boundObject(rq *resources.Request, namespace, account string, 
 		}
 		return nil, nil, &authn.Bound{Name: n.Name, UID: n.UID}, same("nodes", n.UID)
 	}
-	return nil, nil, nil, apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount to a %s %s; use a v1 Pod, Secret or Node", ref.APIVersion, ref.Kind))
+	return nil, nil, nil, apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk))
 }

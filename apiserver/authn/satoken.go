@@ -102,7 +102,8 @@ func (s *ServiceAccounts) Issue(sa *corev1.ServiceAccount, audiences []string, l
 	c.IssuedAt, c.NotBefore, c.Expiry = jwt.NewNumericDate(now), jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(life))
 	c.Private.Namespace, c.Private.ServiceAccount = sa.Namespace, Bound{Name: sa.Name, UID: sa.UID}
 	c.Private.Pod, c.Private.Secret, c.Private.Node = pod, secret, node
-	token, err := jwt.Signed(sg).Claims(c).Serialize()
+	// Audiences are a list also where there is one: clients read them as such.
+	token, err := jwt.Signed(sg).Claims(c).Claims(map[string]any{"aud": audiences}).Serialize()
 	return token, c.Expiry.Time(), err
 }
 
@@ -160,7 +161,7 @@ func (s *ServiceAccounts) Check(token string, audiences []string) (u *User, good
 		}
 	}
 	if len(good) == 0 {
-		return nil, nil, true, fmt.Errorf("service account token is for audiences %q, not for %q", []string(c.Audience), audiences)
+		return nil, nil, true, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(c.Audience), audiences)
 	}
 	u, err = s.bound(c)
 	return u, good, true, err

@@ -4,6 +4,8 @@ package authz
 import (
 	"context"
 
+	"k8s.io/apimachinery/pkg/fields"
+
 	"github.com/keelson/keelson/apiserver/authn"
 )
 
@@ -15,6 +17,9 @@ type Attributes struct {
 	Resource                                             bool // false: Path
 	Group, Version, Plural, Subresource, Namespace, Name string
 	Path                                                 string
+	// Fields are the terms of the field selector that a list, a watch or a deletion of many
+	// is bound to: all of them hold for every object that the answer shows.
+	Fields fields.Requirements
 }
 
 // Decision is an authorizer's answer.

@@ -7,7 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
@@ -120,7 +122,8 @@ func TestNode(t *testing.T) {
 			},
 		},
 	}
-	tree := readertest.New(pod,
+	n1 := "n1"
+	tree := readertest.New(pod, &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s1"}, Spec: resourcev1.ResourceSliceSpec{NodeName: &n1}},
 		&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "claim"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv1"}},
 		&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pv1"}})
 	z := &authz.Node{
@@ -133,26 +136,46 @@ func TestNode(t *testing.T) {
 		},
 	}
 	for _, c := range []struct {
-		node, verb, group, plural, sub, namespace, name string
-		want                                            bool
+		node, verb, group, plural, sub, namespace, name, where string
+		want                                                   bool
 	}{
-		{"n1", "get", "", "secrets", "", "ns", "env", true},
-		{"n1", "watch", "", "secrets", "", "ns", "vol", true},
-		{"n1", "get", "", "secrets", "", "other", "env", false},
-		{"n1", "get", "", "secrets", "", "ns", "else", false},
-		{"n1", "list", "", "secrets", "", "ns", "", false},
-		{"n1", "update", "", "secrets", "", "ns", "env", false},
-		{"n2", "get", "", "secrets", "", "ns", "env", false},
-		{"n1", "get", "", "persistentvolumes", "", "", "pv1", true},
-		{"n2", "get", "", "persistentvolumes", "", "", "pv1", false},
-		{"n1", "create", "", "serviceaccounts", "token", "ns", "bot", true},
-		{"n2", "create", "", "serviceaccounts", "token", "ns", "bot", false},
-		{"n1", "update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n1", true},
-		{"n1", "update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n2", false},
-		{"n1", "list", "", "services", "", "", "", true},
-		{"n1", "get", "", "nodes", "", "", "n2", false},
+		{"n1", "list", "", "pods", "", "", "", "spec.nodeName=n1", true},
+		{"n1", "watch", "", "pods", "", "", "", "spec.nodeName=n1,status.phase!=Failed", true},
+		{"n1", "list", "", "pods", "", "", "", "", false},
+		{"n1", "list", "", "pods", "", "", "", "spec.nodeName!=n1", false},
+		{"n2", "list", "", "pods", "", "", "", "spec.nodeName=n1", false},
+		{"n1", "get", "", "pods", "", "ns", "p", "", true},
+		{"n2", "get", "", "pods", "", "ns", "p", "", false},
+		{"n1", "watch", "", "pods", "", "ns", "p", "metadata.name=p", true},
+		{"n1", "list", "", "nodes", "", "", "", "", false},
+		{"n1", "watch", "", "nodes", "", "", "n1", "metadata.name=n1", true},
+		{"n1", "list", "", "nodes", "", "", "n2", "metadata.name=n2", false},
+		{"n1", "create", "resource.k8s.io", "resourceslices", "", "", "", "", true},
+		{"n1", "get", "resource.k8s.io", "resourceslices", "", "", "s1", "", true},
+		{"n2", "delete", "resource.k8s.io", "resourceslices", "", "", "s1", "", false},
+		{"n1", "deletecollection", "resource.k8s.io", "resourceslices", "", "", "", "spec.nodeName=n1", true},
+		{"n1", "deletecollection", "resource.k8s.io", "resourceslices", "", "", "", "", false},
+		{"n1", "get", "", "secrets", "", "ns", "env", "", true},
+		{"n1", "watch", "", "secrets", "", "ns", "vol", "", true},
+		{"n1", "get", "", "secrets", "", "other", "env", "", false},
+		{"n1", "get", "", "secrets", "", "ns", "else", "", false},
+		{"n1", "list", "", "secrets", "", "ns", "", "", false},
+		{"n1", "update", "", "secrets", "", "ns", "env", "", false},
+		{"n2", "get", "", "secrets", "", "ns", "env", "", false},
+		{"n1", "get", "", "persistentvolumes", "", "", "pv1", "", true},
+		{"n2", "get", "", "persistentvolumes", "", "", "pv1", "", false},
+		{"n1", "create", "", "serviceaccounts", "token", "ns", "bot", "", true},
+		{"n2", "create", "", "serviceaccounts", "token", "ns", "bot", "", false},
+		{"n1", "update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n1", "", true},
+		{"n1", "update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n2", "", false},
+		{"n1", "list", "", "services", "", "", "", "", true},
+		{"n1", "get", "", "nodes", "", "", "n2", "", false},
 	} {
-		d, reason, err := z.Authorize(context.Background(), authz.Attributes{
+		sel, err := fields.ParseSelector(c.where)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, reason, err := z.Authorize(context.Background(), authz.Attributes{Fields: sel.Requirements(),
 			User: &authn.User{Name: "system:node:" + c.node, Groups: []string{authn.GroupNodes}},
 			Verb: c.verb, Resource: true, Group: c.group, Plural: c.plural, Subresource: c.sub, Namespace: c.namespace, Name: c.name})
 		if err != nil || (d == authz.Allow) != c.want {

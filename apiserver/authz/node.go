@@ -7,8 +7,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
 
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/resources"
@@ -63,8 +65,18 @@ func (n *Node) Authorize(_ context.Context, a Attributes) (Decision, string, err
 			return own(a, node, "kube-node-lease")
 		case gr == grCSINodes:
 			return own(a, node, "")
-		case gr == grNodes && a.Subresource == "" && a.Name != "" && a.Name != node && (a.Verb == "get" || a.Verb == "watch"):
-			return NoOpinion, fmt.Sprintf("node %q cannot read %q, only its own Node object", node, a.Name), nil
+		case gr == grNodes && a.Subresource == "" && reads(a.Verb):
+			switch a.Name {
+			case node:
+				return Allow, "", nil
+			case "":
+				return NoOpinion, fmt.Sprintf("node '%s' cannot read all nodes, only its own Node object", node), nil
+			}
+			return NoOpinion, fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", node, a.Name), nil
+		case gr == grPods && a.Subresource == "" && reads(a.Verb):
+			return n.readPods(node, gr, a)
+		case gr == grSlices:
+			return n.slices(node, gr, a)
 		}
 	}
 	for i := range n.Rules {
@@ -75,7 +87,51 @@ func (n *Node) Authorize(_ context.Context, a Attributes) (Decision, string, err
 	return NoOpinion, "", nil
 }
 
+func reads(verb string) bool { return verb == "get" || verb == "list" || verb == "watch" }
+
+// selects reports whether the request shows only objects whose field has the value.
+func selects(a Attributes, name, value string) bool {
+	for _, q := range a.Fields {
+		if q.Field == name && q.Value == value && (q.Operator == selection.Equals || q.Operator == selection.DoubleEquals) {
+			return true
+		}
+	}
+	return false
+}
+
+// readPods: a kubelet sees the pods that are bound to its node.
+func (n *Node) readPods(node string, gr schema.GroupResource, a Attributes) (Decision, string, error) {
+	switch {
+	case a.Verb != "get" && selects(a, "spec.nodeName", node):
+		return Allow, "", nil
+	case a.Verb == "get" || a.Name != "":
+		return n.referenced(node, gr, a)
+	}
+	return NoOpinion, "can only list/watch pods with spec.nodeName field selector", nil
+}
+
+// slices: a kubelet publishes the devices of its own node.
+func (n *Node) slices(node string, gr schema.GroupResource, a Attributes) (Decision, string, error) {
+	if a.Subresource != "" {
+		return NoOpinion, "cannot authorize ResourceSlice subresources", nil
+	}
+	switch a.Verb {
+	case "create": // the node is in the body; NodeRestriction checks it
+		return Allow, "", nil
+	case "get", "update", "patch", "delete":
+		return n.referenced(node, gr, a)
+	case "list", "watch", "deletecollection":
+		if selects(a, resourcev1.ResourceSliceSelectorNodeName, node) {
+			return Allow, "", nil
+		}
+		return NoOpinion, "can only list/watch/deletecollection resourceslices with nodeName field selector", nil
+	}
+	return NoOpinion, "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection", nil
+}
+
 var (
+	grPods            = schema.GroupResource{Resource: "pods"}
+	grSlices          = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}
 	grSecrets         = schema.GroupResource{Resource: "secrets"}
 	grConfigMaps      = schema.GroupResource{Resource: "configmaps"}
 	grClaims          = schema.GroupResource{Resource: "persistentvolumeclaims"}
@@ -127,6 +183,13 @@ func (n *Node) referenced(node string, gr schema.GroupResource, a Attributes) (D
 		}
 		return NoOpinion, noRelation(node, a), err
 	}
+	if gr == grSlices {
+		s, err := resources.Lookup[resourcev1.ResourceSlice](n.Read, gr, "", a.Name)
+		if err == nil && s != nil && s.Spec.NodeName != nil && *s.Spec.NodeName == node {
+			return Allow, "", nil
+		}
+		return NoOpinion, noRelation(node, a), err
+	}
 	found := false
 	var failed error
 	err := n.Pods(node, func(pod *corev1.Pod) bool {
@@ -153,6 +216,9 @@ func (n *Node) refers(pod *corev1.Pod, gr schema.GroupResource, namespace, name 
 	}
 	if pod.Namespace != namespace {
 		return false, nil
+	}
+	if gr == grPods {
+		return pod.Name == name, nil
 	}
 	// A mirror pod exists because of the node, and proves nothing that the node may read.
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"mime"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,4 +154,16 @@ func negotiate(accept string, stream, pretty bool) (f Format, ok bool) {
 	}
 	f.Pretty = f.Pretty || (pretty && !stream)
 	return f, ok
+}
+
+// WantsPretty reports whether JSON shall be indented: the query decides, then whether a person
+// seems to read the answer.
+func WantsPretty(r *http.Request) bool {
+	if r.URL.RawQuery != "" {
+		if p := r.URL.Query().Get("pretty"); p != "" {
+			return p == "true" || p == "1"
+		}
+	}
+	agent := r.UserAgent()
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 }

@@ -117,7 +117,6 @@ func appendText(dst, text []byte, f Format) ([]byte, error) {
 	if f.Pretty {
 		b := bytes.NewBuffer(dst)
 		err := json.Indent(b, text, "", "  ")
-		b.WriteByte('\n')
 		return b.Bytes(), err
 	}
 	dst = append(dst, text...)
@@ -167,10 +166,10 @@ func WriteList[S Source](w io.Writer, row *resources.Row, items []S, meta metav1
 	case f.Kind == Protobuf:
 		return writeProtobufList(w, items, meta, gvk)
 	case f.Kind == JSON && !f.Pretty:
-		return writeJSONList(w, items, meta, gvk)
+		return writeJSONList(w, row, items, meta, gvk)
 	}
 	var b bytes.Buffer
-	if err := writeJSONList(&b, items, meta, gvk); err != nil {
+	if err := writeJSONList(&b, row, items, meta, gvk); err != nil {
 		return err
 	}
 	out, err := appendText(nil, b.Bytes(), f)
@@ -209,8 +208,19 @@ func writeProtobufList[S Source](w io.Writer, items []S, meta metav1.ListMeta, g
 	return err
 }
 
-func writeJSONList[S Source](w io.Writer, items []S, meta metav1.ListMeta, gvk schema.GroupVersionKind) error {
-	head, err := json.Marshal(meta)
+// customListMeta is the ListMeta of custom objects, which says also that nothing continues.
+type customListMeta struct {
+	Continue           string `json:"continue"`
+	RemainingItemCount *int64 `json:"remainingItemCount,omitempty"`
+	ResourceVersion    string `json:"resourceVersion,omitempty"`
+}
+
+func writeJSONList[S Source](w io.Writer, row *resources.Row, items []S, meta metav1.ListMeta, gvk schema.GroupVersionKind) error {
+	var shown any = meta
+	if row.Custom != nil {
+		shown = customListMeta{meta.Continue, meta.RemainingItemCount, meta.ResourceVersion}
+	}
+	head, err := json.Marshal(shown)
 	if err != nil {
 		return err
 	}

@@ -302,6 +302,12 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v, want %s", c.name, got["message"], c.want)
 		}
 	}
+	if code, got, _ := s.ask("POST", v1, `{"spec":{}}`); code != 400 || !strings.Contains(fmt.Sprint(got["message"]), `Object 'Kind' is missing in '{"spec":{}}'`) {
+		t.Errorf("no kind: %d %v", code, got["message"])
+	}
+	if c, ok := s.must(200, "GET", v1, "")["metadata"].(object)["continue"]; !ok || c != "" {
+		t.Errorf("continue of an empty list: %v", c)
+	}
 	s.must(201, "POST", v1, widget("red", `{"color":"red"}`))
 	if _, got, _ := s.ask("PATCH", v1+"/red", `{"spec":{"color":"blue"}}`, "Content-Type", merge); !strings.Contains(fmt.Sprint(got["message"]), "red stays") {
 		t.Errorf("a transition rule: %v", got)
@@ -391,6 +397,9 @@ func TestDeletionOfADefinition(t *testing.T) {
 	gone := s.must(200, "DELETE", crds+"/widgets.shop.example.com", "")
 	if condition(gone, "Terminating") != "True InstanceDeletionPending" {
 		t.Errorf("deleted: %v", gone["status"])
+	}
+	if m := gone["metadata"].(object); m["deletionGracePeriodSeconds"] != nil || m["generation"] != 1.0 {
+		t.Errorf("a definition is only marked with a time: %v", m)
 	}
 	s.until("a is gone", func() bool { code, _, _ := s.ask("GET", v1+"/a", ""); return code == 404 })
 	s.must(403, "POST", v1, widget("c", `{"color":"red"}`))

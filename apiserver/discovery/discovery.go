@@ -121,7 +121,8 @@ func (d *document) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// ServeHTTP answers what it knows and 404 for the rest.
+// ServeHTTP answers what it knows and 404 for the rest. As upstream, the lists of groups and
+// the OpenAPI documents are answered whatever the method; the others can only be read.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.Trim(r.URL.Path, "/")
 	parts := strings.Split(path, "/")
@@ -131,6 +132,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "openapi/v3" || strings.HasPrefix(path, "openapi/v3/"):
 		s.openapiV3(w, r, strings.TrimPrefix(strings.TrimPrefix(path, "openapi/v3"), "/"))
 	case path == "api" || path == "apis":
+		if path == "api" && r.Method != http.MethodGet {
+			s.notAllowed(w)
+			return
+		}
 		if aggregated(r.Header.Get("Accept")) {
 			s.aggregated(w, r, path)
 			return
@@ -172,8 +177,8 @@ func v1kind(kind string) schema.GroupVersionKind {
 
 // object answers with a document of the plain kind; these are small and made each time.
 func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) {
-	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, r.URL.Query().Get("pretty") == "true")
-	if !ok || f.As != "" { // these have no other forms
+	f, ok := codec.Negotiate(unformed(r.Header.Get("Accept")), false, codec.WantsPretty(r))
+	if !ok {
 		s.status(w, http.StatusNotAcceptable, metav1.StatusReason("NotAcceptable"),
 			"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf", nil)
 		return
@@ -186,6 +191,28 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Obje
 	w.Header().Set("Content-Type", f.ContentType())
 	w.Header().Set("Cache-Control", "no-cache, private")
 	_, _ = w.Write(body)
+}
+
+// unformed is an Accept header without the clauses that ask for another form of an object.
+func unformed(accept string) string {
+	if !strings.Contains(accept, "as=") {
+		return accept
+	}
+	var left []string
+	for _, clause := range strings.Split(accept, ",") {
+		if _, p, err := mime.ParseMediaType(strings.TrimSpace(clause)); err == nil && p["as"] == "" {
+			left = append(left, clause)
+		}
+	}
+	if left == nil {
+		return codec.MediaJSON + ";q=0" // acceptable in no form
+	}
+	return strings.Join(left, ",")
+}
+
+func (s *Server) notAllowed(w http.ResponseWriter) {
+	s.status(w, http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed,
+		"the server does not allow this method on the requested resource", &metav1.StatusDetails{})
 }
 
 func (s *Server) knows(group string) bool {
@@ -219,6 +246,10 @@ func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version
 		s.status(w, http.StatusNotFound, metav1.StatusReasonNotFound, "the server could not find the requested resource", &metav1.StatusDetails{})
 		return
 	}
+	if r.Method != http.MethodGet {
+		s.notAllowed(w)
+		return
+	}
 	gvk := v1kind("APIResourceList")
 	if group == "" {
 		gvk.Version = "" // the first API had none, and clients may compare
@@ -226,8 +257,8 @@ func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version
 	s.object(w, r, list, gvk)
 }
 
-// aggregated reports whether the client prefers apidiscovery.k8s.io/v2 to the documents
-// one by one. A form that is not served (the older v2beta1) is passed over.
+// aggregated reports whether the client accepts apidiscovery.k8s.io/v2 in place of the documents
+// one by one, in whatever order it names them.
 //
 // Source: Kubernetes documentation, "The Kubernetes API: aggregated discovery".
 func aggregated(accept string) bool {
@@ -238,9 +269,6 @@ func aggregated(accept string) bool {
 		}
 		if media == codec.MediaJSON && p["g"] == apidiscovery.GroupName && p["as"] == "APIGroupDiscoveryList" && p["v"] == "v2" {
 			return true
-		}
-		if _, ok := codec.Negotiate(clause, false, false); ok {
-			return false
 		}
 	}
 	return false

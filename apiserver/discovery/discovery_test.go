@@ -77,6 +77,36 @@ func TestAggregatedAndClassicAgree(t *testing.T) {
 	}
 }
 
+// As upstream: lists of groups answer whatever the method, the rest can only be read, and clients that
+// name another form beside plain JSON get plain JSON.
+func TestMethodsAndForms(t *testing.T) {
+	s := server(t)
+	for _, c := range []struct {
+		method, path, accept string
+		code                 int
+		form                 string
+	}{
+		{"POST", "/apis", "", 200, "application/json"},
+		{"OPTIONS", "/apis/apps", "", 200, "application/json"},
+		{"PUT", "/openapi/v3", "", 200, "application/json"},
+		{"HEAD", "/api", "", 405, "application/json"},
+		{"POST", "/api/v1", "", 405, "application/json"},
+		{"DELETE", "/apis/apps/v1", "", 405, "application/json"},
+		{"POST", "/apis/nothing/v1", "", 404, "text/plain; charset=utf-8"},
+		{"GET", "/apis/apps", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json", 200, "application/json"},
+		{"GET", "/apis/apps", "application/json;as=Table;v=v1;g=meta.k8s.io", 406, "application/json"},
+		{"GET", "/apis", "application/json,application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", 200, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"},
+	} {
+		r := httptest.NewRequest(c.method, c.path, nil)
+		r.Header.Set("Accept", c.accept)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if got := w.Header().Get("Content-Type"); w.Code != c.code || got != c.form {
+			t.Errorf("%s %s (%s): %d %s, want %d %s", c.method, c.path, c.accept, w.Code, got, c.code, c.form)
+		}
+	}
+}
+
 func TestOpenAPIv3(t *testing.T) {
 	s := server(t)
 	var index struct {

@@ -118,7 +118,12 @@ func subs(row *resources.Row) []sub {
 		}
 		out = append(out, sub{s.Name, kind, s.Verbs})
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].name < out[j].name })
+	sort.SliceStable(out, func(i, j int) bool {
+		if row.Custom != nil && (out[i].name == "status") != (out[j].name == "status") {
+			return out[i].name == "status" // of custom resources, as upstream
+		}
+		return out[i].name < out[j].name
+	})
 	return out
 }
 

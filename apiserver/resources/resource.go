@@ -287,6 +287,16 @@ func (r *Row) Storage() *Row {
 	return r
 }
 
+// Terminates reports whether the kind's deletion has phases of its own: a namespace and a definition are
+// only marked with a time, and their controllers empty them.
+func (r *Row) Terminates() bool {
+	switch r.GR() {
+	case schema.GroupResource{Resource: "namespaces"}, schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}:
+		return true
+	}
+	return false
+}
+
 // Can reports whether discovery offers verb.
 func (r *Row) Can(verb string) bool {
 	for _, v := range r.Verbs {

@@ -1,9 +1,12 @@
 package resources
 
 import (
+	"fmt"
+
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -62,7 +65,7 @@ var localSubjectAccessReviews = Resource[authorizationv1.LocalSubjectAccessRevie
 				errs = append(errs, field.Invalid(p.Child("resourceAttributes", "namespace"), ra.Namespace, "must match metadata.namespace"))
 			}
 			if r.Spec.NonResourceAttributes != nil {
-				errs = append(errs, field.Invalid(p.Child("nonResourceAttributes"), r.Spec.NonResourceAttributes, "disallowed on this kind of request"))
+				errs = append(errs, field.Invalid(p.Child("nonResourceAttributes"), shownPath(*r.Spec.NonResourceAttributes), "disallowed on this kind of request"))
 			}
 			return errs
 		},
@@ -75,7 +78,8 @@ var selfSubjectAccessReviews = Resource[authorizationv1.SelfSubjectAccessReview]
 	Main: Part[authorizationv1.SelfSubjectAccessReview]{
 		Validate: func(_ *Request, r, _ *authorizationv1.SelfSubjectAccessReview) field.ErrorList {
 			p := field.NewPath("spec")
-			return validateAccessTarget(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, p)
+			errs := validateAccessTarget(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, p)
+			return append(errs, validateAsked(r.Spec.ResourceAttributes, p.Child("resourceAttributes"))...)
 		},
 	},
 }
@@ -90,16 +94,52 @@ func validateAccessSpec(s *authorizationv1.SubjectAccessReviewSpec, p *field.Pat
 	if s.User == "" && len(s.Groups) == 0 {
 		errs = append(errs, field.Invalid(p.Child("user"), s.User, "at least one of user or group must be specified"))
 	}
-	return errs
+	return append(errs, validateAsked(s.ResourceAttributes, p.Child("resourceAttributes"))...)
 }
+
+// shownPath prints NonResourceAttributes as upstream does, whose own type has no JSON names.
+type shownPath struct{ Path, Verb string }
 
 // validateAccessTarget: exactly one of the two says what is asked about.
 func validateAccessTarget(res *authorizationv1.ResourceAttributes, non *authorizationv1.NonResourceAttributes, p *field.Path) field.ErrorList {
 	switch {
 	case res != nil && non != nil:
-		return field.ErrorList{field.Invalid(p.Child("nonResourceAttributes"), non, "cannot be specified in combination with resourceAttributes")}
+		return field.ErrorList{field.Invalid(p.Child("nonResourceAttributes"), shownPath(*non), "cannot be specified in combination with resourceAttributes")}
 	case res == nil && non == nil:
 		return field.ErrorList{field.Invalid(p.Child("resourceAttributes"), res, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
 	}
 	return nil
+}
+
+// validateAsked: a selector is given in one of its two forms. Operators that are not known here may
+// come from newer clients and are let through; they are ignored later.
+func validateAsked(res *authorizationv1.ResourceAttributes, p *field.Path) (errs field.ErrorList) {
+	if res == nil {
+		return nil
+	}
+	forms := func(raw string, terms int, p *field.Path) {
+		if raw != "" && terms > 0 {
+			errs = append(errs, field.Invalid(p.Child("rawSelector"), raw, "may not specified at the same time as requirements"))
+		}
+		if raw == "" && terms == 0 {
+			errs = append(errs, field.Required(p.Child("requirements"), fmt.Sprintf("when %s is specified, requirements or rawSelector is required", p)))
+		}
+	}
+	if s := res.FieldSelector; s != nil {
+		p := p.Child("fieldSelector")
+		forms(s.RawSelector, len(s.Requirements), p)
+		for i, q := range s.Requirements {
+			errs = append(errs, metavalidation.ValidateFieldSelectorRequirement(q,
+				metavalidation.FieldSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, p.Child("requirements").Index(i))...)
+		}
+	}
+	if s := res.LabelSelector; s != nil {
+		p := p.Child("labelSelector")
+		forms(s.RawSelector, len(s.Requirements), p)
+		for i, q := range s.Requirements {
+			errs = append(errs, metavalidation.ValidateLabelSelectorRequirement(q,
+				metavalidation.LabelSelectorValidationOptions{AllowUnknownOperatorInRequirement: true}, p.Child("requirements").Index(i))...)
+		}
+	}
+	return errs
 }

@@ -166,9 +166,11 @@ func planRemoval(rq *resources.Request, row *resources.Row, old resources.Object
 		if obj.GetDeletionTimestamp() == nil {
 			at := metav1.NewTime(rq.Now.Truncate(time.Second))
 			obj.SetDeletionTimestamp(&at)
-			grow(obj)
+			if !row.Terminates() {
+				grow(obj)
+			}
 		}
-		if _, namespace := obj.(*corev1.Namespace); !namespace {
+		if !row.Terminates() {
 			zero := int64(0)
 			obj.SetDeletionGracePeriodSeconds(&zero)
 		}

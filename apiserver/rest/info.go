@@ -26,6 +26,8 @@ type Info struct {
 	// Rest is what follows the subresource, without a leading slash (proxy paths).
 	Rest string
 	Path string
+	// Fields are the terms of the field selector of a list, a watch or a deletecollection.
+	Fields fields.Requirements
 	// Long says that the answer may take for ever: watches and streams. It is
 	// outside the request timeout and the bound on requests in flight.
 	Long bool
@@ -107,12 +109,16 @@ func ParseInfo(r *http.Request) Info {
 				}
 			}
 			if sel, err := fields.ParseSelector(q.Get("fieldSelector")); err == nil {
+				in.Fields = sel.Requirements()
 				if name, ok := sel.RequiresExactMatch("metadata.name"); ok && len(path.IsValidPathSegmentName(name)) == 0 {
 					in.Name, in.selectedName = name, true
 				}
 			}
 		case "delete":
 			in.Verb = "deletecollection"
+			if sel, err := fields.ParseSelector(query(r).Get("fieldSelector")); err == nil {
+				in.Fields = sel.Requirements()
+			}
 		}
 	}
 	in.Long = in.Verb == "watch" || streams[in.Subresource]

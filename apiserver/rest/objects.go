@@ -627,13 +627,11 @@ func pinnedRev(row *resources.Row, name string, obj, old resources.Object, seen 
 	if rv == old.GetResourceVersion() {
 		return true, nil
 	}
-	n, err := strconv.ParseInt(rv, 10, 64)
+	n, err := strconv.ParseUint(rv, 10, 63)
 	if err != nil {
-		return false, apierrors.NewInvalid(schema.GroupKind{Group: row.Group, Kind: row.Plural}, name, field.ErrorList{
-			field.Invalid(field.NewPath("metadata", "resourceVersion"), rv, err.Error()),
-		})
+		return false, err // 500 without a reason, as upstream
 	}
-	if n > seen.Rev {
+	if n := int64(n); n > seen.Rev {
 		return true, &staleError{want: n, err: conflict(row, name)}
 	}
 	return true, conflict(row, name)

@@ -116,18 +116,9 @@ func Status(err error) *metav1.Status {
 	return st
 }
 
-// wantsPretty: the query decides, then whether a person seems to read the answer.
-func wantsPretty(r *http.Request) bool {
-	if p := query(r).Get("pretty"); p != "" {
-		return p == "true" || p == "1"
-	}
-	agent := r.UserAgent()
-	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
-}
-
 // WriteError answers with the Status of err in a form that the client accepts.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
-	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, wantsPretty(r))
+	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, codec.WantsPretty(r))
 	if !ok {
 		f = codec.Format{}
 	}
@@ -142,7 +133,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 
 // WriteObject answers with any object that is not a cached item. gvk is what it says it is.
 func WriteObject(w http.ResponseWriter, r *http.Request, code int, obj runtime.Object, gvk schema.GroupVersionKind) {
-	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, wantsPretty(r))
+	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, codec.WantsPretty(r))
 	if !ok {
 		WriteError(w, r, notAcceptable(accepted))
 		return

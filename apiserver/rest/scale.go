@@ -194,6 +194,12 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 			return nil, opts, err
 		}
 		s := in.(*autoscalingv1.Scale)
+		if s.Name == "" {
+			return nil, opts, nameless(c.Name)
+		}
+		if s.Name != c.Name {
+			return nil, opts, misnamed(s.Name, c.Name)
+		}
 		return func(current resources.Object) (resources.Object, error) { return with(current, s) }, opts, nil
 	}
 	media, _, _ := mime.ParseMediaType(c.R.Header.Get("Content-Type"))

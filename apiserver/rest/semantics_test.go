@@ -126,6 +126,7 @@ func TestBadInput(t *testing.T) {
 	for i := 'b'; i < 'k'; i++ {
 		bomb += fmt.Sprintf("%c: &%c [*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c,*%c]\n", i, i, i-1, i-1, i-1, i-1, i-1, i-1, i-1, i-1, i-1)
 	}
+	const reviews = "/apis/authorization.k8s.io/v1/"
 	for _, c := range []struct {
 		method, path, kind, body string
 		code                     int
@@ -194,6 +195,22 @@ func TestBadInput(t *testing.T) {
 		{"GET", maps + "?sendInitialEvents=true", "", "", 422, "sendInitialEvents is forbidden for list"},
 		{"GET", "/api/v1/namespaces/default/nope", "", "", 404, "the server could not find the requested resource"},
 		{"GET", maps + "/a/scale", "", "", 404, "the server could not find the requested resource"},
+		{"DELETE", "/api/v1/configmaps", "", "", 405, "the server does not allow this method on the requested resource"},
+		{"POST", "/api/v1/configmaps", "", configMap("x"), 405, "the server does not allow this method on the requested resource"},
+		{"OPTIONS", maps, "", "", 405, "the server does not allow this method on the requested resource"},
+		{"GET", "/api/v1/bindings", "", "", 404, "the server could not find the requested resource"},
+		{"GET", "/api/v1/namespaces/default/bindings", "", "", 405, "the server does not allow this method on the requested resource"},
+		{"GET", "/api/v1/namespaces/default/bindings/x", "", "", 404, "the server could not find the requested resource"},
+		{"GET", "/api/v1/namespaces/default/pods/x/status/y", "", "", 404, "the server could not find the requested resource"},
+		{"POST", "/api", "", "", 405, "the server does not allow this method on the requested resource"},
+		{"PUT", "/api/v1", "", "", 405, "the server does not allow this method on the requested resource"},
+		{"PUT", maps + "/a", "", `{"metadata":{"name":"a","resourceVersion":"abc"}}`, 500, `strconv.ParseUint: parsing "abc": invalid syntax`},
+		{"PATCH", maps + "/a", merge, `{"kind":"Pod"}`, 422, `no kind "Pod" is registered for version "v1"`},
+		{"DELETE", maps + "/a", "", `{"kind":"Nope","apiVersion":"v1"}`, 400, `no kind "Nope" is registered for version "v1"`},
+		{"DELETE", maps + "/nope", "", `{"kind":"DeleteOptions","apiVersion":"v2"}`, 404, `configmaps "nope" not found`},
+		{"PUT", "/apis/apps/v1/namespaces/default/deployments/x/scale", "", `{}`, 400, "the name of the object (x based on URL) was undeterminable: name must be provided"},
+		{"POST", reviews + "selfsubjectaccessreviews", "", `{"spec":{"resourceAttributes":{"fieldSelector":{}}}}`, 422, "spec.resourceAttributes.fieldSelector.requirements: Required value: when spec.resourceAttributes.fieldSelector is specified, requirements or rawSelector is required"},
+		{"POST", reviews + "selfsubjectaccessreviews", "", `{"spec":{"resourceAttributes":{"labelSelector":{"rawSelector":"a=b","requirements":[{"key":"a","operator":"Exists"}]}}}}`, 422, `spec.resourceAttributes.labelSelector.rawSelector: Invalid value: "a=b": may not specified at the same time as requirements`},
 	} {
 		var headers []string
 		if c.kind != "" {
@@ -207,6 +224,14 @@ func TestBadInput(t *testing.T) {
 	}
 	if l := h.list(maps); l.names() != "a" {
 		t.Errorf("after all that there are %s", l.names())
+	}
+	if r := h.do("HEAD", maps+"/a", ""); r.code != 405 {
+		t.Errorf("HEAD: %d", r.code)
+	}
+	// A strategic patch is of the value, in which kind and version have no place.
+	h.must(200, "PATCH", maps+"/a", `{"kind":"Pod"}`, "Content-Type", strategic)
+	if r := h.do("GET", maps+"/a?pretty=1", ""); !strings.HasSuffix(string(r.body), "\n}") {
+		t.Errorf("indented: it ends with %q", r.body[len(r.body)-3:])
 	}
 	if r := h.do("GET", maps+"/a", "", "Accept", "text/html"); r.code != 406 {
 		t.Errorf("text/html: %d", r.code)

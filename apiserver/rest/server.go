@@ -82,7 +82,7 @@ func New(cfg Config) *Server {
 	s.router = mux.NewRouter().SkipClean(true).UseEncodedPath()
 	s.router.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return infoOf(r).Resource }).HandlerFunc(s.resource)
 	disco := discovery.New(cfg.Registry, cfg.Others, cfg.Version)
-	s.router.Methods(http.MethodGet, http.MethodHead).Handler(disco)
+	s.router.NewRoute().Handler(disco)
 	s.router.NotFoundHandler = http.HandlerFunc(notFound)
 	s.router.MethodNotAllowedHandler = http.HandlerFunc(notFound)
 	return s
@@ -167,15 +167,12 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	if c.User != nil {
 		c.Request.User, c.Request.UID, c.Request.Groups, c.Request.Extra = c.User.Name, c.User.UID, c.User.Groups, c.User.Extra
 	}
-	if text := deprecated[row.GVK()] + row.Warning; text != "" {
-		warn.add(text)
-	}
 	if in.watchPath && (in.Subresource != "" || !row.Can("watch")) {
 		WriteError(w, r, missing(in))
 		return
 	}
 	if in.watchPath && r.Method != http.MethodGet && r.Method != http.MethodHead {
-		WriteError(w, r, notAllowed())
+		WriteError(w, r, NotAllowed())
 		return
 	}
 	if in.Verb == "create" && row.Custom != nil && !row.Can("create") && c.Namespace != "" == row.Namespaced {
@@ -186,14 +183,17 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 		s.subresource(c)
 		return
 	}
-	if row.Namespaced && c.Namespace == "" && in.Named() {
+	everywhere := row.Namespaced && c.Namespace == ""
+	if !exists(row, in, everywhere) {
 		WriteError(w, r, missing(in))
 		return
 	}
-	if !row.Can(in.Verb) || !possible(in) || row.Namespaced && c.Namespace == "" && in.Verb == "create" {
-		WriteError(w, r, notAllowed())
+	if !row.Can(in.Verb) || !possible(in) || r.Method == http.MethodHead ||
+		everywhere && (in.Verb == "create" || in.Verb == "deletecollection") {
+		WriteError(w, r, NotAllowed())
 		return
 	}
+	c.deprecation()
 	switch in.Verb {
 	case "get":
 		c.serve(c.get)
@@ -212,7 +212,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	case "deletecollection":
 		c.serve(c.deleteCollection)
 	default:
-		WriteError(w, r, notAllowed())
+		WriteError(w, r, NotAllowed())
 	}
 }
 
@@ -220,6 +220,25 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 var deprecated = map[schema.GroupVersionKind]string{
 	{Version: "v1", Kind: "Endpoints"}:       "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 	{Version: "v1", Kind: "ComponentStatus"}: "v1 ComponentStatus is deprecated in v1.19+",
+}
+
+// deprecation warns of a kind, or a version of it, that shall not be used any more.
+func (c *Call) deprecation() {
+	if text := deprecated[c.Row.GVK()] + c.Row.Warning; text != "" {
+		c.Request.Warn(text)
+	}
+}
+
+// exists reports whether the path has any verb: all namespaces together can only be read, and
+// what is only created has no object that could be named.
+func exists(row *resources.Row, in *Info, everywhere bool) bool {
+	switch {
+	case in.Named():
+		return !everywhere && (row.Can("get") || row.Can("update") || row.Can("patch") || row.Can("delete"))
+	case everywhere:
+		return row.Can("list") || row.Can("watch")
+	}
+	return true
 }
 
 // possible: creations have no name in their path, and updates have one.
@@ -233,7 +252,8 @@ func possible(in *Info) bool {
 	return true
 }
 
-func notAllowed() error {
+// NotAllowed is the 405 of a path that exists.
+func NotAllowed() error {
 	e := statusError(http.StatusMethodNotAllowed, metav1.StatusReasonMethodNotAllowed, "the server does not allow this method on the requested resource")
 	e.ErrStatus.Details = &metav1.StatusDetails{}
 	return e
@@ -248,13 +268,13 @@ func missing(*Info) error {
 
 // serve negotiates the answer's form, then runs the verb.
 func (c *Call) serve(verb func()) {
-	f, ok := codec.Negotiate(c.accept(), false, wantsPretty(c.R))
+	f, ok := codec.Negotiate(c.accept(), false, codec.WantsPretty(c.R))
 	if !ok {
 		if c.Row.Custom == nil {
 			c.fail(c.unacceptable())
 			return
 		}
-		c.fail(notAcceptable(c.accepted()))
+		c.fail(notAcceptable(accepted))
 		return
 	}
 	c.format = f
@@ -281,17 +301,9 @@ func (c *Call) accept() string {
 	return strings.Join(left, ",")
 }
 
-// accepted lists what would have been acceptable.
-func (c *Call) accepted() string {
-	if c.Row.Custom != nil {
-		return "application/json, application/yaml"
-	}
-	return accepted
-}
-
 func (s *Server) subresource(c *Call) {
 	in, row := c.Info, c.Row
-	if !in.Named() || row.Namespaced && c.Namespace == "" {
+	if !in.Named() || row.Namespaced && c.Namespace == "" || in.Rest != "" && in.Subresource != "proxy" {
 		c.fail(missing(in))
 		return
 	}
@@ -300,8 +312,8 @@ func (s *Server) subresource(c *Call) {
 		if sub.Name != in.Subresource {
 			continue
 		}
-		if !slices.Contains(sub.Verbs, in.Verb) && sub.Name != "proxy" { // a proxy passes every method on
-			c.fail(notAllowed())
+		if sub.Name != "proxy" && (!slices.Contains(sub.Verbs, in.Verb) || c.R.Method == http.MethodHead) { // a proxy passes every method on
+			c.fail(NotAllowed())
 			return
 		}
 		h := s.cfg.Subs[key]
@@ -312,7 +324,8 @@ func (s *Server) subresource(c *Call) {
 			c.fail(missing(in))
 			return
 		}
-		f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, wantsPretty(c.R))
+		c.deprecation()
+		f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, codec.WantsPretty(c.R))
 		if ok {
 			c.format = f
 		}
@@ -323,10 +336,11 @@ func (s *Server) subresource(c *Call) {
 		c.fail(missing(in))
 		return
 	}
-	if !slices.Contains(discovery.PartVerbs(in.Subresource), in.Verb) {
-		c.fail(notAllowed())
+	if !slices.Contains(discovery.PartVerbs(in.Subresource), in.Verb) || c.R.Method == http.MethodHead {
+		c.fail(NotAllowed())
 		return
 	}
+	c.deprecation()
 	switch in.Verb {
 	case "get":
 		c.serve(c.get)
