@@ -14,6 +14,7 @@ import (
 	"github.com/keelson/keelson/kubelet/images"
 	"github.com/keelson/keelson/kubelet/node"
 	"github.com/keelson/keelson/kubelet/server"
+	"github.com/keelson/keelson/kubelet/shutdown"
 	"github.com/keelson/keelson/libs/client"
 	"github.com/keelson/keelson/libs/config"
 )
@@ -31,6 +32,7 @@ type Config struct {
 	ImageServiceEndpoint     string         `yaml:"imageServiceEndpoint" flag:"image-service-endpoint" help:"socket of the CRI image service; empty: the runtime's"`
 
 	Eviction eviction.Options `yaml:",inline"`
+	Shutdown shutdown.Options `yaml:",inline"`
 	ImageGC  images.GCOptions `yaml:",inline"`
 
 	ClusterDNS    []string `yaml:"clusterDNS" flag:"cluster-dns" help:"addresses of the cluster's DNS"`
@@ -83,7 +85,7 @@ func Default() Config {
 
 // Validate reports every fault at once.
 func (c Config) Validate() field.ErrorList {
-	errs := append(c.Config.Validate(), c.Server.Validate()...)
+	errs := append(append(c.Config.Validate(), c.Server.Validate()...), c.Shutdown.Validate()...)
 	bad := func(name string, value any, why string) {
 		errs = append(errs, field.Invalid(field.NewPath(name), value, why))
 	}

@@ -11,10 +11,10 @@
 // Promises: containers outlive the kubelet, and a kubelet that starts adopts them; what no
 // source wants any more is stopped and removed; a pod is deleted at the API server only when
 // nothing of it runs. Beside pods there are the node's own matters: registration, lease and
-// conditions (node), pressure (eviction, images), and the HTTPS server for logs, exec and
+// conditions (node), pressure (eviction, images), the machine's shutdown (shutdown), and the HTTPS server for logs, exec and
 // statistics (server).
 //
-// Debug: /debug/pods, /debug/volumes, /debug/probes, /debug/node on the server; `kubelet plan`
+// Debug: /debug/pods, /debug/volumes, /debug/probes, /debug/node, /debug/shutdown on the server; `kubelet plan`
 // runs pod.Decide on a file. Tests: critest is a runtime in memory.
 package kubelet
 
@@ -50,6 +50,7 @@ import (
 	"github.com/keelson/keelson/kubelet/pod"
 	"github.com/keelson/keelson/kubelet/probes"
 	"github.com/keelson/keelson/kubelet/server"
+	"github.com/keelson/keelson/kubelet/shutdown"
 	"github.com/keelson/keelson/kubelet/sources"
 	"github.com/keelson/keelson/kubelet/volumes"
 	"github.com/keelson/keelson/kubelet/worker"
@@ -97,14 +98,16 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	var pool *worker.Pool
 	var guard *eviction.Manager
+	var down *shutdown.Manager
 	store := objects.NewStore(api)
 	changes := cri.NewChanges(runtime, cfg.RelistPeriod.Duration, log, func(uid types.UID) { pool.Poke(uid) })
 	prober := probes.New(execIn(runtime), events, func(uid types.UID) { pool.Think(uid) }, log)
 	self, err := node.New(cfg.Options, node.Surroundings{
 		Root: cfg.RootDir, Port: int32(cfg.Server.Port), Version: config.Version, Client: api, Runtime: runtime, Images: runtime,
 		Events: events, Log: log, RuntimeChanged: func() { pool.ThinkAll() }, Healthy: relisting(changes),
-		Pressure: func() (memory, disk, pid bool) { return guard.Conditions() },
-		Withheld: func(capacity corev1.ResourceList) corev1.ResourceList { return eviction.Withheld(thresholds, capacity) },
+		Pressure:     func() (memory, disk, pid bool) { return guard.Conditions() },
+		ShuttingDown: func() error { return down.Status() },
+		Withheld:     func(capacity corev1.ResourceList) corev1.ResourceList { return eviction.Withheld(thresholds, capacity) },
 	})
 	if err != nil {
 		return err
@@ -123,8 +126,17 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Log: log, Metrics: counts, Client: api, Runtime: runtime, Observer: cri.NewObserver(runtime, logs.Message), Changes: changes,
 		Volumes: mounts, Probes: prober, Node: self, Cgroups: groups, Images: images.NewPuller(runtime, cfg.MaxParallelPulls, counts),
 		Objects: store, Events: events, Services: servicesKnown, Handler: runtimeClass(api), Mirror: mirrors.Of,
-		Admit: func(p *corev1.Pod) *eviction.Rejection { return guard.Admit(p) },
+		Admit: func(p *corev1.Pod) *eviction.Rejection {
+			if reason, message := down.Admit(); reason != "" {
+				return &eviction.Rejection{Reason: reason, Message: message}
+			}
+			return guard.Admit(p)
+		},
 	})
+	down = shutdown.New(cfg.Shutdown, shutdown.Surroundings{Root: cfg.RootDir, Pods: pool, Changed: self.Poke, Event: self.Event, Metrics: counts, Log: log,
+		Dial: func(ctx context.Context) (shutdown.Logind, error) {
+			return shutdown.Dial(ctx, "", "/etc/systemd/logind.conf.d")
+		}})
 	store.OnChange(pool.UsesObject)
 	static := sources.NewStatic(cfg.StaticPodPath, name, pool, mirrors, log)
 	stats := server.NewStats(server.StatsOptions{NodeName: name, Root: cfg.RootDir, PodLogs: cfg.PodLogsDir, Runtime: runtime,
@@ -143,7 +155,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	front.Registry().MustRegister(cfg.Config.Metrics, counts, pool, mounts, stats)
 	front.Configz("kubeletconfig", cfg)
 	for room, f := range map[string]func() any{"pods": pool.Debug, "volumes": mounts.Debug, "probes": prober.Debug, "node": self.Debug,
-		"eviction": guard.Debug, "images": collector.Debug} {
+		"eviction": guard.Debug, "images": collector.Debug, "shutdown": down.Debug} {
 		front.Debug(room, f)
 	}
 	front.LiveCheck("syncloop", relisting(changes))
@@ -162,6 +174,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	g.Go("log rotation", rotator.Run)
 	g.Go("eviction", guard.Run)
 	g.Go("image collection", collector.Run)
+	g.Go("shutdown", down.Run)
 	g.Go("static pods", static.Run)
 	g.Go("mirror pods", mirrors.Run)
 	synced := []<-chan struct{}{static.Synced()}

@@ -43,6 +43,8 @@ type Metrics struct {
 	nodeName          *prometheus.GaugeVec
 	cgroupVersion     prometheus.Gauge
 	sleepsCut         prometheus.Counter
+	downBegan         prometheus.Gauge
+	downEnded         prometheus.Gauge
 
 	mu       sync.Mutex
 	relisted time.Time // guarded by mu
@@ -99,6 +101,8 @@ func New() *Metrics {
 	m.nodeName = gauge("kubelet_node_name", "Always 1; the label is the node's name.", "node")
 	m.cgroupVersion = gauge("kubelet_cgroup_version", "Version of the control groups: 1 or 2.").WithLabelValues()
 	m.sleepsCut = counter("kubelet_sleep_action_terminated_early_total", "Sleep actions that were cut short.").WithLabelValues()
+	m.downBegan = gauge("kubelet_graceful_shutdown_start_time_seconds", "When the machine's last shutdown began, in seconds since 1970.").WithLabelValues()
+	m.downEnded = gauge("kubelet_graceful_shutdown_end_time_seconds", "When the pods had ended for the machine's last shutdown, in seconds since 1970; 0 until then.").WithLabelValues()
 	return m
 }
 
@@ -262,6 +266,20 @@ func (m *Metrics) Pulled(sizeBytes uint64, took time.Duration) {
 func (m *Metrics) SleepCut() {
 	if m != nil {
 		m.sleepsCut.Inc()
+	}
+}
+
+// Shutdown is a shutdown of the machine for which the pods began to end, and had ended; zero: not yet.
+func (m *Metrics) Shutdown(began, ended time.Time) {
+	if m == nil {
+		return
+	}
+	for g, t := range map[prometheus.Gauge]time.Time{m.downBegan: began, m.downEnded: ended} {
+		if t.IsZero() {
+			g.Set(0)
+		} else {
+			g.Set(float64(t.Unix()))
+		}
 	}
 }
 

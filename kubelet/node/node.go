@@ -84,10 +84,12 @@ type Surroundings struct {
 	Withheld func(capacity corev1.ResourceList) corev1.ResourceList
 	// Healthy names a reason why pods cannot be run, other than the runtime. May be nil.
 	Healthy func() error
-	Client  kubernetes.Interface // nil: the runtime is watched, and nobody is told
-	Runtime runtimeapi.RuntimeServiceClient
-	Images  runtimeapi.ImageServiceClient
-	Events  record.EventRecorder
+	// ShuttingDown says that the machine is going down. May be nil.
+	ShuttingDown func() error
+	Client       kubernetes.Interface // nil: the runtime is watched, and nobody is told
+	Runtime      runtimeapi.RuntimeServiceClient
+	Images       runtimeapi.ImageServiceClient
+	Events       record.EventRecorder
 	// RuntimeChanged is called, without blocking, when readiness of the network changes.
 	RuntimeChanged func()
 	Log            *slog.Logger

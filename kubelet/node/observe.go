@@ -38,6 +38,11 @@ func (m *Manager) observe(ctx context.Context) Facts {
 			f.OtherError = err.Error()
 		}
 	}
+	if m.s.ShuttingDown != nil {
+		if err := m.s.ShuttingDown(); err != nil {
+			f.ShutdownError = err.Error()
+		}
+	}
 	m.mu.Lock()
 	before := m.facts
 	m.mu.Unlock()

@@ -27,6 +27,7 @@ type Facts struct {
 	RuntimeError   string // why the runtime does not answer or is not ready
 	NetworkError   string // why pods get no network
 	OtherError     string
+	ShutdownError  string // the machine is going down
 	MemoryPressure bool
 	DiskPressure   bool
 	PIDPressure    bool
@@ -35,7 +36,7 @@ type Facts struct {
 // problem is why the node is not ready, empty when it is.
 func (f Facts) problem() string {
 	var all []string
-	for _, e := range []string{f.RuntimeError, f.networkMessage(), f.OtherError} {
+	for _, e := range []string{f.RuntimeError, f.networkMessage(), f.OtherError, f.ShutdownError} {
 		if e != "" {
 			all = append(all, e)
 		}

@@ -52,6 +52,7 @@ import (
 	"github.com/keelson/keelson/kubelet/objects"
 	"github.com/keelson/keelson/kubelet/pod"
 	"github.com/keelson/keelson/kubelet/server"
+	"github.com/keelson/keelson/kubelet/shutdown"
 )
 
 // Cgroups is what a worker needs from the cgroups room.
@@ -122,6 +123,7 @@ type Pool struct {
 var (
 	_ server.Pods      = (*Pool)(nil)
 	_ eviction.Evictor = (*Pool)(nil)
+	_ shutdown.Pods    = (*Pool)(nil)
 )
 
 // New starts nothing.
@@ -246,23 +248,35 @@ func (p *Pool) UsesObject(_ string, key types.NamespacedName) {
 
 // Evict implements eviction.Evictor.
 func (p *Pool) Evict(uid types.UID, message string, graceSeconds int64, conditions ...corev1.PodCondition) error {
+	if w := p.worker(uid); w != nil {
+		w.Events.Eventf(w.object(), corev1.EventTypeWarning, "Evicted", "%s", message)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	end := &pod.End{Reason: "Evicted", Message: message, GracePeriodSeconds: &graceSeconds, Conditions: conditions}
+	return p.end(ctx, uid, end, pod.Stopped)
+}
+
+// Terminate implements shutdown.Pods.
+func (p *Pool) Terminate(ctx context.Context, uid types.UID, reason, message string, graceSeconds int64, conditions ...corev1.PodCondition) error {
+	end := &pod.End{Reason: reason, Message: message, GracePeriodSeconds: &graceSeconds, Conditions: conditions}
+	return p.end(ctx, uid, end, pod.Released)
+}
+
+// end ends a pod and waits until it has come to a phase, at most until ctx ends.
+func (p *Pool) end(ctx context.Context, uid types.UID, end *pod.End, until pod.Phase) error {
 	w := p.worker(uid)
 	if w == nil {
-		return fmt.Errorf("evict: no pod with UID %s", uid)
+		return fmt.Errorf("end: no pod with UID %s", uid)
 	}
-	end := &pod.End{Reason: "Evicted", Message: message, GracePeriodSeconds: &graceSeconds, Conditions: conditions}
-	w.Events.Eventf(w.object(), corev1.EventTypeWarning, "Evicted", "%s", message)
 	w.end(end)
-	limit := time.NewTimer(time.Minute)
-	defer limit.Stop()
 	for {
-		v := w.view.Load()
-		if v != nil && v.phase >= pod.Stopped {
+		if v := w.view.Load(); v != nil && v.phase >= until {
 			return nil
 		}
 		select {
-		case <-limit.C:
-			return fmt.Errorf("evict pod %s: containers still run after a minute", uid)
+		case <-ctx.Done():
+			return fmt.Errorf("end pod %s: it is not %s yet: %w", uid, until, context.Cause(ctx))
 		case <-w.gone:
 			return nil
 		case <-time.After(100 * time.Millisecond):
