@@ -30,7 +30,7 @@ func setConditions(in *Input, d *Decision, last, st *corev1.PodStatus) {
 			all = append(all, c)
 		}
 	}
-	if d.End != nil {
+	if d.End != nil && IsTerminal(st.Phase) {
 		for _, c := range d.End.Conditions {
 			if old := condition(all, c.Type); old == nil {
 				all = append(all, c)

@@ -277,7 +277,8 @@ func setPhase(in *Input, d *Decision, last, st *corev1.PodStatus) {
 	if d.Phase >= Released && !IsTerminal(st.Phase) && !in.Static {
 		terminal(corev1.PodFailed)
 	}
-	if e := d.End; e != nil && d.Phase >= Stopping {
+	// What may still run has not ended: controllers replace a pod when they see that it has.
+	if e := d.End; e != nil && d.Phase >= Stopped {
 		terminal(corev1.PodFailed)
 		st.Reason, st.Message = e.Reason, e.Message
 	}
