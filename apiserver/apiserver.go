@@ -18,6 +18,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,6 +29,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -211,13 +213,22 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	s := &server{cfg: cfg, log: log, st: st, reg: reg}
 	web := cfg.Config
 	web.Listener = listener
-	web.Tune = tune
+	handshakes := prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "apiserver_tls_handshake_errors_total", Help: "TLS handshakes that have failed.",
+	})
+	web.Tune = func(srv *http.Server) {
+		tune(srv)
+		srv.ErrorLog = stdlog.New(&handshakeLog{srv.ErrorLog.Writer(), handshakes}, "", 0)
+	}
 	web.DrainTimeout = cfg.RequestTimeout.Duration
 	c := &chain{}
 	web.Wrap = func(other http.Handler) http.Handler { c.other = other; return c }
 	if s.web, err = serve.New(web, log); err != nil {
 		return nil, err
 	}
+	s.web.Registry().MustRegister(handshakes)
+	st = newTimed(st, resourceAt(reg), s.web.Registry())
+	s.st = st
 	if cfg.EncryptionConfig != "" {
 		s.secret, err = encrypt.New(encrypt.Options{
 			Below: st, File: cfg.EncryptionConfig, Reload: cfg.EncryptionReload, Prefix: cfg.EtcdPrefix,
@@ -243,7 +254,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		if s.clients, err = newRoots(cfg.ClientCAFile); err != nil {
 			return nil, fmt.Errorf("--client-ca-file: %w", err)
 		}
-		byCertificate = append(byCertificate, remembered{authn.Certificates{Roots: s.clients.get}, time.Now})
+		byCertificate = append(byCertificate, remembered{authn.Certificates{Roots: s.clients.get}, time.Now, certificateLives(s.web.Registry())})
 	}
 	if cfg.BootstrapTokens {
 		byToken = append(byToken, authn.BootstrapTokens{Read: read, Now: time.Now})
@@ -268,13 +279,14 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	}
 
 	// What they want.
-	plugins, unknown := admission.Pick(admission.Table(admission.Config{
+	chosen, unknown := admission.Pick(admission.Table(admission.Config{
 		Read: certain, Authorizer: authorizer, RBAC: rbac, Now: time.Now, UpdateQuota: s.updateQuota,
 		Dynamic: s.dynamic(authorizer),
 	}), cfg.DisableAdmissionPlugins)
 	if len(unknown) > 0 {
 		log.Debug("admission plugins to disable are not in use anyway", "plugins", unknown)
 	}
+	plugins := chosen.Timed(s.web.Registry())
 	s.api = &api{reg: reg, read: read, now: time.Now}
 	act := &actions.Actions{Config: actions.Config{
 		Read: certain, Write: writer{s.api}, Accounts: accounts, Authorizer: authorizer, RBAC: rbac, Node: slices.Contains(cfg.AuthorizationMode, "Node"),
@@ -299,10 +311,11 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		Registry: reg, Others: s.others, Cache: s.cache, Store: st, Admission: plugins,
 		Subs:    subresources(act, s.proxy, plugins),
 		Virtual: virtual(act, func(rq *resources.Request) *authn.User { return authn.From(rq.Context) }),
+		Watched: watchEvents(s.web.Registry()),
 		Version: config.Version, Log: log.With("room", "rest"),
 	})
 	s.api.objects = s.rest.Objects()
-	s.custom = crd.New(crd.Config{Registry: reg, Cache: s.cache, Writer: definitions{s.api}, Send: s.conversions(), Log: log.With("room", "crd")})
+	s.custom = crd.New(crd.Config{Registry: reg, Cache: s.cache, Writer: definitions{s.api}, Send: s.conversions(), Metrics: crd.NewMetrics(s.web.Registry()), Log: log.With("room", "crd")})
 
 	// The port.
 	s.fair = fairness.New(fairness.Config{
@@ -316,7 +329,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		return nil, err
 	}
 	c.audit = s.audit
-	c.metrics = newMetrics(s.web.Registry(), s.cache, &c.reading, &c.writing)
+	c.metrics = newMetrics(s.web.Registry(), reg, s.cache, &c.reading, &c.writing)
 	s.web.Registry().MustRegister(s.others, s.fair)
 	s.endpoints(accounts)
 	return s, nil

@@ -237,6 +237,18 @@ func TestServer(t *testing.T) {
 		t.Fatalf("create: %d %v", code, got)
 	}
 	rev := got["metadata"].(map[string]any)["resourceVersion"]
+	shown := read(t, admin, url+"/metrics")
+	for _, series := range []string{
+		`authentication_attempts{result="success"}`, `authentication_attempts{result="error"}`, `authenticated_user_requests{username="admin"}`,
+		`authorization_attempts_total{result="no-opinion"}`, `apiserver_tls_handshake_errors_total`, `apiserver_client_certificate_expiration_seconds_count`,
+		`etcd_request_duration_seconds_count{group="",operation="create",resource="configmaps"}`,
+		`apiserver_admission_controller_admission_duration_seconds_count{name="NamespaceLifecycle",operation="CREATE",rejected="false",type="admit"}`,
+		`apiserver_admission_step_admission_duration_seconds_count{operation="CREATE",rejected="false",type="admit"}`,
+	} {
+		if !strings.Contains(shown, "\n"+series+" ") {
+			t.Errorf("/metrics does not show %s", series)
+		}
+	}
 	// A watch is open while the server ends.
 	watch, err := admin.Get(url + "/api/v1/configmaps?watch=true")
 	if err != nil {
@@ -273,4 +285,19 @@ func TestValidateNamesEveryFault(t *testing.T) {
 	if _, _, err := config.Parse("apiserver", "", Default(), nil, []string{"--secure-port=7000", "--etcd-servers=http://a:1,http://b:2"}, io.Discard); err != nil {
 		t.Errorf("flags: %v", err)
 	}
+}
+
+// read is the text that a path answers with.
+func read(t *testing.T, client *http.Client, url string) string {
+	t.Helper()
+	res, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

@@ -91,6 +91,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	user, err := c.credentials(r)
+	c.metrics.authenticated(user, err, time.Since(started))
 	// Nobody in particular: whoever is refused here is recorded too.
 	var lost error
 	r, record, lost = c.audit.Begin(r, id, subject(user, &info), long, started)
@@ -117,6 +118,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 
 	asked := attributes(acting, &info)
+	queued := time.Now()
 	if long {
 		var cancel context.CancelCauseFunc
 		ctx, cancel = context.WithCancelCause(ctx)
@@ -148,7 +150,10 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		defer served.Add(-1)
 	}
 
-	reason, err := permit(ctx, c.authorizer, asked)
+	seated := time.Now()
+	info.Waited += seated.Sub(queued)
+	reason, d, err := permit(ctx, c.authorizer, asked)
+	c.metrics.authorized(d, time.Since(seated))
 	if err != nil {
 		record.Annotate("authorization.k8s.io/decision", "forbid")
 		record.Annotate("authorization.k8s.io/reason", reason)
@@ -158,6 +163,9 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	record.Annotate("authorization.k8s.io/decision", "allow")
 	record.Annotate("authorization.k8s.io/reason", reason)
+	if long {
+		defer c.metrics.lasting(&info)()
+	}
 	ctx = rest.WithInfo(authn.With(ctx, acting), &info)
 	r = r.WithContext(ctx)
 	if h := c.others.For(info.Path); h != nil {
@@ -206,11 +214,19 @@ func attributes(u *authn.User, in *rest.Info) authz.Attributes {
 	}
 }
 
-// permit returns the authorizer's reason, and the 403 of a refusal in upstream's words.
-func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) (reason string, refusal error) {
+// permit returns the authorizer's reason, what became of it ("allowed", "denied", "no-opinion" or "error"),
+// and the 403 of a refusal in upstream's words.
+func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) (reason, result string, refusal error) {
 	d, reason, err := z.Authorize(ctx, a)
-	if d == authz.Allow {
-		return reason, nil
+	switch {
+	case d == authz.Allow:
+		return reason, "allowed", nil
+	case err != nil:
+		result = "error"
+	case d == authz.Deny:
+		result = "denied"
+	default:
+		result = "no-opinion"
 	}
 	text := ""
 	if a.Resource {
@@ -234,9 +250,9 @@ func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) (reason
 		text += ": " + err.Error()
 	}
 	if !a.Resource {
-		return reason, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(text))
+		return reason, result, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(text))
 	}
-	return reason, apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Plural}, a.Name, errors.New(text))
+	return reason, result, apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Plural}, a.Name, errors.New(text))
 }
 
 // impersonate returns whom the request acts as; every attribute that is taken on
@@ -252,7 +268,7 @@ func (c *chain) impersonate(ctx context.Context, r *http.Request, u *authn.User)
 		return u, nil
 	}
 	ask := func(group, version, plural, sub, namespace, name string) error {
-		_, err := permit(ctx, c.authorizer, authz.Attributes{
+		_, _, err := permit(ctx, c.authorizer, authz.Attributes{
 			User: u, Verb: "impersonate", Resource: true, Group: group, Version: version,
 			Plural: plural, Subresource: sub, Namespace: namespace, Name: name,
 		})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/meter"
 )
 
 // connKey finds the identity of the connection in a request's context.
@@ -37,6 +38,7 @@ func withIdentity(ctx context.Context, _ net.Conn) context.Context {
 type remembered struct {
 	inner authn.Authenticator
 	now   func() time.Time
+	lives *meter.Histogram // how long certificates are still good; nil: nobody asks
 }
 
 func (a remembered) Authenticate(r *http.Request) (*authn.User, bool, error) {
@@ -56,6 +58,9 @@ func (a remembered) Authenticate(r *http.Request) (*authn.User, bool, error) {
 	user, ok, err := a.inner.Authenticate(r)
 	if err != nil {
 		return user, ok, err
+	}
+	if ok && a.lives != nil {
+		a.lives.Observe(int64(r.TLS.PeerCertificates[0].NotAfter.Sub(now) / time.Second))
 	}
 	until := now.Add(identityLife)
 	if end := r.TLS.PeerCertificates[0].NotAfter; end.Before(until) {

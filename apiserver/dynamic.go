@@ -1,9 +1,11 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,9 +25,18 @@ func (s *server) dynamic(authorizer authz.Authorizer) []admission.Plugin {
 	changed := func(prefix string) func() int64 { return s.cache.Changed(prefix) }
 	mutating, validating := webhook.New(webhook.Config{
 		Read: read, Rows: s.reg.All, Changed: changed, Authorizer: authorizer,
-		Reach: func(namespace, name, port string) (string, error) { return s.proxy.Reach(namespace, name, port) },
-		Log:   s.log.With("room", "webhooks"),
+		Reach:   func(namespace, name, port string) (string, error) { return s.proxy.Reach(namespace, name, port) },
+		Metrics: webhook.NewMetrics(s.web.Registry()), Log: s.log.With("room", "webhooks"),
 	})
+	mutate, validate := mutating.Mutate, validating.Validate
+	mutating.Mutate = func(ctx context.Context, a *admission.Attributes) error {
+		defer waiting(ctx, time.Now())
+		return mutate(ctx, a)
+	}
+	validating.Validate = func(ctx context.Context, a *admission.Attributes) (func(), error) {
+		defer waiting(ctx, time.Now())
+		return validate(ctx, a)
+	}
 	change, check := policy.New(policy.Config{
 		Read: read, Rows: s.reg.All, Changed: s.cache.Changed, Authorizer: authorizer,
 		Merge: func(row *resources.Row, live resources.Object, config *unstructured.Unstructured) (resources.Object, error) {
@@ -33,6 +44,16 @@ func (s *server) dynamic(authorizer authz.Authorizer) []admission.Plugin {
 		},
 	})
 	return []admission.Plugin{change, mutating, policy.Expressions(), check, validating}
+}
+
+// waiting notes what a request has waited for others since began; less than a call could take is nothing.
+func waiting(ctx context.Context, began time.Time) {
+	const least = 50 * time.Microsecond
+	if took := time.Since(began); took > least {
+		if in := rest.InfoFrom(ctx); in != nil {
+			in.Waited += took
+		}
+	}
 }
 
 // connectOptions is the object that admission sees of a stream: what the client has asked for.

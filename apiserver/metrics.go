@@ -1,14 +1,22 @@
 package apiserver
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/meter"
+	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
 	"github.com/keelson/keelson/apiserver/watchcache"
 )
@@ -20,8 +28,25 @@ type metrics struct {
 	sli      *prometheus.HistogramVec
 	sizes    *prometheus.HistogramVec
 	rejected prometheus.Counter
+	open     *prometheus.GaugeVec
 
-	kept sync.Map // metricKey → observers: looking labels up costs more than counting
+	attempts, users, decisions *prometheus.CounterVec
+	authnTook, authzTook       *meter.Histograms
+
+	served func(group, version, plural string) bool // unknown resources must not become labels
+
+	// Looking labels up costs more than counting.
+	kept     sync.Map // metricKey → observers
+	lasts    meter.Kept[metricKey, prometheus.Gauge]
+	results  meter.Kept[string, result] // of authentication
+	verdicts meter.Kept[string, result] // of authorization
+	names    meter.Kept[string, prometheus.Counter]
+}
+
+// result counts one outcome.
+type result struct {
+	n    prometheus.Counter
+	took *meter.Histogram
 }
 
 type metricKey struct {
@@ -40,7 +65,7 @@ type observers struct {
 // seconds are the bounds of request durations.
 var seconds = []float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 45, 60}
 
-func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reading, writing *atomic.Int64) *metrics {
+func newMetrics(reg prometheus.Registerer, rows *resources.Registry, cache *watchcache.Cache, reading, writing *atomic.Int64) *metrics {
 	labels := []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}
 	m := &metrics{
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -53,7 +78,7 @@ func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reading, wri
 		}, labels),
 		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "apiserver_request_sli_duration_seconds",
-			Help:    "The same, for service level indicators. What webhooks take, and the wait for a seat, are in it.",
+			Help:    "The same without what webhooks take and without the wait for a seat, for service level indicators.",
 			Buckets: seconds,
 		}, labels),
 		sizes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -63,6 +88,17 @@ func newMetrics(reg prometheus.Registerer, cache *watchcache.Cache, reading, wri
 			Name: "apiserver_rejected_requests_total", Help: "Requests refused with 429 because too many were in flight.",
 		}),
 	}
+	doublings := prometheus.ExponentialBuckets(0.001, 2, 15)
+	m.open = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests", Help: "Open watches and streams."}, labels)
+	m.attempts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authentication_attempts", Help: "Requests by whether it is known who asks."}, []string{"result"})
+	m.users = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authenticated_user_requests", Help: "Requests of whom it is known who asks."}, []string{"username"})
+	m.authnTook = meter.Seconds(reg, "authentication_duration_seconds", "Time to find out who asks.", doublings, "result")
+	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authorization_attempts_total", Help: "Requests by whether they are allowed."}, []string{"result"})
+	m.authzTook = meter.Seconds(reg, "authorization_duration_seconds", "Time to find out whether a request is allowed.", doublings, "result")
+	m.served = func(group, version, plural string) bool {
+		return rows != nil && rows.Lookup(group, version, plural) != nil
+	}
+	reg.MustRegister(m.open, m.attempts, m.users, m.decisions)
 	inflight := func(kind string, n *atomic.Int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "apiserver_current_inflight_requests", Help: "Requests being served.",
@@ -100,11 +136,100 @@ func (m *metrics) observe(in *rest.Info, w *answer, long bool, took time.Duratio
 	o.total.Inc()
 	if !long {
 		o.duration.Observe(took.Seconds())
-		o.sli.Observe(took.Seconds())
+		o.sli.Observe((took - in.Waited).Seconds())
 	}
 	if !long && o.sizes != nil {
 		o.sizes.Observe(float64(w.bytes))
 	}
+}
+
+// lasting counts a watch or stream as open until the function returned is called.
+func (m *metrics) lasting(in *rest.Info) (over func()) {
+	k := metricKey{verb: upper(in), scope: scopeOf(in)}
+	if in.Resource && m.served(in.Group, in.Version, in.Plural) {
+		k.group, k.version, k.plural, k.sub = in.Group, in.Version, in.Plural, in.Subresource
+	}
+	g := m.lasts.Of(k, func(k metricKey) prometheus.Gauge {
+		return m.open.WithLabelValues(k.verb, k.group, k.version, k.plural, k.sub, k.scope, "apiserver")
+	})
+	g.Inc()
+	return g.Dec
+}
+
+// authenticated counts whether a request's credentials are good. Names are few here: those of a small
+// installation, and what others have in common.
+//
+// Source: kube-apiserver 1.36.
+func (m *metrics) authenticated(u *authn.User, err error, took time.Duration) {
+	outcome := "success"
+	if err != nil {
+		outcome = "error"
+		if errors.Is(err, authn.ErrUnauthorized) {
+			outcome = "failure"
+		}
+	}
+	r := m.results.Of(outcome, func(s string) result { return result{m.attempts.WithLabelValues(s), m.authnTook.With(s)} })
+	r.n.Inc()
+	r.took.Took(took)
+	if err != nil {
+		return
+	}
+	name := "other"
+	switch u.Name {
+	case "admin", "client", "kube_proxy", "kubelet", "system:serviceaccount:kube-system:default":
+		name = u.Name
+	default:
+		if strings.Contains(u.Name, "@") {
+			name = "email_id"
+		}
+	}
+	m.names.Of(name, func(s string) prometheus.Counter { return m.users.WithLabelValues(s) }).Inc()
+}
+
+// authorized counts what an authorizer has said.
+func (m *metrics) authorized(outcome string, took time.Duration) {
+	r := m.verdicts.Of(outcome, func(s string) result { return result{m.decisions.WithLabelValues(s), m.authzTook.With(s)} })
+	r.n.Inc()
+	r.took.Took(took)
+}
+
+// certificateLives shows how long the certificates of clients are still good. A connection shows its
+// own once a minute at most, when it is looked at again.
+func certificateLives(reg prometheus.Registerer) *meter.Histogram {
+	const hour, day = 3600, 24 * 3600
+	return meter.Sizes(reg, "apiserver_client_certificate_expiration_seconds", "How long the certificates that clients show are still good.",
+		[]float64{0, hour / 2, hour, 2 * hour, 6 * hour, 12 * hour, day, 2 * day, 4 * day, 7 * day, 30 * day, 90 * day, 180 * day, 360 * day}).With()
+}
+
+// watchEvents counts what watches send, by kind.
+func watchEvents(reg prometheus.Registerer) func(*resources.Row) func(int) {
+	labels := []string{"group", "version", "resource"}
+	total := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_watch_events_total", Help: "Events sent to watches."}, labels)
+	reg.MustRegister(total)
+	sizes := meter.Sizes(reg, "apiserver_watch_events_sizes", "Size of the events sent to watches, in bytes.", prometheus.ExponentialBuckets(1024, 2, 8), labels...)
+	var kept meter.Kept[schema.GroupVersionResource, func(int)]
+	return func(row *resources.Row) func(int) {
+		return kept.Of(row.GVR(), func(r schema.GroupVersionResource) func(int) {
+			n, size := total.WithLabelValues(r.Group, r.Version, r.Resource), sizes.With(r.Group, r.Version, r.Resource)
+			return func(bytes int) {
+				n.Inc()
+				size.Observe(int64(bytes))
+			}
+		})
+	}
+}
+
+// handshakeLog counts failed handshakes among what net/http has to say.
+type handshakeLog struct {
+	to     io.Writer
+	failed prometheus.Counter
+}
+
+func (l *handshakeLog) Write(b []byte) (int, error) {
+	if bytes.HasPrefix(b, []byte("http: TLS handshake error from ")) {
+		l.failed.Inc()
+	}
+	return l.to.Write(b)
 }
 
 // scopeOf is how much of the cluster a request is about. A created object counts as one.

@@ -4,6 +4,7 @@ package admission
 
 import (
 	"context"
+	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -72,6 +73,8 @@ type Plugin struct {
 	Name     string
 	Mutate   func(ctx context.Context, a *Attributes) error
 	Validate func(ctx context.Context, a *Attributes) (undo func(), err error)
+
+	times, chain *times // its own, and those of the chain it stands in; nil: nobody asks
 }
 
 // Chain runs its plugins in order.
@@ -80,11 +83,22 @@ type Chain []Plugin
 // Mutate runs the mutating halves, and once more when one of them has asked for
 // it with [Attributes.Again]. It stops at the first error.
 func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
+	whole := c.whole()
+	began := whole.start()
+	err := c.mutate(ctx, a, began)
+	whole.took(admitStep, a.Operation, err != nil, began)
+	return err
+}
+
+func (c Chain) mutate(ctx context.Context, a *Attributes, now time.Time) error {
 	a.again = false
 	for a.Round = 0; ; a.Round++ {
-		for _, p := range c {
+		for i := range c {
+			p := &c[i]
 			if p.Mutate != nil {
-				if err := p.Mutate(ctx, a); err != nil {
+				err := p.Mutate(ctx, a)
+				now = p.times.took(admitStep, a.Operation, err != nil, now)
+				if err != nil {
 					return err
 				}
 			}
@@ -98,17 +112,27 @@ func (c Chain) Mutate(ctx context.Context, a *Attributes) error {
 // Validate runs the validating halves. On success undo takes back what plugins
 // have reserved (quota); it is never nil. On failure everything is taken back already.
 func (c Chain) Validate(ctx context.Context, a *Attributes) (undo func(), err error) {
+	whole := c.whole()
+	began := whole.start()
+	undo, err = c.validate(ctx, a, began)
+	whole.took(validateStep, a.Operation, err != nil, began)
+	return undo, err
+}
+
+func (c Chain) validate(ctx context.Context, a *Attributes, now time.Time) (undo func(), err error) {
 	var undos []func()
 	undo = func() {
 		for i := len(undos) - 1; i >= 0; i-- {
 			undos[i]()
 		}
 	}
-	for _, p := range c {
+	for i := range c {
+		p := &c[i]
 		if p.Validate == nil {
 			continue
 		}
 		u, err := p.Validate(ctx, a)
+		now = p.times.took(validateStep, a.Operation, err != nil, now)
 		if u != nil {
 			undos = append(undos, u)
 		}

@@ -2,10 +2,13 @@ package admission_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -182,5 +185,42 @@ func TestQuotaIsBookedAndTakenBack(t *testing.T) {
 	undo()
 	if _, err := w.admit(admission.Create, "pods", pod(nil), nil, root); err != nil {
 		t.Errorf("after the booking was taken back: %v", err)
+	}
+}
+
+// The whole chain and every plugin that does something are timed, by what became of it.
+func TestTimes(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	yes := func(context.Context, *admission.Attributes) error { return nil }
+	no := func(context.Context, *admission.Attributes) (func(), error) { return nil, errors.New("no") }
+	c := admission.Chain{{Name: "First", Mutate: yes}, {Name: "Second", Mutate: yes, Validate: no}}.Timed(reg)
+	a := &admission.Attributes{Operation: admission.Update}
+	if err := c.Mutate(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Validate(t.Context(), a); err == nil {
+		t.Fatal("no refusal")
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		for _, m := range f.Metric {
+			var values []string
+			for _, l := range m.Label {
+				values = append(values, l.GetValue())
+			}
+			got = append(got, fmt.Sprintf("%s{%s} %d", f.GetName(), strings.Join(values, " "), m.Histogram.GetSampleCount()))
+		}
+	}
+	want := `apiserver_admission_controller_admission_duration_seconds{First UPDATE false admit} 1
+apiserver_admission_controller_admission_duration_seconds{Second UPDATE false admit} 1
+apiserver_admission_controller_admission_duration_seconds{Second UPDATE true validate} 1
+apiserver_admission_step_admission_duration_seconds{UPDATE false admit} 1
+apiserver_admission_step_admission_duration_seconds{UPDATE true validate} 1`
+	if text := strings.Join(got, "\n"); text != want {
+		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}
 }

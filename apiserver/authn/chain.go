@@ -17,6 +17,8 @@ type Chain struct {
 	Anonymous      bool
 }
 
+var errUnknownToken = errors.New("invalid bearer token")
+
 // ErrUnauthorized is the error of a request without any usable credential.
 var ErrUnauthorized = errors.New("no valid credential: send a client certificate or a bearer token")
 
@@ -37,7 +39,10 @@ func (c Chain) Authenticate(r *http.Request) (*User, error) {
 		return nil, errors.Join(bad...)
 	}
 	// A token that nobody knows is refused. Schemes that nobody reads are no credential.
-	if _, token := Bearer(r); token || !c.Anonymous {
+	if _, token := Bearer(r); token {
+		return nil, errUnknownToken
+	}
+	if !c.Anonymous {
 		return nil, ErrUnauthorized
 	}
 	return &User{Name: Anonymous, Groups: []string{GroupUnauthenticated}}, nil

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -26,6 +27,8 @@ import (
 // remembered, so that all watchers of one event share one call, and a list costs one.
 type hook struct {
 	client   *crdv1.WebhookClientConfig
+	name     string // the definition's
+	metrics  *Metrics
 	versions []string // of ConversionReview, in order of preference
 	send     func(ctx context.Context, client *crdv1.WebhookClientConfig, body []byte) ([]byte, error)
 
@@ -62,7 +65,7 @@ func (k *Keeper) hookOf(c *crdv1.CustomResourceDefinition) *hook {
 	}
 	w := c.Spec.Conversion.Webhook
 	return &hook{
-		client: w.ClientConfig.DeepCopy(), versions: slices.Clone(w.ConversionReviewVersions), send: k.cfg.Send,
+		name: c.Name, metrics: k.cfg.Metrics, client: w.ClientConfig.DeepCopy(), versions: slices.Clone(w.ConversionReviewVersions), send: k.cfg.Send,
 		done: map[conversion]*converted{},
 	}
 }
@@ -191,6 +194,10 @@ func (h *hook) forget() {
 // Source: Kubernetes API reference, ConversionReview; documentation, "Versions in
 // CustomResourceDefinitions: webhook request and response".
 func (h *hook) review(ctx context.Context, in []*unstructured.Unstructured, version string) (out []*unstructured.Unstructured, size int, err error) {
+	began, stage := time.Now(), callFails
+	defer func() {
+		h.metrics.asks(h.name, in[0].GroupVersionKind().Version, schema.FromAPIVersionAndKind(version, "").Version, stage, time.Since(began), err)
+	}()
 	at := slices.IndexFunc(h.versions, func(v string) bool { return v == "v1" || v == "v1beta1" })
 	if at < 0 {
 		return nil, 0, errors.New("failed: no supported conversion review versions")
@@ -210,6 +217,7 @@ func (h *hook) review(ctx context.Context, in []*unstructured.Unstructured, vers
 	if err != nil {
 		return nil, 0, fmt.Errorf("failed: %w", err)
 	}
+	stage = badAnswer
 	rs := &crdv1.ConversionReview{}
 	if err := json.Unmarshal(text, rs); err != nil {
 		return nil, 0, fmt.Errorf("failed: couldn't read the answer: %w", err)
@@ -226,8 +234,12 @@ func (h *hook) review(ctx context.Context, in []*unstructured.Unstructured, vers
 	case rs.Response.Result.Status != metav1.StatusSuccess:
 		return nil, 0, fmt.Errorf("failed: response.result.status was '%s', not 'Success'", rs.Response.Result.Status)
 	case len(rs.Response.ConvertedObjects) != len(in):
+		if stage = partialAnswer; len(rs.Response.ConvertedObjects) == 0 {
+			stage = noObjects
+		}
 		return nil, 0, fmt.Errorf("returned %d objects, expected %d", len(rs.Response.ConvertedObjects), len(in))
 	}
+	stage = badObject
 	out = make([]*unstructured.Unstructured, len(in))
 	for i, raw := range rs.Response.ConvertedObjects {
 		out[i] = &unstructured.Unstructured{}

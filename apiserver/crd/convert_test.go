@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 )
 
@@ -239,6 +240,11 @@ func TestWebhookAway(t *testing.T) {
 		}
 	}
 	s.must(200, "GET", endsV1, "")
+	for _, name := range []string{"apiserver_conversion_webhook_request_total", "apiserver_conversion_webhook_duration_seconds", "apiserver_crd_conversion_webhook_duration_seconds"} {
+		if n, err := testutil.GatherAndCount(s.counts, name); err != nil || n < 2 {
+			t.Errorf("%s has %d series, want those of calls that went well and of others: %v", name, n, err)
+		}
+	}
 	hook.set(nil, nil)
 	s.must(200, "GET", endsV2+"/one", "")
 

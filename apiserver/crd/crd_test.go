@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -30,6 +31,8 @@ type server struct {
 	url string
 	reg *resources.Registry
 	k   *crd.Keeper
+
+	counts *prometheus.Registry
 }
 
 // writer writes as the server does.
@@ -66,7 +69,8 @@ func startWith(t *testing.T, webhook send) *server {
 	st := memory.New()
 	cache := watchcache.New(st, reg, watchcache.Options{})
 	handler := rest.New(rest.Config{Registry: reg, Cache: cache, Store: st, Version: "v1.36.6+test"})
-	k := crd.New(crd.Config{Registry: reg, Cache: cache, Writer: writer{reg, handler.Objects()}, Send: webhook})
+	counts := prometheus.NewRegistry()
+	k := crd.New(crd.Config{Registry: reg, Cache: cache, Writer: writer{reg, handler.Objects()}, Send: webhook, Metrics: crd.NewMetrics(counts)})
 	ctx, cancel := context.WithCancel(context.Background())
 	cached, kept := make(chan struct{}), make(chan struct{})
 	go func() { defer close(cached); _ = cache.Run(ctx) }()
@@ -80,7 +84,7 @@ func startWith(t *testing.T, webhook send) *server {
 		<-cached
 		<-kept
 	})
-	return &server{t, srv.URL, reg, k}
+	return &server{t, srv.URL, reg, k, counts}
 }
 
 type object = map[string]any

@@ -50,9 +50,10 @@ type Config struct {
 	Writer   Writer
 	// Send posts a ConversionReview to a webhook and returns the answer's body; nil: of a definition
 	// that converts by webhook only the storage version is served.
-	Send func(ctx context.Context, client *crdv1.WebhookClientConfig, body []byte) ([]byte, error)
-	Log  *slog.Logger
-	Now  func() time.Time
+	Send    func(ctx context.Context, client *crdv1.WebhookClientConfig, body []byte) ([]byte, error)
+	Metrics *Metrics // nil: none
+	Log     *slog.Logger
+	Now     func() time.Time
 }
 
 // Keeper keeps the table and the definitions' status in step with the definitions.

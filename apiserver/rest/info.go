@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/fields"
@@ -28,6 +29,9 @@ type Info struct {
 	Path string
 	// Fields are the terms of the field selector of a list, a watch or a deletecollection.
 	Fields fields.Requirements
+	// Waited is what the request has spent waiting for others: for a seat, and for webhooks. It belongs
+	// to the goroutine that serves the request.
+	Waited time.Duration
 	// Long says that the answer may take for ever: watches and streams. It is
 	// outside the request timeout and the bound on requests in flight.
 	Long bool

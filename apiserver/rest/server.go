@@ -48,6 +48,8 @@ type Config struct {
 	Virtual map[schema.GroupResource]func(rq *resources.Request, obj resources.Object) (resources.Object, error)
 	// Others is what discovery and OpenAPI say of other servers; nil: nothing.
 	Others discovery.Others
+	// Watched returns what is told the size of every event that a watch of row sends; nil: nobody.
+	Watched func(row *resources.Row) func(bytes int)
 	// MaxBody bounds request bodies; default 3 MiB.
 	MaxBody int64
 	// Version is the gitVersion, shown in the OpenAPI documents.

@@ -76,7 +76,10 @@ func (c *Call) watch() {
 	} else {
 		out = c.openStream()
 	}
-	s := &stream{c: c, out: out, f: f, definitions: true}
+	s := &stream{c: c, out: out, f: f, definitions: true, sent: func(int) {}}
+	if of := c.Server.cfg.Watched; of != nil {
+		s.sent = of(c.Row)
+	}
 	defer out.close()
 	if expired != nil {
 		s.fail(expired)
@@ -141,6 +144,7 @@ type stream struct {
 	out         sink
 	f           codec.Format
 	definitions bool // a Table's column definitions are still to be sent
+	sent        func(bytes int)
 }
 
 func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snapshot, cursor *watchcache.Cursor, length time.Duration) {
@@ -241,6 +245,7 @@ func (s *stream) change(t watchcache.Type, it *watchcache.Item) error {
 	if err != nil {
 		return &unreadable{err}
 	}
+	s.sent(len(text))
 	return s.out.shared(text)
 }
 
@@ -250,6 +255,7 @@ func (s *stream) event(t watchcache.Type, it *watchcache.Item) error {
 		return &unreadable{err}
 	}
 	dst := s.out.buffer()
+	before := len(dst)
 	switch s.f.As {
 	case "":
 		dst, err = codec.AppendEvent(dst, s.c.Row, eventNames[t], v, s.f)
@@ -261,6 +267,7 @@ func (s *stream) event(t watchcache.Type, it *watchcache.Item) error {
 	if err != nil {
 		return err
 	}
+	s.sent(len(dst) - before)
 	return s.out.frame(dst)
 }
 

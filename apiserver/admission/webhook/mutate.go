@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionapi "k8s.io/api/admission/v1"
@@ -75,7 +76,9 @@ func (s *server) mutate(ctx context.Context, a *admission.Attributes, from *matc
 			continue
 		}
 		called = true
+		began := time.Now()
 		altered, err := s.alter(ctx, a, h, v)
+		s.cfg.Metrics.asks(ctx, a, h, admitting, time.Since(began), err)
 		if altered {
 			clear(views)
 			r.changed()

@@ -56,8 +56,9 @@ type Config struct {
 	Changed    func(prefix string) func() int64
 	Authorizer authz.Authorizer
 	// Reach finds host:port of a ready endpoint of a service port.
-	Reach func(namespace, name, port string) (string, error)
-	Log   *slog.Logger
+	Reach   func(namespace, name, port string) (string, error)
+	Metrics *Metrics // nil: none
+	Log     *slog.Logger
 }
 
 // New returns the plugins MutatingAdmissionWebhook and ValidatingAdmissionWebhook.
@@ -361,8 +362,13 @@ func refusal(name string, st *metav1.Status) error {
 	default:
 		st.Message = by + " without explanation"
 	}
-	return &apierrors.StatusError{ErrStatus: *st}
+	return &rejection{&apierrors.StatusError{ErrStatus: *st}}
 }
+
+// rejection is a webhook's no.
+type rejection struct{ *apierrors.StatusError }
+
+func (r *rejection) Unwrap() error { return r.StatusError }
 
 // verdict is what one webhook's answer means for the request: nil when it may go on.
 func (s *server) verdict(ctx context.Context, h *hook, err error) error {
@@ -423,25 +429,33 @@ func (s *server) validate(ctx context.Context, a *admission.Attributes, from *ma
 		room <- struct{}{}
 		wait.Go(func() {
 			defer func() { <-room }()
-			c.answer, c.err = s.ask(ctx, a, c.h, c.v)
+			began := time.Now()
+			if c.answer, c.err = s.ask(ctx, a, c.h, c.v); c.err == nil {
+				c.err = checked(c.h, c.answer)
+			}
+			s.cfg.Metrics.asks(ctx, a, c.h, validating, time.Since(began), c.err)
 		})
 	}
 	wait.Wait()
 	var first error
 	for _, c := range calls {
-		err := c.err
-		if err == nil {
+		if c.answer != nil {
 			warn(a, c.answer.Warnings)
-			switch {
-			case !c.answer.Allowed:
-				err = refusal(c.h.name, c.answer.Result)
-			case len(c.answer.Patch) > 0:
-				err = &failure{c.h.name, errors.New("received invalid webhook response: validating webhook may not return response.patch")}
-			}
 		}
-		if err = s.verdict(ctx, c.h, err); err != nil && first == nil {
+		if err := s.verdict(ctx, c.h, c.err); err != nil && first == nil {
 			first = err
 		}
 	}
 	return first
+}
+
+// checked is what a validating webhook's answer says.
+func checked(h *hook, answer *admissionapi.AdmissionResponse) error {
+	switch {
+	case !answer.Allowed:
+		return refusal(h.name, answer.Result)
+	case len(answer.Patch) > 0:
+		return &failure{h.name, errors.New("received invalid webhook response: validating webhook may not return response.patch")}
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	admissionapi "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -87,12 +89,40 @@ type world struct {
 	chain    admission.Chain
 	warnings []string
 	dry      bool
+	counts   *prometheus.Registry
+}
+
+// counted are the counters that have counted, and how often a time was taken: as "name{values in the order of their labels} n".
+func (w *world) counted() string {
+	families, err := w.counts.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []string
+	for _, f := range families {
+		for _, m := range f.Metric {
+			var values []string
+			for _, l := range m.Label {
+				if l.GetName() != "name" && l.GetName() != "operation" { // always the same here
+					values = append(values, l.GetValue())
+				}
+			}
+			n := m.GetCounter().GetValue()
+			if h := m.Histogram; h != nil {
+				n = float64(h.GetSampleCount())
+			}
+			name := strings.TrimPrefix(f.GetName(), "apiserver_admission_webhook_")
+			out = append(out, fmt.Sprintf("%s{%s} %v", name, strings.Join(values, " "), n))
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 func newWorld(t *testing.T, reach func(string, string, string) (string, error), objs ...resources.Object) *world {
 	w := &world{t: t, tree: readertest.New(objs...)}
 	w.tree.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"in": "yes"}}})
-	m, v := webhook.New(webhook.Config{Read: w.tree, Rows: func() []*resources.Row { return table }, Reach: reach})
+	w.counts = prometheus.NewRegistry()
+	m, v := webhook.New(webhook.Config{Read: w.tree, Rows: func() []*resources.Row { return table }, Reach: reach, Metrics: webhook.NewMetrics(w.counts)})
 	w.chain = admission.Chain{m, v}
 	return w
 }
@@ -141,9 +171,10 @@ func TestValidating(t *testing.T) {
 		want   string // part of the error; "" for none
 		code   int32
 		calls  int32
+		counts string
 	}{
-		{name: "allows, with a warning", answer: allow, calls: 1},
-		{name: "refuses with its own code", answer: deny, want: `admission webhook "a.b.c" denied the request: no such thing`, code: 403, calls: 1},
+		{name: "allows, with a warning", counts: `admission_duration_seconds{false validating} 1; request_total{200 false validating} 1`, answer: allow, calls: 1},
+		{name: "refuses with its own code", counts: `admission_duration_seconds{true validating} 1; rejection_count{no_error 403 validating} 1; request_total{403 true validating} 1`, answer: deny, want: `admission webhook "a.b.c" denied the request: no such thing`, code: 403, calls: 1},
 		{name: "refuses without a reason", answer: func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
 			return &admissionapi.AdmissionResponse{}
 		}, want: `admission webhook "a.b.c" denied the request without explanation`, code: 400, calls: 1},
@@ -162,10 +193,10 @@ func TestValidating(t *testing.T) {
 		{name: "a condition that fails refuses", answer: allow, want: "no such key: nothing", code: 403, change: func(w *admissionv1.ValidatingWebhook, _ *peer) {
 			w.MatchConditions = []admissionv1.MatchCondition{{Name: "c", Expression: "object.nothing == 1"}}
 		}},
-		{name: "no answer in time", answer: allow, want: `failed calling webhook "a.b.c": failed to call webhook: Post "https://`, code: 500, calls: 1, change: func(w *admissionv1.ValidatingWebhook, p *peer) {
+		{name: "no answer in time", counts: `admission_duration_seconds{true validating} 1; rejection_count{calling_webhook_error 500 validating} 1; request_total{500 true validating} 1`, answer: allow, want: `failed calling webhook "a.b.c": failed to call webhook: Post "https://`, code: 500, calls: 1, change: func(w *admissionv1.ValidatingWebhook, p *peer) {
 			w.ClientConfig, w.TimeoutSeconds = p.client("/hang"), ptr.To(int32(1))
 		}},
-		{name: "no answer in time, and ignored", answer: allow, calls: 1, change: func(w *admissionv1.ValidatingWebhook, p *peer) {
+		{name: "no answer in time, and ignored", counts: `admission_duration_seconds{false validating} 1; fail_open_count{validating} 1; request_total{500 false validating} 1`, answer: allow, calls: 1, change: func(w *admissionv1.ValidatingWebhook, p *peer) {
 			w.ClientConfig, w.TimeoutSeconds, w.FailurePolicy = p.client("/hang"), ptr.To(int32(1)), ptr.To(admissionv1.Ignore)
 		}},
 		{name: "a wrong certificate", answer: allow, want: "certificate", code: 500, change: func(w *admissionv1.ValidatingWebhook, _ *peer) {
@@ -174,7 +205,7 @@ func TestValidating(t *testing.T) {
 		{name: "an answer to another question", answer: func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
 			return &admissionapi.AdmissionResponse{UID: "other", Allowed: true}
 		}, want: "expected response.uid", code: 500, calls: 1},
-		{name: "a dry run and side effects", answer: allow, dry: true, want: `admission webhook "a.b.c" does not support dry run`, code: 400, change: func(w *admissionv1.ValidatingWebhook, _ *peer) {
+		{name: "a dry run and side effects", counts: `admission_duration_seconds{true validating} 1; rejection_count{apiserver_internal_error 0 validating} 1; request_total{0 true validating} 1`, answer: allow, dry: true, want: `admission webhook "a.b.c" does not support dry run`, code: 400, change: func(w *admissionv1.ValidatingWebhook, _ *peer) {
 			w.SideEffects = ptr.To(admissionv1.SideEffectClassSome)
 		}},
 	} {
@@ -202,6 +233,9 @@ func TestValidating(t *testing.T) {
 			}
 			if got := p.calls.Load(); got != c.calls {
 				t.Errorf("the webhook was asked %d times, want %d", got, c.calls)
+			}
+			if got := world.counted(); c.counts != "" && got != c.counts || c.calls == 0 && c.counts == "" && strings.Contains(got, "request_total{200") {
+				t.Errorf("counted\n %s, want\n %s", got, c.counts)
 			}
 			if c.name == "allows, with a warning" && (len(world.warnings) != 1 || world.warnings[0] != "careful") {
 				t.Errorf("warnings %q", world.warnings)
