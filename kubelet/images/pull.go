@@ -64,15 +64,20 @@ func (p *Puller) Ensure(ctx context.Context, w Want) (*cri.Image, *cri.ImageSpec
 			return nil, nil, &Problem{"ImageInspectError", message}
 		}
 		if have != nil {
+			p.counts.ImageWanted(string(w.Policy), "true", false)
 			w.Event(corev1.EventTypeNormal, "Pulled",
 				fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", w.Image))
 			return have, use(have, w), nil
 		}
+		p.counts.ImageWanted(string(w.Policy), "false", w.Policy != corev1.PullNever)
 		if w.Policy == corev1.PullNever {
 			message := fmt.Sprintf("Container image %q is not present with pull policy of Never", w.Image)
 			w.Event(corev1.EventTypeWarning, "ErrImageNeverPull", message)
 			return nil, nil, &Problem{"ErrImageNeverPull", message}
 		}
+	}
+	if w.Policy == corev1.PullAlways {
+		p.counts.ImageWanted(string(w.Policy), "unknown", true)
 	}
 	return p.pull(ctx, w, spec)
 }

@@ -11,6 +11,8 @@
 package metrics
 
 import (
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -45,6 +47,12 @@ type Metrics struct {
 	sleepsCut         prometheus.Counter
 	downBegan         prometheus.Gauge
 	downEnded         prometheus.Gauge
+
+	workerStart, startSLI, startTotal, perPod prometheus.Histogram
+	terminated, resizesAsked, deferredDone    *prometheus.CounterVec
+	resizeMillis                              *prometheus.HistogramVec
+	orphans, plainHooks                       prometheus.Counter
+	images                                    *prometheus.CounterVec
 
 	mu       sync.Mutex
 	relisted time.Time // guarded by mu
@@ -103,6 +111,18 @@ func New() *Metrics {
 	m.sleepsCut = counter("kubelet_sleep_action_terminated_early_total", "Sleep actions that were cut short.").WithLabelValues()
 	m.downBegan = gauge("kubelet_graceful_shutdown_start_time_seconds", "When the machine's last shutdown began, in seconds since 1970.").WithLabelValues()
 	m.downEnded = gauge("kubelet_graceful_shutdown_end_time_seconds", "When the pods had ended for the machine's last shutdown, in seconds since 1970; 0 until then.").WithLabelValues()
+	m.workerStart = one(histogram("kubelet_pod_worker_start_duration_seconds", "Time from the kubelet's first sight of a pod to the first pass over it.", usual))
+	m.startSLI = one(histogram("kubelet_pod_start_sli_duration_seconds", "Time from a pod's creation until its containers run, without pulling images and init containers.", starts))
+	m.startTotal = one(histogram("kubelet_pod_start_total_duration_seconds", "Time from a pod's creation until its containers run.", starts))
+	m.perPod = one(histogram("kubelet_containers_per_pod_count", "Containers of a pod.", prometheus.ExponentialBuckets(1, 2, 5)))
+	m.terminated = counter("kubelet_terminated_containers_total", "Containers that have ended, by kind, exit code and reason.", "container_type", "exit_code", "reason")
+	m.orphans = counter("kubelet_orphaned_runtime_pods_total", "Pods that the runtime had when the kubelet started and that no source wanted.").WithLabelValues()
+	m.plainHooks = counter("kubelet_lifecycle_handler_http_fallbacks_total", "Lifecycle handlers that named HTTPS and succeeded over HTTP.").WithLabelValues()
+	m.resizesAsked = counter("kubelet_container_requested_resizes_total", "Changes of a running container's resources that were asked for.", "resource", "requirement", "operation")
+	m.resizeMillis = histogram("kubelet_pod_resize_duration_milliseconds", "Time to give a container other resources.",
+		[]float64{10, 50, 100, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000, 120000, 300000, 600000}, "success")
+	m.deferredDone = counter("kubelet_pod_deferred_accepted_resizes_total", "Resizes that were carried out after they had waited.", "retry_trigger")
+	m.images = counter("kubelet_image_manager_ensure_image_requests_total", "Images that containers needed.", "pull_policy", "present_locally", "pull_required")
 	return m
 }
 
@@ -266,6 +286,73 @@ func (m *Metrics) Pulled(sizeBytes uint64, took time.Duration) {
 func (m *Metrics) SleepCut() {
 	if m != nil {
 		m.sleepsCut.Inc()
+	}
+}
+
+// WorkerStarts is the first pass over a pod of so many containers, some time after it was first seen.
+func (m *Metrics) WorkerStarts(took time.Duration, containers int) {
+	if m != nil {
+		m.workerStart.Observe(took.Seconds())
+		m.perPod.Observe(float64(containers))
+	}
+}
+
+// PodStarts is a pod whose containers run, some time after its creation; aside is what of it images and init
+// containers took.
+func (m *Metrics) PodStarts(took, aside time.Duration) {
+	if m != nil {
+		m.startTotal.Observe(took.Seconds())
+		m.startSLI.Observe(max(took-aside, 0).Seconds())
+	}
+}
+
+// ContainerEnded is a container that has ended: container, init_container or ephemeral_container.
+func (m *Metrics) ContainerEnded(kind string, code int32, reason string) {
+	if m != nil {
+		m.terminated.WithLabelValues(kind, strconv.Itoa(int(code)), reason).Inc()
+	}
+}
+
+// Orphan is a pod of the runtime that nobody wants.
+func (m *Metrics) Orphan() {
+	if m != nil {
+		m.orphans.Inc()
+	}
+}
+
+// PlainHook is a lifecycle handler that named HTTPS and succeeded over HTTP.
+func (m *Metrics) PlainHook() {
+	if m != nil {
+		m.plainHooks.Inc()
+	}
+}
+
+// ResizeAsked is one resource ("cpu") of one requirement ("requests", "limits") of a container for which another
+// amount is asked for; operation is add, remove, increase or decrease.
+func (m *Metrics) ResizeAsked(resource, requirement, operation string) {
+	if m != nil {
+		m.resizesAsked.WithLabelValues(resource, requirement, operation).Inc()
+	}
+}
+
+// Resized is one try to give a container other resources.
+func (m *Metrics) Resized(took time.Duration, err error) {
+	if m != nil {
+		m.resizeMillis.WithLabelValues(strconv.FormatBool(err == nil)).Observe(float64(took.Milliseconds()))
+	}
+}
+
+// ResizeAfterAll is a resize that was deferred and then given, because of a trigger.
+func (m *Metrics) ResizeAfterAll(trigger string) {
+	if m != nil {
+		m.deferredDone.WithLabelValues(trigger).Inc()
+	}
+}
+
+// ImageWanted is an image that a container needs; present is "true", "false" or "unknown".
+func (m *Metrics) ImageWanted(policy, present string, pull bool) {
+	if m != nil {
+		m.images.WithLabelValues(strings.ToLower(policy), present, strconv.FormatBool(pull)).Inc()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/expfmt"
 )
 
 func TestNamesAndLabelsAreUpstreams(t *testing.T) {
@@ -62,12 +63,48 @@ kubelet_started_pods_total 2
 	}
 }
 
+func TestWhatHappensToPodsIsCounted(t *testing.T) {
+	m := New()
+	m.WorkerStarts(time.Millisecond, 2)
+	m.PodStarts(5*time.Second, 2*time.Second)
+	m.ContainerEnded("container", 137, "OOMKilled")
+	m.ResizeAsked("cpu", "limits", "increase")
+	m.ResizeAfterAll("pods_removed")
+	m.Resized(20*time.Millisecond, nil)
+	m.ImageWanted("IfNotPresent", "true", false)
+	m.Orphan()
+	m.PlainHook()
+	m.Shutdown(time.Unix(100, 0), time.Time{})
+	for name, want := range map[string]string{
+		"kubelet_terminated_containers_total":               `kubelet_terminated_containers_total{container_type="container",exit_code="137",reason="OOMKilled"} 1`,
+		"kubelet_container_requested_resizes_total":         `kubelet_container_requested_resizes_total{operation="increase",requirement="limits",resource="cpu"} 1`,
+		"kubelet_pod_deferred_accepted_resizes_total":       `kubelet_pod_deferred_accepted_resizes_total{retry_trigger="pods_removed"} 1`,
+		"kubelet_image_manager_ensure_image_requests_total": `kubelet_image_manager_ensure_image_requests_total{present_locally="true",pull_policy="ifnotpresent",pull_required="false"} 1`,
+		"kubelet_orphaned_runtime_pods_total":               "kubelet_orphaned_runtime_pods_total 1",
+		"kubelet_lifecycle_handler_http_fallbacks_total":    "kubelet_lifecycle_handler_http_fallbacks_total 1",
+		"kubelet_graceful_shutdown_start_time_seconds":      "kubelet_graceful_shutdown_start_time_seconds 100",
+		"kubelet_graceful_shutdown_end_time_seconds":        "kubelet_graceful_shutdown_end_time_seconds 0",
+		"kubelet_pod_start_sli_duration_seconds":            "kubelet_pod_start_sli_duration_seconds_sum 3",
+		"kubelet_pod_start_total_duration_seconds":          "kubelet_pod_start_total_duration_seconds_sum 5",
+		"kubelet_containers_per_pod_count":                  "kubelet_containers_per_pod_count_sum 2",
+		"kubelet_pod_worker_start_duration_seconds":         "kubelet_pod_worker_start_duration_seconds_count 1",
+		"kubelet_pod_resize_duration_milliseconds":          `kubelet_pod_resize_duration_milliseconds_sum{success="true"} 20`,
+	} {
+		text, err := testutil.CollectAndFormat(m, expfmt.TypeTextPlain, name)
+		if err != nil || !strings.Contains(string(text), "\n"+want+"\n") {
+			t.Errorf("want %s in (%v):\n%s", want, err, text)
+		}
+	}
+}
+
 func TestNilCountsNothing(t *testing.T) {
 	var m *Metrics
 	m.Node("n", false)
 	m.Call("x", 0, nil)
 	m.Relisted(time.Now(), time.Now())
 	m.Pulled(1, 0)
+	m.WorkerStarts(0, 1)
+	m.Shutdown(time.Now(), time.Now())
 }
 
 func TestSizeClass(t *testing.T) {

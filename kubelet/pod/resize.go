@@ -163,6 +163,42 @@ func Unlike(a, b corev1.ResourceRequirements) bool {
 	return false
 }
 
+// Asked is one change of a container's resources that an update asks for.
+type Asked struct{ Resource, Requirement, Operation string }
+
+// AsksFor lists what an update of the object changes of its containers' resources.
+func AsksFor(old, next *corev1.Pod) []Asked {
+	var out []Asked
+	for _, lists := range [][2][]corev1.Container{{old.Spec.InitContainers, next.Spec.InitContainers}, {old.Spec.Containers, next.Spec.Containers}} {
+		for i := range min(len(lists[0]), len(lists[1])) {
+			was, is := lists[0][i].Resources, lists[1][i].Resources
+			for _, name := range []corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceCPU} {
+				for _, r := range []struct {
+					name    string
+					was, is corev1.ResourceList
+				}{{"requests", was.Requests, is.Requests}, {"limits", was.Limits, is.Limits}} {
+					before, after := r.was[name], r.is[name]
+					operation := ""
+					switch {
+					case before.Cmp(after) == 0:
+						continue
+					case before.IsZero():
+						operation = "add"
+					case after.IsZero():
+						operation = "remove"
+					case before.Cmp(after) < 0:
+						operation = "increase"
+					default:
+						operation = "decrease"
+					}
+					out = append(out, Asked{string(name), r.name, operation})
+				}
+			}
+		}
+	}
+	return out
+}
+
 // Changing reports whether a container of the pod runs with other resources than the pod has been given.
 func Changing(given *corev1.Pod, seen Seen, applied map[string]corev1.ResourceRequirements) bool {
 	for i := range seen.Containers {

@@ -89,3 +89,11 @@ func TestResizeText(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+func TestAsksFor(t *testing.T) {
+	got := AsksFor(asking("p", 0, list("1", "1Gi"), list("", "1Gi")), asking("p", 0, list("2", "1Gi"), list("2", "")))
+	want := []Asked{{"memory", "limits", "remove"}, {"cpu", "requests", "increase"}, {"cpu", "limits", "add"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

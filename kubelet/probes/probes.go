@@ -66,6 +66,7 @@ type Manager struct {
 	changed func(types.UID)
 	log     *slog.Logger
 	total   *prometheus.CounterVec
+	took    *prometheus.HistogramVec
 	wake    chan struct{}
 
 	mu         sync.Mutex
@@ -83,6 +84,10 @@ func New(exec Exec, events record.EventRecorder, changed func(types.UID), log *s
 			Name: "prober_probe_total",
 			Help: "Cumulative number of a liveness, readiness or startup probe for a container by result.",
 		}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"}),
+		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "prober_probe_duration_seconds",
+			Help: "Duration in seconds for a probe response.",
+		}, []string{"probe_type", "container", "pod", "namespace"}),
 		wake:       make(chan struct{}, 1),
 		entries:    map[key]*entry{},
 		containers: map[string]bool{},
@@ -91,7 +96,21 @@ func New(exec Exec, events record.EventRecorder, changed func(types.UID), log *s
 }
 
 // Collector is what /metrics/probes serves.
-func (m *Manager) Collector() prometheus.Collector { return m.total }
+func (m *Manager) Collector() prometheus.Collector { return collectors{m.total, m.took} }
+
+type collectors []prometheus.Collector
+
+func (all collectors) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range all {
+		c.Describe(ch)
+	}
+}
+
+func (all collectors) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range all {
+		c.Collect(ch)
+	}
+}
 
 // Set declares all containers of the pod that are to be probed now, replacing what was
 // declared before; no targets ends the pod's probes. The pod's status carries its IP.
@@ -118,6 +137,7 @@ func (m *Manager) Set(pod *corev1.Pod, targets []Target) {
 	if len(next) == 0 {
 		delete(m.byPod, pod.UID)
 		m.total.DeletePartialMatch(prometheus.Labels{"pod_uid": string(pod.UID)})
+		m.took.DeletePartialMatch(prometheus.Labels{"namespace": pod.Namespace, "pod": pod.Name})
 	} else {
 		m.byPod[pod.UID] = next
 	}
@@ -284,6 +304,9 @@ func (m *Manager) finish(ctx context.Context, e *entry, began time.Time, answer 
 	e.due = began.Add(e.wait())
 	pod, container := e.pod, e.target.Container.Name
 	m.total.WithLabelValues(e.kind.String(), metricResult(answer.Outcome), container, pod.Name, pod.Namespace, string(pod.UID)).Inc()
+	if answer.Outcome != Failed {
+		m.took.WithLabelValues(e.kind.String(), container, pod.Name, pod.Namespace).Observe(time.Since(began).Seconds())
+	}
 	m.mu.Unlock()
 
 	if eventType, reason, message := event(e.kind, answer); reason != "" && !quiet {

@@ -32,3 +32,15 @@ func TestInterfaces(t *testing.T) {
 		t.Error("no interfaces are some network")
 	}
 }
+
+func TestRoutesHaveUpstreamsNames(t *testing.T) {
+	for pattern, want := range map[string]string{
+		"GET /exec/{namespace}/{pod}/{uid}/{container}": "exec", "POST /portForward/{namespace}/{pod}": "portForward", "GET /pods": "pods", "GET /pods/{$}": "pods",
+		"GET /containerLogs/{namespace}/{pod}/{container}": "containerLogs", "GET /metrics/cadvisor": "metrics/cadvisor", "GET /stats/summary": "stats", "GET /logs/": "logs",
+	} {
+		path, streams := route(pattern)
+		if path != want || streams != (want == "exec" || want == "portForward") {
+			t.Errorf("%s: %q, lasting %t; want %q", pattern, path, streams, want)
+		}
+	}
+}

@@ -118,6 +118,7 @@ type Server struct {
 	log     *slog.Logger
 
 	pingEvery time.Duration // on WebSockets
+	requests  *requestMetrics
 }
 
 // New reads the certificates and lays out the paths.
@@ -131,30 +132,31 @@ func New(o Options, s Surroundings) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &Server{Server: main, healthz: healthz, s: s, log: s.Log, pingEvery: defaultPingEvery}
+	server := &Server{Server: main, healthz: healthz, s: s, log: s.Log, pingEvery: defaultPingEvery, requests: newRequestMetrics()}
 	if s.Client != nil {
 		main.Authorize(authorizer(o, serve.NewReviewer(s.Client, o.ClientCAFile), s.NodeName))
 	}
+	main.Registry().MustRegister(server.requests)
 	for _, method := range []string{"GET", "POST"} {
 		for _, uid := range []string{"", "/{uid}"} {
-			main.Handle(method+" /exec/{namespace}/{pod}"+uid+"/{container}", http.HandlerFunc(server.exec))
-			main.Handle(method+" /attach/{namespace}/{pod}"+uid+"/{container}", http.HandlerFunc(server.attach))
-			main.Handle(method+" /portForward/{namespace}/{pod}"+uid, http.HandlerFunc(server.portForward))
+			server.handle(method+" /exec/{namespace}/{pod}"+uid+"/{container}", http.HandlerFunc(server.exec))
+			server.handle(method+" /attach/{namespace}/{pod}"+uid+"/{container}", http.HandlerFunc(server.attach))
+			server.handle(method+" /portForward/{namespace}/{pod}"+uid, http.HandlerFunc(server.portForward))
 		}
 	}
-	main.Handle("GET /containerLogs/{namespace}/{pod}/{container}", http.HandlerFunc(server.containerLogs))
-	main.Handle("GET /pods", http.HandlerFunc(server.pods))
-	main.Handle("GET /pods/{$}", http.HandlerFunc(server.pods))
-	main.Handle("GET /runningpods", http.HandlerFunc(server.runningPods))
-	main.Handle("GET /runningpods/{$}", http.HandlerFunc(server.runningPods))
-	main.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir("/var/log"))))
+	server.handle("GET /containerLogs/{namespace}/{pod}/{container}", http.HandlerFunc(server.containerLogs))
+	server.handle("GET /pods", http.HandlerFunc(server.pods))
+	server.handle("GET /pods/{$}", http.HandlerFunc(server.pods))
+	server.handle("GET /runningpods", http.HandlerFunc(server.runningPods))
+	server.handle("GET /runningpods/{$}", http.HandlerFunc(server.runningPods))
+	server.handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir("/var/log"))))
 	if s.Stats != nil {
-		main.Handle("GET /stats/summary", http.HandlerFunc(server.summary))
-		main.Handle("GET /metrics/resource", metrics(resourceMetrics{s.Stats}))
-		main.Handle("GET /metrics/cadvisor", metrics(containerMetrics{s.Stats}))
+		server.handle("GET /stats/summary", http.HandlerFunc(server.summary))
+		server.handle("GET /metrics/resource", metrics(resourceMetrics{s.Stats}))
+		server.handle("GET /metrics/cadvisor", metrics(containerMetrics{s.Stats}))
 	}
 	if s.Probes != nil {
-		main.Handle("GET /metrics/probes", metrics(s.Probes))
+		server.handle("GET /metrics/probes", metrics(s.Probes))
 	}
 	return server, nil
 }

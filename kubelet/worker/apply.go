@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,8 +132,6 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 
 // started counts an attempt to start a container.
 func (w *worker) started(o *corev1.Pod, s pod.Step, err error) {
-	_, kind := pod.Find(o, s.Name)
-	name := map[pod.Kind]string{pod.Init: "init_container", pod.Sidecar: "init_container", pod.Ephemeral: "ephemeral_container"}[kind]
 	reason := ""
 	var f *startError
 	switch {
@@ -143,7 +140,7 @@ func (w *worker) started(o *corev1.Pod, s pod.Step, err error) {
 	case err != nil:
 		reason = "CreateContainerError"
 	}
-	w.Metrics.ContainerStarted(cmp.Or(name, "container"), reason)
+	w.Metrics.ContainerStarted(containerType(o, s.Name), reason)
 }
 
 // note remembers the failure of a step, or that it succeeded.

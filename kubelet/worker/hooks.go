@@ -111,7 +111,9 @@ func (w *worker) httpHook(ctx context.Context, c *corev1.Container, ip string, g
 	}
 	err = try(scheme)
 	if err != nil && scheme == "https" && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
-		return try("http")
+		if err = try("http"); err == nil {
+			w.Metrics.PlainHook()
+		}
 	}
 	return err
 }

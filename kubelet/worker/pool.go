@@ -429,6 +429,7 @@ func (p *Pool) Adopt(ctx context.Context) error {
 		}
 	}
 	for _, o := range orphans {
+		p.Metrics.Orphan()
 		p.Log.Info("removing what is left of a pod", "pod", o.Namespace+"/"+o.Name, "uid", o.UID)
 		p.Update(o)
 		p.Remove(o)

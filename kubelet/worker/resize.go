@@ -59,19 +59,21 @@ func (p *Pool) resizeAll(ctx context.Context) {
 	tick := time.NewTicker(retryResizes)
 	defer tick.Stop()
 	for {
+		trigger := "pods_removed" // or one has shrunk: the token does not say
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.room:
 		case <-tick.C:
+			trigger = "periodic_retry"
 		}
-		p.give()
+		p.give(trigger)
 	}
 }
 
 // give looks at every resize that waits, the most urgent first. It does nothing while it is not known what
 // all pods have: after the start of the kubelet others have their resources already.
-func (p *Pool) give() {
+func (p *Pool) give(trigger string) {
 	p.admitting.Lock()
 	defer p.admitting.Unlock()
 	if !p.told.Load() {
@@ -126,6 +128,9 @@ func (p *Pool) give() {
 		w.mu.Unlock()
 		switch {
 		case reason == "":
+			if before != nil {
+				w.Metrics.ResizeAfterAll(trigger)
+			}
 			w.log.Info("resize", "generation", o.Generation)
 			w.event(o, "", corev1.EventTypeNormal, "ResizeStarted", pod.ResizeText("Pod resize started", o, o.Generation, ""))
 		case before == nil || before.Generation != o.Generation:
@@ -182,7 +187,9 @@ func (w *worker) change(ctx context.Context, o *corev1.Pod, s pod.Step, applied 
 	if spec == nil {
 		return nil, nil
 	}
+	began := time.Now()
 	fail := func(err error) (func(*pod.Memory), error) {
+		w.Metrics.Resized(time.Since(began), err)
 		text := cri.Text(err)
 		return func(m *pod.Memory) {
 			generation := o.Generation
@@ -211,6 +218,7 @@ func (w *worker) change(ctx context.Context, o *corev1.Pod, s pod.Step, applied 
 	if err := w.Cgroups.Update(pod.Wider(o, applied)); err != nil {
 		return fail(err)
 	}
+	w.Metrics.Resized(time.Since(began), nil)
 	return func(m *pod.Memory) { m.Applied[s.ID] = resources }, nil
 }
 

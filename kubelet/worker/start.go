@@ -58,6 +58,7 @@ func (w *worker) start(ctx context.Context, o *corev1.Pod, s pod.Step, seen pod.
 	if err != nil {
 		return failed("CreateContainerConfigError", err)
 	}
+	asked := time.Now()
 	image, ref, err := w.Images.Ensure(ctx, images.Want{
 		Image: c.Image, Policy: c.ImagePullPolicy, Handler: handler, Sandbox: sandbox, Secrets: w.pullSecrets(ctx, o),
 		Event: func(typ, reason, message string) { w.event(o, c.Name, typ, reason, message) },
@@ -73,6 +74,7 @@ func (w *worker) start(ctx context.Context, o *corev1.Pod, s pod.Step, seen pod.
 		}
 		return failed("ErrImagePull", err)
 	}
+	w.pulling.Add(int64(time.Since(asked)))
 	x := criconfig.Extra{RestartCount: w.restartCount(o, s, seen), Image: ref, ImageUser: image.Username}
 	switch {
 	case image.Uid != nil:

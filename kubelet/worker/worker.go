@@ -54,6 +54,9 @@ type worker struct {
 	fresh  bool        // the pod has not run yet, and nothing of it was adopted
 
 	saved []byte // the record of resources as it is on disk
+
+	alive   map[string]bool // IDs of the containers that were seen to run, and not yet to have ended
+	pulling atomic.Int64    // nanoseconds that getting images took
 }
 
 // view is what others may see of a worker.
@@ -83,6 +86,7 @@ func newWorker(p *Pool, o *corev1.Pod) *worker {
 		gone:    make(chan struct{}),
 		cancels: map[string]context.CancelCauseFunc{},
 		waits:   map[string]pod.Wait{},
+		alive:   map[string]bool{},
 	}
 	w.memory = pod.Memory{Busy: map[string]bool{}, Failures: map[string]pod.Failure{}, Backoff: map[string]pod.Backoff{},
 		Probes: map[string]pod.Probe{}, Killed: map[string]time.Time{}, Applied: map[string]corev1.ResourceRequirements{}}
@@ -107,6 +111,11 @@ func (w *worker) update(o *corev1.Pod, removed bool) {
 		w.retrying = true // what a start was waiting for does not hold up the end
 	}
 	w.mu.Unlock()
+	if old.Generation != o.Generation {
+		for _, a := range pod.AsksFor(old, o) {
+			w.Metrics.ResizeAsked(a.Resource, a.Requirement, a.Operation)
+		}
+	}
 	if !maps.Equal(old.Labels, o.Labels) || !maps.Equal(old.Annotations, o.Annotations) {
 		w.Volumes.Changed(o)
 	}
@@ -328,15 +337,47 @@ func (w *worker) measure(o *corev1.Pod, began time.Time) {
 	case w.passed != o:
 		kind = "update"
 	}
+	if w.passed == nil {
+		w.Metrics.WorkerStarts(began.Sub(w.began), len(o.Spec.Containers))
+	}
 	w.passed = o
 	now := time.Now()
 	w.Metrics.Pass(kind, now.Sub(began))
+	for i := range w.seen.Containers {
+		switch c := &w.seen.Containers[i]; {
+		case c.State == pod.Live:
+			w.alive[c.ID] = true
+		case c.State == pod.Exited && w.alive[c.ID]:
+			delete(w.alive, c.ID)
+			w.Metrics.ContainerEnded(containerType(o, c.Name), c.ExitCode, c.Reason)
+		}
+	}
 	if w.fresh && w.last.Phase != corev1.PodPending {
 		w.fresh = false
 		if w.last.Phase == corev1.PodRunning {
 			w.Metrics.PodRuns(now.Sub(w.began))
+			if !o.CreationTimestamp.IsZero() { // a static pod has none
+				aside := time.Duration(w.pulling.Load())
+				for _, s := range w.last.InitContainerStatuses {
+					if t := s.State.Terminated; t != nil {
+						aside += t.FinishedAt.Sub(t.StartedAt.Time)
+					}
+				}
+				w.Metrics.PodStarts(now.Sub(o.CreationTimestamp.Time), aside)
+			}
 		}
 	}
+}
+
+// containerType is what metrics call a container's kind.
+func containerType(o *corev1.Pod, name string) string {
+	switch _, kind := pod.Find(o, name); kind {
+	case pod.Init, pod.Sidecar:
+		return "init_container"
+	case pod.Ephemeral:
+		return "ephemeral_container"
+	}
+	return "container"
 }
 
 // enter notes a new phase.
