@@ -2,7 +2,6 @@ package codec
 
 import (
 	"mime"
-	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -156,14 +155,11 @@ func negotiate(accept string, stream, pretty bool) (f Format, ok bool) {
 	return f, ok
 }
 
-// WantsPretty reports whether JSON shall be indented: the query decides, then whether a person
-// seems to read the answer.
-func WantsPretty(r *http.Request) bool {
-	if r.URL.RawQuery != "" {
-		if p := r.URL.Query().Get("pretty"); p != "" {
-			return p == "true" || p == "1"
-		}
+// WantsPretty reports whether JSON shall be indented: the query parameter "pretty" decides, then
+// whether a person seems to read the answer.
+func WantsPretty(parameter, agent string) bool {
+	if parameter != "" {
+		return parameter == "true" || parameter == "1"
 	}
-	agent := r.UserAgent()
 	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
 }

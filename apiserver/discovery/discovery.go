@@ -177,7 +177,7 @@ func v1kind(kind string) schema.GroupVersionKind {
 
 // object answers with a document of the plain kind; these are small and made each time.
 func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) {
-	f, ok := codec.Negotiate(unformed(r.Header.Get("Accept")), false, codec.WantsPretty(r))
+	f, ok := codec.Negotiate(unformed(r.Header.Get("Accept")), false, codec.WantsPretty(r.URL.Query().Get("pretty"), r.UserAgent()))
 	if !ok {
 		s.status(w, http.StatusNotAcceptable, metav1.StatusReason("NotAcceptable"),
 			"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf", nil)

@@ -116,9 +116,13 @@ func Status(err error) *metav1.Status {
 	return st
 }
 
+func wantsPretty(r *http.Request) bool {
+	return codec.WantsPretty(query(r).Get("pretty"), r.UserAgent())
+}
+
 // WriteError answers with the Status of err in a form that the client accepts.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
-	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, codec.WantsPretty(r))
+	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, wantsPretty(r))
 	if !ok {
 		f = codec.Format{}
 	}
@@ -133,7 +137,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 
 // WriteObject answers with any object that is not a cached item. gvk is what it says it is.
 func WriteObject(w http.ResponseWriter, r *http.Request, code int, obj runtime.Object, gvk schema.GroupVersionKind) {
-	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, codec.WantsPretty(r))
+	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, wantsPretty(r))
 	if !ok {
 		WriteError(w, r, notAcceptable(accepted))
 		return

@@ -270,7 +270,7 @@ func missing(*Info) error {
 
 // serve negotiates the answer's form, then runs the verb.
 func (c *Call) serve(verb func()) {
-	f, ok := codec.Negotiate(c.accept(), false, codec.WantsPretty(c.R))
+	f, ok := codec.Negotiate(c.accept(), false, wantsPretty(c.R))
 	if !ok {
 		if c.Row.Custom == nil {
 			c.fail(c.unacceptable())
@@ -327,7 +327,7 @@ func (s *Server) subresource(c *Call) {
 			return
 		}
 		c.deprecation()
-		f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, codec.WantsPretty(c.R))
+		f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, wantsPretty(c.R))
 		if ok {
 			c.format = f
 		}
