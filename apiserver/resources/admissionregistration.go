@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -340,15 +341,9 @@ func expressionName(s string) bool {
 }
 
 func validateVariables(f *check.Faults, list []admissionv1.Variable, p *field.Path) {
-	names := check.Seen[string]{}
-	for i, v := range list {
-		if f.Need(p.Index(i).Child("name"), v.Name) {
-			if !expressionName(v.Name) {
-				f.Invalid(p.Index(i).Child("name"), v.Name, "must be a valid CEL identifier")
-			}
-			if names.Again(v.Name) {
-				f.Duplicate(p.Index(i).Child("name"), v.Name)
-			}
+	for i, v := range list { // names may come twice
+		if f.Need(p.Index(i).Child("name"), v.Name) && !expressionName(v.Name) {
+			f.Invalid(p.Index(i).Child("name"), v.Name, "must be a valid CEL identifier")
 		}
 		if strings.TrimSpace(v.Expression) == "" {
 			f.Required(p.Index(i).Child("expression"), "")
@@ -387,7 +382,11 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 					metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge)
 			}
 		}
+		keys := check.Seen[string]{}
 		for i, a := range s.AuditAnnotations {
+			if keys.Again(a.Key) {
+				f.Duplicate(p.Child("auditAnnotations").Index(i).Child("key"), a.Key)
+			}
 			if at := p.Child("auditAnnotations").Index(i).Child("key"); v.Name == "" {
 				f.Invalid(at, a.Key, "requires metadata.name be non-empty")
 			} else {
@@ -437,17 +436,21 @@ func validateParamRef(f *check.Faults, r *admissionv1.ParamRef, p *field.Path) {
 	if r == nil {
 		return
 	}
+	if r.Name != "" {
+		f.Each(p.Child("name"), r.Name, content.IsPathSegmentName(r.Name))
+		if r.Selector != nil {
+			f.Forbidden(p.Child("name"), "name and selector are mutually exclusive")
+		}
+	}
+	f.Add(selectorFaults(r.Selector, p.Child("selector")))
 	switch {
 	case r.Name != "" && r.Selector != nil:
-		f.Forbidden(p.Child("name"), "name and selector are mutually exclusive")
+		f.Forbidden(p.Child("selector"), "name and selector are mutually exclusive")
 	case r.Name == "" && r.Selector == nil:
 		f.Required(p, "one of name or selector must be specified")
 	}
-	f.Add(selectorFaults(r.Selector, p.Child("selector")))
-	if r.ParameterNotFoundAction == nil {
-		f.Required(p.Child("parameterNotFoundAction"), "")
-	} else {
-		check.Among(f, p.Child("parameterNotFoundAction"), *r.ParameterNotFoundAction, admissionv1.AllowAction, admissionv1.DenyAction)
+	if a := valueOr(r.ParameterNotFoundAction, ""); f.Need(p.Child("parameterNotFoundAction"), string(a)) {
+		check.Listed(f, p.Child("parameterNotFoundAction"), a, admissionv1.DenyAction, admissionv1.AllowAction)
 	}
 }
 

@@ -1,11 +1,17 @@
 package resources
 
 import (
+	"maps"
+	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/validate/content"
+	objectvalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -15,7 +21,7 @@ import (
 )
 
 // The kinds of dynamic resource allocation. The rules cover names, references,
-// bounds and what may change; that CEL selectors compile is checked where they run.
+// bounds, what may change, and that CEL selectors compile; what they may cost is not estimated.
 
 // Bounds of one object. Source: resource.k8s.io/v1 API reference.
 const (
@@ -33,11 +39,91 @@ func validateSelectors(f *check.Faults, list []resourcev1.DeviceSelector, p *fie
 		at := p.Index(i)
 		if s.CEL == nil {
 			f.Required(at.Child("cel"), "")
-		} else if strings.TrimSpace(s.CEL.Expression) == "" {
-			f.Required(at.Child("cel", "expression"), "")
-		} else if len(s.CEL.Expression) > 10<<10 {
-			f.TooLong(at.Child("cel", "expression"), "", 10<<10)
+		} else if len(s.CEL.Expression) > resourcev1.CELSelectorExpressionMaxLength {
+			f.TooLong(at.Child("cel", "expression"), "", resourcev1.CELSelectorExpressionMaxLength)
+		} else {
+			validateSelector(f, s.CEL.Expression, at.Child("cel", "expression"))
 		}
+	}
+}
+
+var (
+	taintEffects        = []resourcev1.DeviceTaintEffect{resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone}
+	tolerationOperators = []resourcev1.DeviceTolerationOperator{resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists}
+	// semver is what semver.org's specification 2.0.0 allows.
+	semver = regexp.MustCompile(`^(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}` +
+		`(-(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*)?(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?$`)
+)
+
+func validateTolerations(f *check.Faults, list []resourcev1.DeviceToleration, p *field.Path) {
+	for i, t := range list {
+		p := p.Index(i)
+		if t.Key != "" {
+			f.LabelName(p.Child("key"), t.Key)
+		}
+		switch t.Operator {
+		case resourcev1.DeviceTolerationOpExists:
+			if t.Value != "" {
+				f.Invalid(p.Child("value"), t.Value, "must be empty for operator `Exists`")
+			}
+		case resourcev1.DeviceTolerationOpEqual:
+			f.Each(p.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))
+		default:
+			check.OneOf(f, p.Child("operator"), t.Operator, tolerationOperators...)
+		}
+		check.AmongOrEmpty(f, p.Child("effect"), t.Effect, taintEffects...)
+	}
+}
+
+func validateDeviceTaints(f *check.Faults, list []resourcev1.DeviceTaint, p *field.Path) {
+	if n := len(list); n > resourcev1.DeviceTaintsMaxLength {
+		f.TooMany(p, n, resourcev1.DeviceTaintsMaxLength)
+	}
+	for i, t := range list {
+		p := p.Index(i)
+		f.LabelName(p.Child("key"), t.Key)
+		f.Each(p.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))
+		check.OneOf(f, p.Child("effect"), t.Effect, taintEffects...)
+	}
+}
+
+// validateAttribute: an attribute has one value, of one type.
+func validateAttribute(f *check.Faults, a resourcev1.DeviceAttribute, p *field.Path) {
+	text := func(s string, p *field.Path) {
+		if len(s) > resourcev1.DeviceAttributeMaxValueLength {
+			f.TooLong(p, "", resourcev1.DeviceAttributeMaxValueLength)
+		}
+	}
+	semantic := func(s string, p *field.Path) {
+		if !semver.MatchString(s) {
+			f.Invalid(p, s, "must be a string compatible with semver.org spec 2.0.0")
+		}
+		text(s, p)
+	}
+	values := 0
+	for _, set := range []bool{a.BoolValue != nil, a.IntValue != nil, a.StringValue != nil, a.VersionValue != nil,
+		a.BoolValues != nil, a.IntValues != nil, a.StringValues != nil, a.VersionValues != nil} {
+		if set {
+			values++
+		}
+	}
+	if s := a.StringValue; s != nil {
+		text(*s, p.Child("string"))
+	}
+	if s := a.VersionValue; s != nil {
+		semantic(*s, p.Child("version"))
+	}
+	for i, s := range a.StringValues {
+		text(s, p.Child("strings").Index(i))
+	}
+	for i, s := range a.VersionValues {
+		semantic(s, p.Child("versions").Index(i))
+	}
+	switch {
+	case values == 0:
+		f.Invalid(p, "", "exactly one value must be specified")
+	case values > 1:
+		f.Invalid(p, a, "exactly one value must be specified")
 	}
 }
 
@@ -125,10 +211,17 @@ var deviceClasses = Resource[resourcev1.DeviceClass]{
 	}),
 }
 
+func defaultTolerations(list []resourcev1.DeviceToleration) {
+	for i := range list {
+		def(&list[i].Operator, resourcev1.DeviceTolerationOpEqual)
+	}
+}
+
 func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
 	for i := range s.Devices.Requests {
 		r := &s.Devices.Requests[i]
 		if e := r.Exactly; e != nil {
+			defaultTolerations(e.Tolerations)
 			def(&e.AllocationMode, resourcev1.DeviceAllocationModeExactCount)
 			if e.AllocationMode == resourcev1.DeviceAllocationModeExactCount {
 				def(&e.Count, 1)
@@ -136,6 +229,7 @@ func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
 		}
 		for j := range r.FirstAvailable {
 			e := &r.FirstAvailable[j]
+			defaultTolerations(e.Tolerations)
 			def(&e.AllocationMode, resourcev1.DeviceAllocationModeExactCount)
 			if e.AllocationMode == resourcev1.DeviceAllocationModeExactCount {
 				def(&e.Count, 1)
@@ -150,7 +244,7 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 		f.TooMany(p.Child("requests"), n, deviceRequestsMax)
 	}
 	names := check.Seen[string]{}
-	exact := func(class string, mode resourcev1.DeviceAllocationMode, count int64, selectors []resourcev1.DeviceSelector, at *field.Path) {
+	exact := func(class string, mode resourcev1.DeviceAllocationMode, count int64, selectors []resourcev1.DeviceSelector, tolerated []resourcev1.DeviceToleration, at *field.Path) {
 		f.NeedName(at.Child("deviceClassName"), class, validation.IsDNS1123Subdomain)
 		validateSelectors(f, selectors, at.Child("selectors"))
 		check.Among(f, at.Child("allocationMode"), mode, resourcev1.DeviceAllocationModeAll, resourcev1.DeviceAllocationModeExactCount)
@@ -160,12 +254,13 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 		case mode == resourcev1.DeviceAllocationModeExactCount && count <= 0:
 			f.Invalid(at.Child("count"), count, check.NotPositive)
 		}
+		validateTolerations(f, tolerated, at.Child("tolerations"))
 	}
 	for i, r := range s.Devices.Requests {
 		at := p.Child("requests").Index(i)
-		f.NeedName(at.Child("name"), r.Name, validation.IsDNS1123Label)
+		f.Label(at.Child("name"), r.Name)
 		if names.Again(r.Name) {
-			f.Duplicate(at.Child("name"), r.Name)
+			f.Duplicate(at, r.Name)
 		}
 		switch {
 		case r.Exactly == nil && len(r.FirstAvailable) == 0:
@@ -173,7 +268,7 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 		case r.Exactly != nil && len(r.FirstAvailable) > 0:
 			f.Invalid(at, nil, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set")
 		case r.Exactly != nil:
-			exact(r.Exactly.DeviceClassName, r.Exactly.AllocationMode, r.Exactly.Count, r.Exactly.Selectors, at.Child("exactly"))
+			exact(r.Exactly.DeviceClassName, r.Exactly.AllocationMode, r.Exactly.Count, r.Exactly.Selectors, r.Exactly.Tolerations, at.Child("exactly"))
 		}
 		if n := len(r.FirstAvailable); n > 8 {
 			f.TooMany(at.Child("firstAvailable"), n, 8)
@@ -181,16 +276,26 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 		subs := check.Seen[string]{}
 		for j, sub := range r.FirstAvailable {
 			at := at.Child("firstAvailable").Index(j)
-			f.NeedName(at.Child("name"), sub.Name, validation.IsDNS1123Label)
+			f.Label(at.Child("name"), sub.Name)
 			if subs.Again(sub.Name) {
-				f.Duplicate(at.Child("name"), sub.Name)
+				f.Duplicate(at, sub.Name)
 			}
 			names[r.Name+"/"+sub.Name] = true
-			exact(sub.DeviceClassName, sub.AllocationMode, sub.Count, sub.Selectors, at)
+			exact(sub.DeviceClassName, sub.AllocationMode, sub.Count, sub.Selectors, sub.Tolerations, at)
 		}
 	}
 	refers := func(list []string, p *field.Path) {
+		again := check.Seen[string]{}
 		for i, n := range list {
+			parts := strings.Split(n, "/")
+			if len(parts) <= 2 {
+				for _, part := range parts {
+					f.Label(p.Index(i), part)
+				}
+			}
+			if again.Again(n) {
+				f.Duplicate(p.Index(i), n)
+			}
 			if !names[n] {
 				f.Invalid(p.Index(i), n, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'")
 			}
@@ -205,7 +310,7 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 		case c.DistinctAttribute != nil:
 			attributeName(f, string(*c.DistinctAttribute), true, at.Child("distinctAttribute"))
 		default:
-			f.Required(at, `exactly one of "matchAttribute" or "distinctAttribute" is required`)
+			f.Required(at, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`)
 		}
 	}
 	for i, c := range s.Devices.Config {
@@ -283,6 +388,8 @@ var resourceClaimTemplates = Resource[resourcev1.ResourceClaimTemplate]{
 	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
 	Main: plainPart(func(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
 		var f check.Faults
+		f.Labels(field.NewPath("spec", "metadata", "labels"), t.Spec.Labels)
+		f.Add(objectvalidation.ValidateAnnotations(t.Spec.Annotations, field.NewPath("spec", "metadata", "annotations")))
 		validateResourceClaimSpec(&f, &t.Spec.Spec, field.NewPath("spec", "spec"))
 		if old != nil {
 			f.Same(field.NewPath("spec"), t.Spec, old.Spec)
@@ -291,10 +398,22 @@ var resourceClaimTemplates = Resource[resourcev1.ResourceClaimTemplate]{
 	}),
 }
 
+// sinceNow says of taints that do not tell it since when they are there.
+func sinceNow(rq *Request, s, _ *resourcev1.ResourceSlice) {
+	for i := range s.Spec.Devices {
+		for j := range s.Spec.Devices[i].Taints {
+			if t := &s.Spec.Devices[i].Taints[j]; t.TimeAdded == nil {
+				now := metav1.NewTime(rq.Now.Truncate(time.Second))
+				t.TimeAdded = &now
+			}
+		}
+	}
+}
+
 var resourceSlices = Resource[resourcev1.ResourceSlice]{
 	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceSlice", Plural: "resourceslices", Prefix: "resourceslices", Scope: Cluster,
 	List: listOf[resourcev1.ResourceSliceList],
-	Main: plainPart(func(s, old *resourcev1.ResourceSlice) field.ErrorList {
+	Main: Part[resourcev1.ResourceSlice]{Prepare: sinceNow, Validate: withoutRequest(func(s, old *resourcev1.ResourceSlice) field.ErrorList {
 		var f check.Faults
 		p := field.NewPath("spec")
 		f.Add(podrules.ValidateCSIDriverName(s.Spec.Driver, p.Child("driver")))
@@ -309,7 +428,9 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 		if s.Spec.Pool.ResourceSliceCount <= 0 {
 			f.Invalid(p.Child("pool", "resourceSliceCount"), s.Spec.Pool.ResourceSliceCount, check.NotPositive)
 		}
-		check.AtLeastZero(&f, p.Child("pool", "generation"), s.Spec.Pool.Generation)
+		if n := s.Spec.Pool.Generation; n < 0 {
+			f.Invalid(p.Child("pool", "generation"), n, "must be greater than or equal to zero")
+		}
 		where := 0
 		for _, set := range []bool{valueOr(s.Spec.NodeName, "") != "", s.Spec.NodeSelector != nil, valueOr(s.Spec.AllNodes, false), valueOr(s.Spec.PerDeviceNodeSelection, false)} {
 			if set {
@@ -323,7 +444,11 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 		case where > 1:
 			f.Invalid(p, nil, one+", but multiple fields are set")
 		}
-		if s.Spec.NodeName != nil {
+		switch {
+		case s.Spec.NodeName == nil:
+		case *s.Spec.NodeName == "":
+			f.Invalid(p.Child("nodeName"), "", "must be either unset or set to a non-empty string")
+		default:
 			f.Subdomain(p.Child("nodeName"), *s.Spec.NodeName)
 		}
 		if s.Spec.NodeSelector != nil {
@@ -338,8 +463,12 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 			at := p.Child("name")
 			f.Label(at, d.Name)
 			if names.Again(d.Name) {
-				f.Duplicate(at, d.Name)
+				f.Duplicate(p, d.Name)
 			}
+			for _, name := range slices.Sorted(maps.Keys(d.Attributes)) {
+				validateAttribute(&f, d.Attributes[name], p.Child("attributes").Key(string(name)))
+			}
+			validateDeviceTaints(&f, d.Taints, p.Child("taints"))
 			bindingConditions(&f, d.BindingConditions, d.BindingFailureConditions, p)
 		}
 		sets := check.Seen[string]{}
@@ -362,7 +491,7 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 			f.Same(p.Child("nodeName"), valueOr(s.Spec.NodeName, ""), valueOr(old.Spec.NodeName, ""))
 		}
 		return f.List()
-	}),
+	})},
 	Fields: func(s *resourcev1.ResourceSlice) fields.Set {
 		return fields.Set{"spec.nodeName": valueOr(s.Spec.NodeName, ""), "spec.driver": s.Spec.Driver}
 	},

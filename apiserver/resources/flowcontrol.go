@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -58,6 +59,20 @@ func conditionType(f *check.Faults, seen check.Seen[string], t string, i int) {
 	}
 }
 
+// knownVerbs: all of them, unless "*" stands for them.
+func knownVerbs(f *check.Faults, list []string, p *field.Path) {
+	all := []string{"create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"}
+	if slices.Contains(list, "*") {
+		return
+	}
+	for _, v := range list {
+		if !slices.Contains(all, v) {
+			f.Add(field.ErrorList{field.NotSupported(p, list, all)})
+			return
+		}
+	}
+}
+
 func validateFlowSchema(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 	var f check.Faults
 	p := field.NewPath("spec")
@@ -71,7 +86,13 @@ func validateFlowSchema(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 		f.Invalid(at, n, "only the schema named 'exempt' may have matchingPrecedence 1")
 	}
 	if d := s.Spec.DistinguisherMethod; d != nil {
-		check.Among(&f, p.Child("distinguisherMethod", "type"), d.Type, flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)
+		if t := d.Type; t != flowcontrolv1.FlowDistinguisherMethodByNamespaceType && t != flowcontrolv1.FlowDistinguisherMethodByUserType {
+			shown := struct {
+				Type flowcontrolv1.FlowDistinguisherMethodType
+			}{t} // upstream shows the whole method
+			f.Add(field.ErrorList{field.NotSupported(p.Child("distinguisherMethod", "type"), shown,
+				[]flowcontrolv1.FlowDistinguisherMethodType{flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType})})
+		}
 	}
 	if n := s.Spec.PriorityLevelConfiguration.Name; n == "" {
 		f.Required(p.Child("priorityLevelConfiguration", "name"), "must reference a priority level")
@@ -92,9 +113,10 @@ func validateFlowSchema(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 		for j, x := range r.ResourceRules {
 			at := at.Child("resourceRules").Index(j)
 			wildcard(&f, x.Verbs, "verbs", "verbs must contain at least one value", at.Child("verbs"))
+			knownVerbs(&f, x.Verbs, at.Child("verbs"))
 			wildcard(&f, x.APIGroups, "api groups", "resource rules must supply at least one api group", at.Child("apiGroups"))
 			wildcard(&f, x.Resources, "resources", "resource rules must supply at least one resource", at.Child("resources"))
-			if !x.ClusterScope {
+			if !x.ClusterScope || len(x.Namespaces) > 0 {
 				wildcard(&f, x.Namespaces, "namespaces", "resource rules that are not cluster scoped must supply at least one namespace", at.Child("namespaces"))
 			}
 			for k, n := range x.Namespaces {
@@ -108,6 +130,7 @@ func validateFlowSchema(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
 		for j, x := range r.NonResourceRules {
 			at := at.Child("nonResourceRules").Index(j)
 			wildcard(&f, x.Verbs, "verbs", "verbs must contain at least one value", at.Child("verbs"))
+			knownVerbs(&f, x.Verbs, at.Child("verbs"))
 			wildcard(&f, x.NonResourceURLs, "non-resource URLs", "nonResourceURLs must contain at least one value", at.Child("nonResourceURLs"))
 			for k, u := range x.NonResourceURLs {
 				at := at.Child("nonResourceURLs").Index(k)
@@ -143,21 +166,23 @@ func wildcard(f *check.Faults, list []string, what, missing string, p *field.Pat
 }
 
 func validateFlowSubject(f *check.Faults, s flowcontrolv1.Subject, p *field.Path) {
-	parts := []struct {
+	type part struct {
 		kind  flowcontrolv1.SubjectKind
 		field string
 		set   bool
-	}{
+	}
+	parts := []part{
 		{flowcontrolv1.SubjectKindUser, "user", s.User != nil},
 		{flowcontrolv1.SubjectKindGroup, "group", s.Group != nil},
 		{flowcontrolv1.SubjectKindServiceAccount, "serviceAccount", s.ServiceAccount != nil},
 	}
 	check.Among(f, p.Child("kind"), s.Kind, flowcontrolv1.SubjectKindUser, flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount)
+	known := slices.ContainsFunc(parts, func(x part) bool { return x.kind == s.Kind })
 	for _, x := range parts {
 		switch {
 		case x.kind == s.Kind && !x.set:
 			f.Required(p.Child(x.field), x.field+" is required when subject kind is '"+string(x.kind)+"'")
-		case x.kind != s.Kind && x.set:
+		case known && x.kind != s.Kind && x.set:
 			f.Forbidden(p.Child(x.field), x.field+" is forbidden when subject kind is not '"+string(x.kind)+"'")
 		}
 	}

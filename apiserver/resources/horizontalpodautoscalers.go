@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/resources/podrules"
 )
 
 type hpa2 = autoscalingv2.HorizontalPodAutoscaler
@@ -137,7 +138,7 @@ func validateScalingRules(r *autoscalingv2.HPAScalingRules, p *field.Path) field
 		}
 	}
 	if r.SelectPolicy != nil {
-		check.OneOf(&f, p.Child("selectPolicy"), *r.SelectPolicy,
+		check.Among(&f, p.Child("selectPolicy"), *r.SelectPolicy,
 			autoscalingv2.MaxChangePolicySelect, autoscalingv2.MinChangePolicySelect, autoscalingv2.DisabledPolicySelect)
 	}
 	if len(r.Policies) == 0 {
@@ -145,7 +146,7 @@ func validateScalingRules(r *autoscalingv2.HPAScalingRules, p *field.Path) field
 	}
 	for i, policy := range r.Policies {
 		at := p.Child("policies").Index(i)
-		check.OneOf(&f, at.Child("type"), policy.Type, autoscalingv2.PodsScalingPolicy, autoscalingv2.PercentScalingPolicy)
+		check.Among(&f, at.Child("type"), policy.Type, autoscalingv2.PodsScalingPolicy, autoscalingv2.PercentScalingPolicy)
 		if policy.Value <= 0 {
 			f.Invalid(at.Child("value"), policy.Value, "must be greater than zero")
 		}
@@ -230,7 +231,7 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 		var f check.Faults
 		f.Add(perPod(m.ContainerResource.Name, m.ContainerResource.Target, p))
 		if n := m.ContainerResource.Name; n != "" {
-			f.QualifiedName(p.Child("name"), string(n))
+			f.Add(podrules.ValidateContainerResourceName(n, p.Child("name")))
 		}
 		if c := m.ContainerResource.Container; c == "" {
 			f.Required(p.Child("container"), "must specify a container")

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -53,6 +55,37 @@ func parameters(f *check.Faults, m map[string]string, p *field.Path) {
 	}
 }
 
+// topologies: each term says something, and something else than those before it.
+func topologies(f *check.Faults, list []corev1.TopologySelectorTerm, p *field.Path) {
+	var before []map[string]sets.Set[string]
+	for i, t := range list {
+		p := p.Index(i).Child("matchLabelExpressions")
+		term := map[string]sets.Set[string]{}
+		for j, e := range t.MatchLabelExpressions {
+			at, values := p.Index(j), sets.Set[string]{}
+			if len(e.Values) == 0 {
+				f.Required(at.Child("values"), "")
+			}
+			for k, v := range e.Values {
+				if values.Has(v) {
+					f.Duplicate(at.Child("values").Index(k), v)
+				}
+				values.Insert(v)
+			}
+			f.LabelName(at.Child("key"), e.Key)
+			if term[e.Key] != nil {
+				f.Duplicate(at.Child("key"), e.Key)
+			}
+			term[e.Key] = values
+		}
+		same := func(other map[string]sets.Set[string]) bool { return equality.Semantic.DeepEqual(other, term) }
+		if len(term) == 0 || slices.ContainsFunc(before, same) {
+			f.Duplicate(p, "")
+		}
+		before = append(before, term)
+	}
+}
+
 var storageClasses = Resource[storagev1.StorageClass]{
 	Group: "storage.k8s.io", Version: "v1", Kind: "StorageClass", Plural: "storageclasses", Prefix: "storageclasses",
 	Short: []string{"sc"}, Scope: Cluster, NoGeneration: true, List: listOf[storagev1.StorageClassList],
@@ -67,21 +100,12 @@ var storageClasses = Resource[storagev1.StorageClass]{
 			f.QualifiedName(at("provisioner"), strings.ToLower(c.Provisioner))
 		}
 		parameters(&f, c.Parameters, at("parameters"))
-		check.AmongPtr(&f, at("reclaimPolicy"), c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
-		check.OneOf(&f, at("volumeBindingMode"), valueOr(c.VolumeBindingMode, ""), storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
-		for i, t := range c.AllowedTopologies {
-			keys := check.Seen[string]{}
-			for j, e := range t.MatchLabelExpressions {
-				at := at("allowedTopologies").Index(i).Child("matchLabelExpressions").Index(j)
-				f.LabelName(at.Child("key"), e.Key)
-				if keys.Again(e.Key) {
-					f.Duplicate(at.Child("key"), e.Key)
-				}
-				if len(e.Values) == 0 {
-					f.Required(at.Child("values"), "")
-				}
-			}
+		check.AmongOrEmpty(&f, at("reclaimPolicy"), valueOr(c.ReclaimPolicy, ""), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
+		if c.VolumeBindingMode == nil {
+			f.Required(at("volumeBindingMode"), "")
 		}
+		check.AmongPtr(&f, at("volumeBindingMode"), c.VolumeBindingMode, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)
+		topologies(&f, c.AllowedTopologies, at("allowedTopologies"))
 		if old == nil {
 			return f.List()
 		}
@@ -201,6 +225,14 @@ var csiNodes = Resource[storagev1.CSINode]{
 	},
 }
 
+func csiDriverWarnings(_ *Request, d, old *storagev1.CSIDriver) []string {
+	if len(d.Spec.TokenRequests) == 0 || d.Spec.ServiceAccountTokenInSecrets != nil ||
+		old != nil && equality.Semantic.DeepEqual(old.Spec.TokenRequests, d.Spec.TokenRequests) {
+		return nil
+	}
+	return []string{"spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes"}
+}
+
 var csiDrivers = Resource[storagev1.CSIDriver]{
 	Group: "storage.k8s.io", Version: "v1", Kind: "CSIDriver", Plural: "csidrivers", Prefix: "csidrivers", Scope: Cluster, NoGeneration: true,
 	NeedsVersion: true, List: listOf[storagev1.CSIDriverList],
@@ -222,7 +254,7 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 		defPtr(&s.RequiresRepublish, false)
 		defPtr(&s.SELinuxMount, false)
 	},
-	Main: plainPart(func(d, old *storagev1.CSIDriver) field.ErrorList {
+	Main: Part[storagev1.CSIDriver]{Warnings: csiDriverWarnings, Validate: withoutRequest(func(d, old *storagev1.CSIDriver) field.ErrorList {
 		var f check.Faults
 		s, p := &d.Spec, field.NewPath("spec")
 		for name, v := range map[string]*bool{"attachRequired": s.AttachRequired, "podInfoOnMount": s.PodInfoOnMount, "storageCapacity": s.StorageCapacity, "seLinuxMount": s.SELinuxMount} {
@@ -232,7 +264,7 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 		}
 		check.AmongPtr(&f, p.Child("fsGroupPolicy"), s.FSGroupPolicy, storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
 		for _, m := range s.VolumeLifecycleModes {
-			check.Among(&f, p.Child("volumeLifecycleModes"), m, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)
+			check.Listed(&f, p.Child("volumeLifecycleModes"), m, storagev1.VolumeLifecyclePersistent, storagev1.VolumeLifecycleEphemeral)
 		}
 		audiences := check.Seen[string]{}
 		for i, t := range s.TokenRequests {
@@ -256,7 +288,7 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 			f.Same(p.Child("volumeLifecycleModes"), s.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)
 		}
 		return f.List()
-	}),
+	})},
 	Docs: map[string]string{
 		"AttachRequired":    storagev1.CSIDriverSpec{}.SwaggerDoc()["attachRequired"],
 		"PodInfoOnMount":    storagev1.CSIDriverSpec{}.SwaggerDoc()["podInfoOnMount"],
