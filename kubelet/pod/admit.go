@@ -27,6 +27,11 @@ func Admit(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *End {
 	if want, set := p.Labels[corev1.LabelOSStable]; set && want != "linux" {
 		return reject("PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label")
 	}
+	if sc := p.Spec.SecurityContext; sc != nil && sc.SupplementalGroupsPolicy != nil && *sc.SupplementalGroupsPolicy == corev1.SupplementalGroupsPolicyStrict {
+		if f := node.Status.Features; f == nil || f.SupplementalGroupsPolicy == nil || !*f.SupplementalGroupsPolicy {
+			return reject("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node")
+		}
+	}
 	if e := resources(p, others, node); e != nil {
 		return e
 	}

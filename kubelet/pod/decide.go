@@ -129,6 +129,10 @@ func run(in *Input, d *Decision) {
 	for i := range p.Spec.Containers {
 		r.keep(&p.Spec.Containers[i], Main)
 	}
+	// The pod's own limits come last: those of its containers lie within them.
+	if applied, known := in.Memory.Applied[""]; known && p.Spec.Resources != nil && Unlike(applied, *p.Spec.Resources) {
+		d.change(in, Step{Do: Change})
+	}
 }
 
 // replaceSandbox stops what is left of the old sandbox and asks for a new one.

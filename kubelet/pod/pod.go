@@ -187,7 +187,8 @@ type Memory struct {
 	End      *End
 	// StopAt is when the grace period is over, zero before Stopping.
 	StopAt time.Time
-	// Applied is the resources in force, by container ID, where they are known.
+	// Applied is the resources in force, by container ID, where they are known; those of the pod itself, where
+	// it has any, under "".
 	Applied map[string]corev1.ResourceRequirements
 	// Pending is why the pod has not been given the resources that its object asks for; nil when it has.
 	Pending *Resize
@@ -226,7 +227,7 @@ const (
 	CreateSandbox               // cgroup, log directory, sandbox
 	Start                       // pull, create, start, postStart
 	Kill                        // preStop, stop
-	Change                      // give a running container other resources
+	Change                      // give a running container, or without a name the pod itself, other resources
 	RemoveContainer             // forget a dead one
 	StopSandbox                 //
 	RemoveSandbox               // with all containers in it
@@ -288,6 +289,9 @@ func (s Step) String() string {
 	case Kill:
 		return fmt.Sprintf("kill %s id=%s grace=%v: %s", s.Name, s.ID, s.Grace, s.Message)
 	case Change:
+		if s.Name == "" {
+			return "resize pod"
+		}
 		return fmt.Sprintf("resize %s id=%s", s.Name, s.ID)
 	case RemoveContainer:
 		return fmt.Sprintf("remove container %s id=%s", s.Name, s.ID)

@@ -110,6 +110,9 @@ func TestAdmit(t *testing.T) {
 		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, Protocol: "TCP"}}
 		return p
 	}
+	strict := testkit.Pod("default/a")
+	policy := corev1.SupplementalGroupsPolicyStrict
+	strict.Spec.SecurityContext = &corev1.PodSecurityContext{SupplementalGroupsPolicy: &policy}
 	for _, row := range []struct {
 		says   string
 		pod    *corev1.Pod
@@ -119,6 +122,7 @@ func TestAdmit(t *testing.T) {
 		{"room for it", small("a"), nil, ""},
 		{"no CPU left", small("b"), []*corev1.Pod{small("a")}, "OutOfcpu"},
 		{"too many pods", testkit.Pod("default/c"), []*corev1.Pod{testkit.Pod("default/a"), testkit.Pod("default/b")}, "OutOfpods"},
+		{"groups that the runtime cannot keep strict", strict, nil, "SupplementalGroupsPolicyNotSupported"},
 		{"port in use", port("b"), []*corev1.Pod{port("a")}, "NodePorts"},
 	} {
 		got := Admit(row.pod, row.others, node)

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 )
 
@@ -119,32 +120,36 @@ func b2int(b bool) int {
 }
 
 // Wider is the pod with the larger of what each container runs with and what it is to run with: the limits
-// of the pod's cgroup while its containers are being changed one by one. applied is by container name.
+// of the pod's cgroup while its containers are being changed one by one. applied is by container name, and
+// for the pod itself under "".
 func Wider(p *corev1.Pod, applied map[string]corev1.ResourceRequirements) *corev1.Pod {
 	out := p.DeepCopy()
+	widen := func(name string, r *corev1.ResourceRequirements) {
+		was, known := applied[name]
+		if !known || r == nil {
+			return
+		}
+		for name, q := range was.Requests {
+			if have, set := r.Requests[name]; !set || have.Cmp(q) < 0 {
+				if r.Requests == nil {
+					r.Requests = corev1.ResourceList{}
+				}
+				r.Requests[name] = q
+			}
+		}
+		for name, q := range r.Limits {
+			switch old, limited := was.Limits[name]; {
+			case !limited:
+				delete(r.Limits, name) // without a limit so far
+			case old.Cmp(q) > 0:
+				r.Limits[name] = old
+			}
+		}
+	}
+	widen("", out.Spec.Resources)
 	for _, list := range [][]corev1.Container{out.Spec.InitContainers, out.Spec.Containers} {
 		for i := range list {
-			was, known := applied[list[i].Name]
-			if !known {
-				continue
-			}
-			r := &list[i].Resources
-			for name, q := range was.Requests {
-				if have, set := r.Requests[name]; !set || have.Cmp(q) < 0 {
-					if r.Requests == nil {
-						r.Requests = corev1.ResourceList{}
-					}
-					r.Requests[name] = q
-				}
-			}
-			for name, q := range r.Limits {
-				switch old, limited := was.Limits[name]; {
-				case !limited:
-					delete(r.Limits, name) // without a limit so far
-				case old.Cmp(q) > 0:
-					r.Limits[name] = old
-				}
-			}
+			widen(list[i].Name, &list[i].Resources)
 		}
 	}
 	return out
@@ -199,8 +204,11 @@ func AsksFor(old, next *corev1.Pod) []Asked {
 	return out
 }
 
-// Changing reports whether a container of the pod runs with other resources than the pod has been given.
+// Changing reports whether the pod, or a container of it, runs with other resources than it has been given.
 func Changing(given *corev1.Pod, seen Seen, applied map[string]corev1.ResourceRequirements) bool {
+	if r, known := applied[""]; known && given.Spec.Resources != nil && Unlike(r, *given.Spec.Resources) {
+		return true
+	}
 	for i := range seen.Containers {
 		n := &seen.Containers[i]
 		if n.State != Live {
@@ -259,4 +267,30 @@ func resizes(in *Input, st *corev1.PodStatus) []corev1.PodCondition {
 		}
 	}
 	return slices.Clip(out)
+}
+
+// setResources fills what the pod as a whole has been given, and what it runs with.
+//
+// Source: API reference, PodStatus.allocatedResources and resources (feature InPlacePodLevelResourcesVerticalScaling).
+func setResources(in *Input, st *corev1.PodStatus) {
+	p := in.Pod
+	st.AllocatedResources = resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	if r, known := in.Memory.Applied[""]; known && p.Spec.Resources != nil {
+		p = p.DeepCopy()
+		p.Spec.Resources = &r
+	}
+	// A limit holds for the pod only where each container has one, or the pod itself.
+	limited := map[corev1.ResourceName]bool{corev1.ResourceCPU: true, corev1.ResourceMemory: true}
+	limits := resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{ContainerFn: func(list corev1.ResourceList, _ resourcehelper.ContainerType) {
+		for name := range limited {
+			q := list[name]
+			limited[name] = limited[name] && !q.IsZero()
+		}
+	}})
+	for name, all := range limited {
+		if !all && (p.Spec.Resources == nil || p.Spec.Resources.Limits.Name(name, resource.DecimalSI).IsZero()) && st.Phase == corev1.PodRunning {
+			delete(limits, name)
+		}
+	}
+	st.Resources = &corev1.ResourceRequirements{Requests: resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{}), Limits: limits}
 }

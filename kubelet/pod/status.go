@@ -118,6 +118,7 @@ func Status(in Input, d Decision) *corev1.PodStatus {
 	slices.SortFunc(st.EphemeralContainerStatuses, byName)
 
 	setPhase(&in, &d, last, st)
+	setResources(&in, st)
 	setAddresses(&in, last, st)
 	setConditions(&in, &d, last, st)
 	return st

@@ -58,7 +58,10 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		op = func() (func(*pod.Memory), error) {
 			err := w.createSandbox(ctx, o, s)
 			w.Metrics.PodStarted(err)
-			return nil, err
+			if err != nil || o.Spec.Resources == nil {
+				return nil, err
+			}
+			return func(m *pod.Memory) { m.Applied[""] = *o.Spec.Resources.DeepCopy() }, nil
 		}
 	case pod.Start:
 		w.cancels[target] = cancel
@@ -88,8 +91,8 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		ip := w.podIP
 		op = func() (func(*pod.Memory), error) { return nil, w.kill(ctx, o, s, ip, again) }
 	case pod.Change:
-		applied := w.appliedByName()
-		op = func() (func(*pod.Memory), error) { return w.change(ctx, o, s, applied) }
+		running, applied := w.seen.Containers, w.appliedByName()
+		op = func() (func(*pod.Memory), error) { return w.change(ctx, o, s, running, applied) }
 		look = false
 	case pod.RemoveContainer:
 		logPath := ""
@@ -225,7 +228,7 @@ func (w *worker) setUp(ctx context.Context, o *corev1.Pod) (func(*pod.Memory), e
 // sandboxConfig is the sandbox as it was, or will be, created.
 func (w *worker) sandboxConfig(o *corev1.Pod, attempt uint32) (*runtimeapi.PodSandboxConfig, error) {
 	if o.Spec.HostUsers != nil && !*o.Spec.HostUsers {
-		return nil, errors.New("hostUsers: false is not supported by this node: the runtime offers no user namespaces")
+		return nil, errors.New("can't set `spec.hostUsers: false`, runtime does not support user namespaces")
 	}
 	return criconfig.Sandbox(*w.options.Config, o, attempt, w.Cgroups.Parent(o), nil)
 }

@@ -168,9 +168,12 @@ func (w *worker) resizing(o *corev1.Pod, seen pod.Seen) {
 	}
 }
 
-// appliedByName is what the running containers have, by name.
+// appliedByName is what the running containers have, by name, and the pod itself under "".
 func (w *worker) appliedByName() map[string]corev1.ResourceRequirements {
 	out := map[string]corev1.ResourceRequirements{}
+	if r, known := w.memory.Applied[""]; known {
+		out[""] = r
+	}
 	for i := range w.seen.Containers {
 		c := &w.seen.Containers[i]
 		if r, known := w.memory.Applied[c.ID]; known && c.State == pod.Live {
@@ -182,9 +185,9 @@ func (w *worker) appliedByName() map[string]corev1.ResourceRequirements {
 
 // change gives a running container the resources of its spec. The pod's own limits are widened before and
 // narrowed after the last, so that they never stand in the way of a container's.
-func (w *worker) change(ctx context.Context, o *corev1.Pod, s pod.Step, applied map[string]corev1.ResourceRequirements) (func(*pod.Memory), error) {
+func (w *worker) change(ctx context.Context, o *corev1.Pod, s pod.Step, running []pod.Container, applied map[string]corev1.ResourceRequirements) (func(*pod.Memory), error) {
 	spec, _ := pod.Find(o, s.Name)
-	if spec == nil {
+	if spec == nil && s.Name != "" {
 		return nil, nil
 	}
 	began := time.Now()
@@ -201,7 +204,14 @@ func (w *worker) change(ctx context.Context, o *corev1.Pod, s pod.Step, applied 
 			}
 			m.Resizing = &pod.Resize{Reason: corev1.PodReasonError, Message: text, Generation: generation}
 			w.event(o, "", corev1.EventTypeWarning, "ResizeError", pod.ResizeText("Pod resize error", o, generation, text))
-		}, fmt.Errorf("resize container %s: %w", s.Name, err)
+		}, fmt.Errorf("%s: %w", s, err)
+	}
+	if s.Name == "" {
+		if err := w.changePod(ctx, o, running, applied); err != nil {
+			return fail(err)
+		}
+		w.Metrics.Resized(time.Since(began), nil)
+		return func(m *pod.Memory) { m.Applied[""] = *o.Spec.Resources.DeepCopy() }, nil
 	}
 	if err := w.decreasable(ctx, s.ID, spec, applied[s.Name]); err != nil {
 		return fail(err)
@@ -222,25 +232,71 @@ func (w *worker) change(ctx context.Context, o *corev1.Pod, s pod.Step, applied 
 	return func(m *pod.Memory) { m.Applied[s.ID] = resources }, nil
 }
 
+// changePod gives the pod itself the resources of its spec, and its containers: where they have no limits of
+// their own, theirs are the pod's.
+func (w *worker) changePod(ctx context.Context, o *corev1.Pod, running []pod.Container, applied map[string]corev1.ResourceRequirements) error {
+	if limit := o.Spec.Resources.Limits.Memory().Value(); lowers(limit, applied[""]) {
+		sum := uint64(0)
+		for i := range running {
+			if running[i].State == pod.Live {
+				used, err := w.memoryOf(ctx, running[i].ID)
+				if err != nil {
+					return fmt.Errorf("cannot decrease memory limits: missing pod memory usage: %w", err)
+				}
+				sum += used
+			}
+		}
+		if sum >= uint64(limit) {
+			return fmt.Errorf("cannot decrease memory limits: attempting to set pod memory limit (%d) below current usage (%d)", limit, sum)
+		}
+	}
+	if err := w.Cgroups.Update(pod.Wider(o, applied)); err != nil {
+		return err
+	}
+	for i := range running {
+		spec, _ := pod.Find(o, running[i].Name)
+		if spec == nil || running[i].State != pod.Live {
+			continue
+		}
+		if _, err := w.Runtime.UpdateContainerResources(ctx, &runtimeapi.UpdateContainerResourcesRequest{
+			ContainerId: running[i].ID, Linux: criconfig.Resources(*w.options.Config, o, spec)}); err != nil {
+			return err
+		}
+	}
+	return w.Cgroups.Update(o)
+}
+
 // decreasable refuses a memory limit below what the container uses: the kernel would end it.
 func (w *worker) decreasable(ctx context.Context, id string, spec *corev1.Container, applied corev1.ResourceRequirements) error {
-	limit, old := spec.Resources.Limits[corev1.ResourceMemory], applied.Limits[corev1.ResourceMemory]
-	if limit.IsZero() || !old.IsZero() && old.Cmp(limit) <= 0 {
+	limit := spec.Resources.Limits.Memory().Value()
+	if !lowers(limit, applied) {
 		return nil
 	}
-	answer, err := w.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})
+	used, err := w.memoryOf(ctx, id)
 	if err != nil {
 		return fmt.Errorf("cannot decrease memory limits: missing container %q memory usage: %w", spec.Name, err)
 	}
-	used := answer.GetStats().GetMemory().GetUsageBytes().GetValue()
-	if used == 0 {
-		used = answer.GetStats().GetMemory().GetWorkingSetBytes().GetValue()
-	}
-	if used >= uint64(limit.Value()) {
+	if used >= uint64(limit) {
 		return fmt.Errorf("cannot decrease memory limits: attempting to set container %q memory limit (%d) below current usage (%d)",
-			spec.Name, limit.Value(), used)
+			spec.Name, limit, used)
 	}
 	return nil
+}
+
+// lowers reports whether a memory limit in bytes, 0 for none, is below what is in force.
+func lowers(limit int64, applied corev1.ResourceRequirements) bool {
+	old := applied.Limits.Memory().Value()
+	return limit > 0 && (old == 0 || limit < old)
+}
+
+// memoryOf is what a container uses, in bytes.
+func (w *worker) memoryOf(ctx context.Context, id string) (uint64, error) {
+	answer, err := w.Runtime.ContainerStats(ctx, &runtimeapi.ContainerStatsRequest{ContainerId: id})
+	if err != nil {
+		return 0, err
+	}
+	memory := answer.GetStats().GetMemory()
+	return max(memory.GetUsageBytes().GetValue(), memory.GetWorkingSetBytes().GetValue()), nil
 }
 
 // kept is what stays on disk of a pod's resources: a kubelet that starts has to know what it has given
@@ -262,6 +318,9 @@ func (w *worker) record() error {
 	w.mu.Unlock()
 	if r.Given.Containers == nil {
 		return nil
+	}
+	if a, known := w.memory.Applied[""]; known {
+		r.Applied[""] = a
 	}
 	for i := range w.seen.Containers {
 		if id := w.seen.Containers[i].ID; w.seen.Containers[i].State != pod.Exited {

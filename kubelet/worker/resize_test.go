@@ -133,3 +133,37 @@ func TestAResizeThatRestarts(t *testing.T) {
 		})
 	})
 }
+
+func TestThePodsOwnResources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := testPod("a", image("app", "serve:1"))
+		p.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("200m")},
+			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("200m")}}
+		b := newBench(t, p)
+		defer b.end()
+		b.start()
+		b.until(time.Second, "the pod runs", func() bool { return running(b.pod("a")) })
+		synctest.Wait()
+		q := b.pod("a").DeepCopy()
+		for _, list := range []corev1.ResourceList{q.Spec.Resources.Limits, q.Spec.Resources.Requests} {
+			list[corev1.ResourceCPU] = resource.MustParse("300m")
+		}
+		q.Generation++
+		if err := b.api.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), q, "default"); err != nil {
+			t.Fatal(err)
+		}
+		b.until(time.Second, "it has more", func() bool {
+			st := b.pod("a").Status
+			return st.AllocatedResources.Cpu().String() == "300m" && st.Resources.Limits.Cpu().String() == "300m" && b.condition("a", corev1.PodResizeInProgress) == nil
+		})
+		n := 0
+		for _, call := range b.runtime.Calls() {
+			if strings.HasPrefix(call, "UpdateContainerResources") {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("the container was told %d times of the limit that it inherits, want once", n)
+		}
+	})
+}
