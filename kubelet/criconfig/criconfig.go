@@ -292,6 +292,9 @@ func FromLabels(labels, annotations map[string]string) *corev1.Pod {
 	if g, err := strconv.ParseInt(annotations[AnnotationTerminationGrace], 10, 64); err == nil {
 		p.Spec.TerminationGracePeriodSeconds = &g
 	}
+	if source := annotations[pod.AnnotationSource]; source != "" {
+		p.Annotations = map[string]string{pod.AnnotationSource: source}
+	}
 	if name := labels[LabelContainerName]; name != "" {
 		c := corev1.Container{Name: name, TerminationMessagePath: annotations[AnnotationTerminationMessagePath]}
 		if text := annotations[AnnotationPreStop]; text != "" {

@@ -102,10 +102,13 @@ func Restarts(p *corev1.Pod, c *corev1.Container, kind Kind, exitCode int32) boo
 	}
 }
 
+// AnnotationSource says where a pod comes from: "api", or "file" for a static pod. Source: upstream's kubelet.
+const AnnotationSource = "kubernetes.io/config.source"
+
 // IsStatic reports whether the pod comes from this node's manifests and not from the API
 // server.
 func IsStatic(p *corev1.Pod) bool {
-	source := p.Annotations["kubernetes.io/config.source"]
+	source := p.Annotations[AnnotationSource]
 	return source != "" && source != "api"
 }
 

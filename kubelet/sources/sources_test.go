@@ -1,6 +1,7 @@
 package sources
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ type sink struct {
 	told   []string
 	living map[types.UID]bool
 	ending []types.UID
+	old    []*corev1.Pod // of an earlier kubelet
 }
 
 func (s *sink) Update(p *corev1.Pod) {
@@ -42,7 +44,11 @@ func (s *sink) finish() {
 	}
 	s.ending = nil
 }
-func (s *sink) take() (told []string)    { told, s.told = s.told, nil; slices.Sort(told); return told }
+func (s *sink) take() (told []string) { told, s.told = s.told, nil; slices.Sort(told); return told }
+func (s *sink) Static(context.Context) ([]*corev1.Pod, error) {
+	return s.old, nil
+}
+
 func quiet() *slog.Logger                { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 func none(types.UID)                     {}
 func noNode() *corev1.Node               { return nil }
@@ -75,33 +81,33 @@ func TestADirectoryOfManifests(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "sub"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s.once()
+	s.once(t.Context())
 	want(t, "at first", pool.take(), "run a-node-1", "run b-node-1")
-	s.once()
+	s.once(t.Context())
 	want(t, "with nothing changed", pool.take())
 
 	write(t, filepath.Join(dir, "a.yaml"), manifest("a", "another"))
-	s.once()
+	s.once(t.Context())
 	want(t, "when a file has changed", pool.take(), "end a-node-1")
-	s.once()
+	s.once(t.Context())
 	want(t, "while the old one ends", pool.take())
 	pool.finish()
-	s.once()
+	s.once(t.Context())
 	want(t, "when the old one is gone", pool.take(), "run a-node-1")
 
 	write(t, filepath.Join(dir, "a.yaml"), "being written: [")
-	s.once()
+	s.once(t.Context())
 	want(t, "when a file has become wrong", pool.take())
 	if err := os.Remove(filepath.Join(dir, "without-ending")); err != nil {
 		t.Fatal(err)
 	}
-	s.once()
+	s.once(t.Context())
 	want(t, "when a file has gone", pool.take(), "end b-node-1")
 	write(t, filepath.Join(dir, "without-ending"), manifest("b", "i"))
-	s.once()
+	s.once(t.Context())
 	want(t, "when it is back while its pod ends", pool.take())
 	pool.finish()
-	s.once()
+	s.once(t.Context())
 	want(t, "when that pod is gone", pool.take(), "run b-node-1")
 }
 
@@ -110,7 +116,7 @@ func TestASingleManifest(t *testing.T) {
 	write(t, file, manifest("only", "i"))
 	pool := &sink{living: map[types.UID]bool{}}
 	s := NewStatic(file, "n", pool, NewMirrors(nil, noNode, none, quiet()), quiet())
-	s.once()
+	s.once(t.Context())
 	want(t, "a file as the path", pool.take(), "run only-n")
 }
 
@@ -173,4 +179,26 @@ func TestAMirrorThatIsRefusedIsNotTriedAtOnceAgain(t *testing.T) {
 	if got := m.refused[p.UID]; !strings.Contains(got.why, "is invalid") {
 		t.Errorf("remembered %q", got.why)
 	}
+}
+
+func TestAManifestThatChangedWhileNoKubeletRan(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "a.yaml"), manifest("a", "new"))
+	write(t, filepath.Join(dir, "same.yaml"), manifest("same", "i"))
+	same, err := Parse([]byte(manifest("same", "i")), filepath.Join(dir, "same.yaml"), "n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := func(name string, uid types.UID) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: uid}}
+	}
+	pool := &sink{living: map[types.UID]bool{}, old: []*corev1.Pod{left("a-n", "before"), left("same-n", same.UID)}}
+	s := NewStatic(dir, "n", pool, NewMirrors(nil, noNode, none, quiet()), quiet())
+	s.once(t.Context())
+	want(t, "at first", pool.take(), "end a-n", "run a-n", "run same-n") // "run a-n" makes the old one known
+	s.once(t.Context())
+	want(t, "while the old one ends", pool.take())
+	pool.finish()
+	s.once(t.Context())
+	want(t, "when the old one is gone", pool.take(), "run a-n")
 }

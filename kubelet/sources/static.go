@@ -25,9 +25,8 @@ import (
 
 // Annotations that mark where a pod comes from. Source: upstream's kubelet.
 const (
-	AnnotationSource = "kubernetes.io/config.source"
-	AnnotationHash   = "kubernetes.io/config.hash"
-	AnnotationSeen   = "kubernetes.io/config.seen"
+	AnnotationHash = "kubernetes.io/config.hash"
+	AnnotationSeen = "kubernetes.io/config.seen"
 )
 
 // Sink is told what is wanted. Implemented by worker.Pool.
@@ -36,6 +35,8 @@ type Sink interface {
 	Remove(*corev1.Pod)
 	// UIDs are the pods that are still being worked on.
 	UIDs() map[types.UID]bool
+	// Static are the static pods of an earlier kubelet that still run and that Update has not been told of.
+	Static(ctx context.Context) ([]*corev1.Pod, error)
 }
 
 // manifestBytes bounds a manifest. Source: upstream's kubelet.
@@ -57,6 +58,7 @@ type Static struct {
 	stamps  map[string]stamp
 	read    map[string]*corev1.Pod // by file
 	first   chan struct{}
+	adopted bool // it is known what an earlier kubelet has left
 }
 
 type stamp struct {
@@ -70,18 +72,19 @@ func NewStatic(path, node string, sink Sink, mirrors *Mirrors, log *slog.Logger)
 		running: map[types.UID]*corev1.Pod{}, ending: map[types.UID]bool{}, stamps: map[string]stamp{}, read: map[string]*corev1.Pod{}, first: make(chan struct{})}
 }
 
-// Synced is closed when the directory has been read once.
+// Synced is closed when the manifests have been read once, and it is known what ran before.
 func (s *Static) Synced() <-chan struct{} { return s.first }
 
 // Run follows the directory until ctx ends.
 func (s *Static) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.period)
 	defer tick.Stop()
-	for first := true; ; first = false {
+	for told := false; ; {
 		if s.path != "" {
-			s.once()
+			s.once(ctx)
 		}
-		if first {
+		if !told && (s.path == "" || s.adopted) {
+			told = true
 			close(s.first)
 		}
 		select {
@@ -93,7 +96,7 @@ func (s *Static) Run(ctx context.Context) error {
 }
 
 // once compares the files with what runs.
-func (s *Static) once() {
+func (s *Static) once(ctx context.Context) {
 	if err := s.scan(); err != nil {
 		if !os.IsNotExist(err) {
 			s.log.Warn("reading static pods failed", "path", s.path, "err", err)
@@ -105,6 +108,21 @@ func (s *Static) once() {
 	for _, p := range s.read {
 		if p != nil {
 			want[p.UID] = p
+		}
+	}
+	if !s.adopted {
+		// What changed while no kubelet ran: the old pod has to end before the new one begins, as ever.
+		old, err := s.sink.Static(ctx)
+		if err != nil {
+			s.log.Warn("looking for static pods of an earlier kubelet failed", "err", err)
+			return
+		}
+		s.adopted = true
+		for _, p := range old {
+			if want[p.UID] == nil {
+				s.running[p.UID] = p
+				s.sink.Update(p)
+			}
 		}
 	}
 	for uid, p := range s.running {
@@ -247,7 +265,7 @@ func Parse(text []byte, file, node string) (*corev1.Pod, error) {
 		p.Annotations = map[string]string{}
 	}
 	p.Annotations[AnnotationHash] = string(p.UID)
-	p.Annotations[AnnotationSource] = "file"
+	p.Annotations[pod.AnnotationSource] = "file"
 	p.Annotations[AnnotationSeen] = time.Now().Format(time.RFC3339Nano)
 	p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute})
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: pod.QOS(p)}

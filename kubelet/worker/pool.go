@@ -393,13 +393,49 @@ func (p *Pool) Sandbox(uid types.UID) (string, bool) {
 // Adopt makes workers for what the runtime and the disk have of pods that nobody wants: they
 // are stopped and removed. Called once, when all sources have told what they want.
 func (p *Pool) Adopt(ctx context.Context) error {
+	orphans, err := p.leftovers(ctx)
+	if err != nil {
+		return err
+	}
+	entries, _ := os.ReadDir(filepath.Join(p.options.RootDir, "pods"))
+	for _, e := range entries {
+		uid := types.UID(e.Name())
+		if p.worker(uid) == nil && orphans[uid] == nil {
+			o := &corev1.Pod{}
+			o.UID = uid
+			orphans[uid] = o
+		}
+	}
+	for _, o := range orphans {
+		p.Metrics.Orphan()
+		p.Log.Info("removing what is left of a pod", "pod", o.Namespace+"/"+o.Name, "uid", o.UID)
+		p.Update(o)
+		p.Remove(o)
+	}
+	return nil
+}
+
+// Static implements sources.Sink: the static pods that an earlier kubelet has run, as far as the runtime tells.
+func (p *Pool) Static(ctx context.Context) ([]*corev1.Pod, error) {
+	orphans, err := p.leftovers(ctx)
+	var out []*corev1.Pod
+	for _, o := range orphans {
+		if pod.IsStatic(o) {
+			out = append(out, o)
+		}
+	}
+	return out, err
+}
+
+// leftovers are the pods that the runtime has and no worker carries.
+func (p *Pool) leftovers(ctx context.Context) (map[types.UID]*corev1.Pod, error) {
 	sandboxes, err := p.Runtime.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{})
 	if err != nil {
-		return fmt.Errorf("list sandboxes: %w", err)
+		return nil, fmt.Errorf("list sandboxes: %w", err)
 	}
 	containers, err := p.Runtime.ListContainers(ctx, &runtimeapi.ListContainersRequest{})
 	if err != nil {
-		return fmt.Errorf("list containers: %w", err)
+		return nil, fmt.Errorf("list containers: %w", err)
 	}
 	orphans := map[types.UID]*corev1.Pod{}
 	add := func(labels, annotations map[string]string) {
@@ -419,22 +455,7 @@ func (p *Pool) Adopt(ctx context.Context) error {
 	for _, c := range containers.Containers {
 		add(c.Labels, c.Annotations)
 	}
-	entries, _ := os.ReadDir(filepath.Join(p.options.RootDir, "pods"))
-	for _, e := range entries {
-		uid := types.UID(e.Name())
-		if p.worker(uid) == nil && orphans[uid] == nil {
-			o := &corev1.Pod{}
-			o.UID = uid
-			orphans[uid] = o
-		}
-	}
-	for _, o := range orphans {
-		p.Metrics.Orphan()
-		p.Log.Info("removing what is left of a pod", "pod", o.Namespace+"/"+o.Name, "uid", o.UID)
-		p.Update(o)
-		p.Remove(o)
-	}
-	return nil
+	return orphans, nil
 }
 
 // UIDs are the pods that have a worker.
