@@ -183,7 +183,9 @@ func validateWebhook(f *check.Faults, w *webhook, names check.Seen[string], p *f
 		f.Need(at.Child("name"), c.Service.Namespace)
 		f.Need(at.Child("namespace"), c.Service.Name)
 		if c.Service.Port != nil {
-			f.Port(at.Child("port"), *c.Service.Port)
+			for _, msg := range validation.IsValidPortNum(int(*c.Service.Port)) {
+				f.Invalid(at.Child("port"), *c.Service.Port, "port is not valid: "+msg)
+			}
 		}
 		if c.Service.Path != nil && *c.Service.Path != "" && !strings.HasPrefix(*c.Service.Path, "/") {
 			f.Invalid(at.Child("path"), *c.Service.Path, "must start with a '/'")
@@ -342,11 +344,13 @@ func expressionName(s string) bool {
 
 func validateVariables(f *check.Faults, list []admissionv1.Variable, p *field.Path) {
 	for i, v := range list { // names may come twice
-		if f.Need(p.Index(i).Child("name"), v.Name) && !expressionName(v.Name) {
+		if v.Name == "" {
+			f.Required(p.Index(i).Child("name"), "name is not specified")
+		} else if !expressionName(v.Name) {
 			f.Invalid(p.Index(i).Child("name"), v.Name, "must be a valid CEL identifier")
 		}
 		if strings.TrimSpace(v.Expression) == "" {
-			f.Required(p.Index(i).Child("expression"), "")
+			f.Required(p.Index(i).Child("expression"), "expression is not specified")
 		}
 	}
 }
@@ -370,15 +374,15 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 		validateConditions(&f, s.MatchConditions, p.Child("matchConditions"))
 		validateVariables(&f, s.Variables, p.Child("variables"))
 		if len(s.Validations)+len(s.AuditAnnotations) == 0 {
-			f.Required(p.Child("validations"), "validations or auditAnnotations must be non-empty")
-			f.Required(p.Child("auditAnnotations"), "validations or auditAnnotations must be non-empty")
+			f.Required(p.Child("validations"), "validations or auditAnnotations must contain at least one item")
+			f.Required(p.Child("auditAnnotations"), "validations or auditAnnotations must contain at least one item")
 		}
 		for i, x := range s.Validations {
 			if strings.TrimSpace(x.Expression) == "" {
 				f.Required(p.Child("validations").Index(i).Child("expression"), "expression is not specified")
 			}
 			if r := x.Reason; r != nil {
-				check.Among(&f, p.Child("validations").Index(i).Child("reason"), *r, metav1.StatusReasonUnauthorized, metav1.StatusReasonForbidden,
+				check.Among(&f, p.Child("validations").Index(i).Child("reason"), *r, metav1.StatusReasonForbidden,
 					metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge)
 			}
 		}
@@ -393,7 +397,7 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 				f.QualifiedName(at, v.Name+"/"+a.Key)
 			}
 			if strings.TrimSpace(a.ValueExpression) == "" {
-				f.Required(p.Child("auditAnnotations").Index(i).Child("valueExpression"), "")
+				f.Required(p.Child("auditAnnotations").Index(i).Child("valueExpression"), "valueExpression is not specified")
 			}
 		}
 		return f.List()
@@ -517,9 +521,9 @@ var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
 			at := p.Child("mutations").Index(i)
 			expression := func(name string, set bool, text string) {
 				if !set {
-					f.Required(at.Child(name), "")
+					f.Required(at.Child(name), "must be specified when patchType is "+string(x.PatchType))
 				} else if strings.TrimSpace(text) == "" {
-					f.Required(at.Child(name, "expression"), "expression is not specified")
+					f.Required(at.Child(name, "expression"), "")
 				}
 			}
 			switch x.PatchType {

@@ -158,10 +158,8 @@ func wildcard(f *check.Faults, list []string, what, missing string, p *field.Pat
 	if len(list) == 0 {
 		f.Required(p, missing)
 	}
-	for _, v := range list {
-		if v == "*" && len(list) > 1 {
-			f.Invalid(p, list, "if '*' is present, must not specify other "+what)
-		}
+	if len(list) > 1 && slices.Contains(list, "*") {
+		f.Invalid(p, list, "if '*' is present, must not specify other "+what)
 	}
 }
 

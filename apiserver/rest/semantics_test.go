@@ -225,6 +225,9 @@ func TestBadInput(t *testing.T) {
 	if l := h.list(maps); l.names() != "a" {
 		t.Errorf("after all that there are %s", l.names())
 	}
+	if r := h.do("GET", "//api/v1/namespaces", ""); r.code != 404 {
+		t.Errorf("an empty first element: %d", r.code)
+	}
 	if r := h.do("HEAD", maps+"/a", ""); r.code != 405 {
 		t.Errorf("HEAD: %d", r.code)
 	}

@@ -147,6 +147,10 @@ type Call struct {
 // resource finds the row and the verb.
 func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	in := infoOf(r)
+	if strings.HasPrefix(r.URL.Path, "//") { // read as if it were one, so that nothing is allowed by it; but no path of ours
+		notFound(w, r)
+		return
+	}
 	row := s.cfg.Registry.Lookup(in.Group, in.Version, in.Plural)
 	if row == nil {
 		if in.Group != "" && !slices.Contains(s.cfg.Registry.Groups(), in.Group) {
@@ -178,6 +182,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if in.Verb == "create" && row.Custom != nil && !row.Can("create") && c.Namespace != "" == row.Namespaced {
+		c.deprecation()
 		c.serve(c.tooLate)
 		return
 	}
