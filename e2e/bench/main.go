@@ -2,7 +2,7 @@
 // a table: starting, pods, idle memory and processor, and the API from outside.
 //
 // `make bench` runs it. KEELSON_BIN names the binaries; arguments select parts: idle, pods,
-// readiness, takeover, api, resume, watchers, lists. Figures move by tens of percent
+// readiness, takeover, api, resume, watchers, lists, memory. Figures move by tens of percent
 // between runs and machines: compare ratios of interleaved runs on one machine only.
 package main
 
@@ -78,7 +78,7 @@ func run(ctx context.Context) error {
 		run  func(context.Context, *lab.Cluster, adder) error
 	}{
 		{"idle", idle}, {"pods", pods}, {"readiness", readiness}, {"takeover", takeover}, {"api", api}, {"resume", resume},
-		{"watchers", watchers}, {"lists", lists},
+		{"watchers", watchers}, {"lists", lists}, {"memory", memory},
 	} {
 		if len(os.Args) > 1 && !slices.Contains(os.Args[1:], part.name) {
 			continue
