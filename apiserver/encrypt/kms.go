@@ -55,8 +55,7 @@ type plugin struct {
 	timeout time.Duration
 	metrics *Metrics
 
-	conn   *grpc.ClientConn
-	client kms.KeyManagementServiceClient
+	client atomic.Pointer[kms.KeyManagementServiceClient] // nil before start: values may be read earlier
 	now    atomic.Pointer[seed]
 	err    atomic.Pointer[error] // of the last question
 
@@ -103,7 +102,8 @@ func (p *plugin) start(g *run.Group) (stop func()) {
 		p.err.Store(&err)
 		return cancel
 	}
-	p.conn, p.client = conn, kms.NewKeyManagementServiceClient(conn)
+	client := kms.NewKeyManagementServiceClient(conn)
+	p.client.Store(&client)
 	g.Go("kms "+p.name, func(context.Context) error {
 		defer conn.Close()
 		healthy := false
@@ -132,14 +132,15 @@ func (p *plugin) start(g *run.Group) (stop func()) {
 func (p *plugin) healthy() error { return *p.err.Load() }
 
 // call bounds and measures one call of the plugin.
-func (p *plugin) call(ctx context.Context, method string, f func(ctx context.Context) error) error {
-	if p.client == nil {
+func (p *plugin) call(ctx context.Context, method string, f func(ctx context.Context, c kms.KeyManagementServiceClient) error) error {
+	client := p.client.Load()
+	if client == nil {
 		return errNotAsked
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	started := time.Now()
-	err := f(ctx)
+	err := f(ctx, *client)
 	p.metrics.called(p.name, method, status.Code(err).String(), time.Since(started))
 	return err
 }
@@ -148,8 +149,8 @@ func (p *plugin) call(ctx context.Context, method string, f func(ctx context.Con
 func (p *plugin) ask(ctx context.Context) error {
 	until := time.Now().Add(confirmed)
 	var s *kms.StatusResponse
-	err := p.call(ctx, "/v2.KeyManagementService/Status", func(ctx context.Context) (err error) {
-		s, err = p.client.Status(ctx, &kms.StatusRequest{})
+	err := p.call(ctx, "/v2.KeyManagementService/Status", func(ctx context.Context, c kms.KeyManagementServiceClient) (err error) {
+		s, err = c.Status(ctx, &kms.StatusRequest{})
 		return err
 	})
 	switch {
@@ -171,8 +172,8 @@ func (p *plugin) ask(ctx context.Context) error {
 	secret := make([]byte, seedSize)
 	_, _ = rand.Read(secret)
 	var e *kms.EncryptResponse
-	err = p.call(ctx, "/v2.KeyManagementService/Encrypt", func(ctx context.Context) (err error) {
-		e, err = p.client.Encrypt(ctx, &kms.EncryptRequest{Plaintext: secret, Uid: uuid.NewString()})
+	err = p.call(ctx, "/v2.KeyManagementService/Encrypt", func(ctx context.Context, c kms.KeyManagementServiceClient) (err error) {
+		e, err = c.Encrypt(ctx, &kms.EncryptRequest{Plaintext: secret, Uid: uuid.NewString()})
 		return err
 	})
 	if err != nil {
@@ -250,8 +251,8 @@ func (p *plugin) open(ctx context.Context, value, aad []byte) ([]byte, bool, err
 	p.mu.Unlock()
 	if !known {
 		var d *kms.DecryptResponse
-		err := p.call(ctx, "/v2.KeyManagementService/Decrypt", func(ctx context.Context) (err error) {
-			d, err = p.client.Decrypt(ctx, &kms.DecryptRequest{
+		err := p.call(ctx, "/v2.KeyManagementService/Decrypt", func(ctx context.Context, c kms.KeyManagementServiceClient) (err error) {
+			d, err = c.Decrypt(ctx, &kms.DecryptRequest{
 				Ciphertext: e.sealed, Uid: uuid.NewString(), KeyId: e.keyID, Annotations: e.annotations,
 			})
 			return err
