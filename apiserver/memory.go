@@ -19,8 +19,12 @@ const (
 	busyPercent        = 50
 	mostPercent        = 400
 	tendEvery          = 2 * time.Second
-	idleUntilReturn    = 15 * time.Second // then what is free goes back to the system
+	worthReturning     = 32 << 20 // bytes allocated since the last return
 )
+
+// returns are the moments of a quiet time when what is free goes back to the system: soon after
+// the busy time, when the cache's forms have aged, and when its log has.
+var returns = [...]time.Duration{15 * time.Second, 90 * time.Second, 330 * time.Second}
 
 // gcPercent is the GOGC value for an allocation rate and a live heap.
 func gcPercent(bytesPerSecond, live uint64) int {
@@ -40,6 +44,7 @@ func tendMemory(ctx context.Context) error {
 	defer tick.Stop()
 	var last, allocated uint64
 	var quiet time.Duration
+	next := 0    // of returns; all are over when nothing is worth it
 	percent := 0 // none yet
 	for {
 		select {
@@ -56,13 +61,18 @@ func tendMemory(ctx context.Context) error {
 			debug.SetGCPercent(p)
 		}
 		if percent != idlePercent {
-			quiet = 0
+			quiet, next = 0, 0
 			continue
 		}
-		// Once after each busy time, not once for every quiet one.
-		if quiet += tendEvery; quiet >= idleUntilReturn && now-allocated > 32<<20 {
+		quiet += tendEvery
+		switch {
+		case next == len(returns) || quiet < returns[next]:
+		case next == 0 && now-allocated < worthReturning:
+			next = len(returns)
+		default:
 			debug.FreeOSMemory()
 			allocated = now
+			next++
 		}
 	}
 }

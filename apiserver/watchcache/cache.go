@@ -25,7 +25,7 @@ type Options struct {
 	LogBytes  int
 	LogAge    time.Duration
 	// FormBytes bounds JSON forms (default 96 MiB), and a third of it decoded ones; FormAge
-	// bounds their life (default 2 minutes).
+	// bounds their life (default 1 minute).
 	FormBytes int64
 	FormAge   time.Duration
 	// Snapshots bounds those kept for continued lists (default 32, for LogAge each).
@@ -48,7 +48,7 @@ func (o *Options) fill() {
 		o.FormBytes = 96 << 20
 	}
 	if o.FormAge == 0 {
-		o.FormAge = 2 * time.Minute
+		o.FormAge = time.Minute
 	}
 	if o.Snapshots == 0 {
 		o.Snapshots = 32

@@ -9,6 +9,7 @@
 package etcdstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -144,35 +145,79 @@ func (s *Store) Rev(ctx context.Context) (int64, error) {
 	return resp.Header.Revision, nil
 }
 
-// pageKeys bounds one answer of etcd while everything is read.
-const pageKeys = 1000
+// How much one answer of etcd holds while everything is read: as many keys as came to pageBytes
+// before. etcd visits all keys that follow for each page, to count them, so that small pages of a large
+// store cost more than what they bring.
+const (
+	firstKeys = 1000
+	mostKeys  = 20_000
+	pageBytes = 8 << 20
+)
 
-// Range is store.Store's.
+// Range is store.Store's. The next page is read while fn has one.
 func (s *Store) Range(ctx context.Context, prefix string, fn func([]store.KV) error) (int64, error) {
-	from := s.key(prefix)
-	end := after(from)
-	var rev int64
-	for {
-		resp, err := s.b.Range(ctx, &pb.RangeRequest{Key: from, RangeEnd: end, Limit: pageKeys, Revision: rev, Serializable: rev != 0})
-		if err != nil {
-			return 0, translate(err)
-		}
-		if rev == 0 {
-			rev = resp.Header.Revision
-		}
-		if len(resp.Kvs) > 0 {
-			page := make([]store.KV, len(resp.Kvs))
-			for i, kv := range resp.Kvs {
-				page[i] = s.kv(kv)
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		kvs  []store.KV
+		rev  int64
+		more bool
+		err  error
+	}
+	pages := make(chan answer)
+	reading.Go(func() { // ends with the last page, or with ctx
+		from, limit, rev := s.key(prefix), int64(firstKeys), int64(0)
+		end := after(from)
+		for {
+			var a answer
+			resp, err := s.b.Range(ctx, &pb.RangeRequest{Key: from, RangeEnd: end, Limit: limit, Revision: rev, Serializable: rev != 0})
+			if err != nil {
+				a.err = translate(err)
+			} else {
+				if rev == 0 {
+					rev = resp.Header.Revision
+				}
+				a.kvs, a.rev, a.more = make([]store.KV, len(resp.Kvs)), rev, resp.More && len(resp.Kvs) > 0
+				size := 1
+				for i, kv := range resp.Kvs {
+					a.kvs[i] = s.kv(kv)
+					size += len(kv.Key) + len(kv.Value)
+				}
+				limit = min(max(int64(len(resp.Kvs))*pageBytes/int64(size), 1), mostKeys)
+				if a.more {
+					from = append(bytes.Clone(resp.Kvs[len(resp.Kvs)-1].Key), 0)
+				}
 			}
-			if err := fn(page); err != nil {
+			select {
+			case pages <- a:
+			case <-ctx.Done():
+				return
+			}
+			if !a.more {
+				return
+			}
+		}
+	})
+	for {
+		var a answer
+		select {
+		case a = <-pages:
+		case <-ctx.Done():
+			return 0, translate(ctx.Err())
+		}
+		if a.err != nil {
+			return 0, a.err
+		}
+		if len(a.kvs) > 0 {
+			if err := fn(a.kvs); err != nil {
 				return 0, err
 			}
 		}
-		if !resp.More || len(resp.Kvs) == 0 {
-			return rev, nil
+		if !a.more {
+			return a.rev, nil
 		}
-		from = append(append([]byte(nil), resp.Kvs[len(resp.Kvs)-1].Key...), 0)
 	}
 }
 

@@ -136,3 +136,50 @@ func TestFormat(t *testing.T) {
 		t.Fatalf("got %v, want ErrFormat with the path", err)
 	}
 }
+
+// What does not fit into one answer comes in pages of one revision, in order, whatever the sizes.
+func TestRangeInPages(t *testing.T) {
+	s := etcdstore.Embedded(start(t, nil).Etcd(), "/registry")
+	ctx := context.Background()
+	big := []byte(strings.Repeat("x", 256<<10))
+	const n = 2600
+	for i := 0; i < n; i += 100 {
+		var ops []store.Op
+		for k := i; k < i+100; k++ {
+			value := []byte("small")
+			if k%20 == 0 && k < 1000 {
+				value = big // the second page gets fewer keys, the third more
+			}
+			ops = append(ops, store.Op{Key: fmt.Sprintf("many/%05d", k), Do: store.Write, Value: value})
+		}
+		if _, err := s.Commit(ctx, ops); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pages, seen := 0, 0
+	at, err := s.Range(ctx, "many/", func(kvs []store.KV) error {
+		if pages++; pages == 1 {
+			if _, err := s.Put(ctx, "many/99999", []byte("late"), 0, 0); err != nil {
+				return err
+			}
+		}
+		for _, kv := range kvs {
+			if want := fmt.Sprintf("many/%05d", seen); kv.Key != want {
+				return fmt.Errorf("got %s; want %s", kv.Key, want)
+			}
+			seen++
+		}
+		return nil
+	})
+	if err != nil || seen != n || pages < 3 {
+		t.Errorf("%d keys in %d pages, %v; want %d in several", seen, pages, err, n)
+	}
+	if now, err := s.Rev(ctx); err != nil || now != at+1 {
+		t.Errorf("read at %d, now it is %d (%v); want the one before", at, now, err)
+	}
+	gone, cancel := context.WithCancel(ctx)
+	_, err = s.Range(gone, "many/", func([]store.KV) error { cancel(); return nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled while pages were left: %v", err)
+	}
+}
