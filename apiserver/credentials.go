@@ -11,8 +11,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/keelson/keelson/apiserver/authn"
-	"github.com/keelson/keelson/apiserver/meter"
 )
 
 // connKey finds the identity of the connection in a request's context.
@@ -38,7 +39,7 @@ func withIdentity(ctx context.Context, _ net.Conn) context.Context {
 type remembered struct {
 	inner authn.Authenticator
 	now   func() time.Time
-	lives *meter.Histogram // how long certificates are still good; nil: nobody asks
+	lives prometheus.Observer // how long certificates are still good; nil: nobody asks
 }
 
 func (a remembered) Authenticate(r *http.Request) (*authn.User, bool, error) {
@@ -60,7 +61,7 @@ func (a remembered) Authenticate(r *http.Request) (*authn.User, bool, error) {
 		return user, ok, err
 	}
 	if ok && a.lives != nil {
-		a.lives.Observe(int64(r.TLS.PeerCertificates[0].NotAfter.Sub(now) / time.Second))
+		a.lives.Observe(r.TLS.PeerCertificates[0].NotAfter.Sub(now).Seconds())
 	}
 	until := now.Add(identityLife)
 	if end := r.TLS.PeerCertificates[0].NotAfter; end.Before(until) {

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/authn"
-	"github.com/keelson/keelson/apiserver/meter"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
 	"github.com/keelson/keelson/apiserver/watchcache"
@@ -31,22 +30,41 @@ type metrics struct {
 	open     *prometheus.GaugeVec
 
 	attempts, users, decisions *prometheus.CounterVec
-	authnTook, authzTook       *meter.Histograms
+	authnTook, authzTook       *prometheus.HistogramVec
 
 	served func(group, version, plural string) bool // unknown resources must not become labels
 
 	// Looking labels up costs more than counting.
 	kept     sync.Map // metricKey → observers
-	lasts    meter.Kept[metricKey, prometheus.Gauge]
-	results  meter.Kept[string, result] // of authentication
-	verdicts meter.Kept[string, result] // of authorization
-	names    meter.Kept[string, prometheus.Counter]
+	lasts    keptBy[metricKey, prometheus.Gauge]
+	results  keptBy[string, result] // of authentication
+	verdicts keptBy[string, result] // of authorization
+	names    keptBy[string, prometheus.Counter]
 }
 
 // result counts one outcome.
 type result struct {
 	n    prometheus.Counter
-	took *meter.Histogram
+	took prometheus.Observer
+}
+
+// keptBy holds what was made for a key. Looking up costs no lock.
+type keptBy[K comparable, V any] struct{ m sync.Map }
+
+// of returns the value of k, made by make the first time.
+func (c *keptBy[K, V]) of(k K, make func(K) V) V {
+	if v, ok := c.m.Load(k); ok {
+		return v.(V)
+	}
+	v, _ := c.m.LoadOrStore(k, make(k))
+	return v.(V)
+}
+
+// histogram returns a registered family.
+func histogram(reg prometheus.Registerer, name, help string, bounds []float64, labels ...string) *prometheus.HistogramVec {
+	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: bounds}, labels)
+	reg.MustRegister(v)
+	return v
 }
 
 type metricKey struct {
@@ -92,9 +110,9 @@ func newMetrics(reg prometheus.Registerer, rows *resources.Registry, cache *watc
 	m.open = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests", Help: "Open watches and streams."}, labels)
 	m.attempts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authentication_attempts", Help: "Requests by whether it is known who asks."}, []string{"result"})
 	m.users = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authenticated_user_requests", Help: "Requests of whom it is known who asks."}, []string{"username"})
-	m.authnTook = meter.Seconds(reg, "authentication_duration_seconds", "Time to find out who asks.", doublings, "result")
+	m.authnTook = histogram(reg, "authentication_duration_seconds", "Time to find out who asks.", doublings, "result")
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authorization_attempts_total", Help: "Requests by whether they are allowed."}, []string{"result"})
-	m.authzTook = meter.Seconds(reg, "authorization_duration_seconds", "Time to find out whether a request is allowed.", doublings, "result")
+	m.authzTook = histogram(reg, "authorization_duration_seconds", "Time to find out whether a request is allowed.", doublings, "result")
 	m.served = func(group, version, plural string) bool {
 		return rows != nil && rows.Lookup(group, version, plural) != nil
 	}
@@ -149,7 +167,7 @@ func (m *metrics) lasting(in *rest.Info) (over func()) {
 	if in.Resource && m.served(in.Group, in.Version, in.Plural) {
 		k.group, k.version, k.plural, k.sub = in.Group, in.Version, in.Plural, in.Subresource
 	}
-	g := m.lasts.Of(k, func(k metricKey) prometheus.Gauge {
+	g := m.lasts.of(k, func(k metricKey) prometheus.Gauge {
 		return m.open.WithLabelValues(k.verb, k.group, k.version, k.plural, k.sub, k.scope, "apiserver")
 	})
 	g.Inc()
@@ -168,9 +186,9 @@ func (m *metrics) authenticated(u *authn.User, err error, took time.Duration) {
 			outcome = "failure"
 		}
 	}
-	r := m.results.Of(outcome, func(s string) result { return result{m.attempts.WithLabelValues(s), m.authnTook.With(s)} })
+	r := m.results.of(outcome, func(s string) result { return result{m.attempts.WithLabelValues(s), m.authnTook.WithLabelValues(s)} })
 	r.n.Inc()
-	r.took.Took(took)
+	r.took.Observe(took.Seconds())
 	if err != nil {
 		return
 	}
@@ -183,22 +201,22 @@ func (m *metrics) authenticated(u *authn.User, err error, took time.Duration) {
 			name = "email_id"
 		}
 	}
-	m.names.Of(name, func(s string) prometheus.Counter { return m.users.WithLabelValues(s) }).Inc()
+	m.names.of(name, func(s string) prometheus.Counter { return m.users.WithLabelValues(s) }).Inc()
 }
 
 // authorized counts what an authorizer has said.
 func (m *metrics) authorized(outcome string, took time.Duration) {
-	r := m.verdicts.Of(outcome, func(s string) result { return result{m.decisions.WithLabelValues(s), m.authzTook.With(s)} })
+	r := m.verdicts.of(outcome, func(s string) result { return result{m.decisions.WithLabelValues(s), m.authzTook.WithLabelValues(s)} })
 	r.n.Inc()
-	r.took.Took(took)
+	r.took.Observe(took.Seconds())
 }
 
 // certificateLives shows how long the certificates of clients are still good. A connection shows its
 // own once a minute at most, when it is looked at again.
-func certificateLives(reg prometheus.Registerer) *meter.Histogram {
+func certificateLives(reg prometheus.Registerer) prometheus.Observer {
 	const hour, day = 3600, 24 * 3600
-	return meter.Sizes(reg, "apiserver_client_certificate_expiration_seconds", "How long the certificates that clients show are still good.",
-		[]float64{0, hour / 2, hour, 2 * hour, 6 * hour, 12 * hour, day, 2 * day, 4 * day, 7 * day, 30 * day, 90 * day, 180 * day, 360 * day}).With()
+	return histogram(reg, "apiserver_client_certificate_expiration_seconds", "How long the certificates that clients show are still good.",
+		[]float64{0, hour / 2, hour, 2 * hour, 6 * hour, 12 * hour, day, 2 * day, 4 * day, 7 * day, 30 * day, 90 * day, 180 * day, 360 * day}).WithLabelValues()
 }
 
 // watchEvents counts what watches send, by kind.
@@ -206,14 +224,14 @@ func watchEvents(reg prometheus.Registerer) func(*resources.Row) func(int) {
 	labels := []string{"group", "version", "resource"}
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_watch_events_total", Help: "Events sent to watches."}, labels)
 	reg.MustRegister(total)
-	sizes := meter.Sizes(reg, "apiserver_watch_events_sizes", "Size of the events sent to watches, in bytes.", prometheus.ExponentialBuckets(1024, 2, 8), labels...)
-	var kept meter.Kept[schema.GroupVersionResource, func(int)]
+	sizes := histogram(reg, "apiserver_watch_events_sizes", "Size of the events sent to watches, in bytes.", prometheus.ExponentialBuckets(1024, 2, 8), labels...)
+	var kept keptBy[schema.GroupVersionResource, func(int)]
 	return func(row *resources.Row) func(int) {
-		return kept.Of(row.GVR(), func(r schema.GroupVersionResource) func(int) {
-			n, size := total.WithLabelValues(r.Group, r.Version, r.Resource), sizes.With(r.Group, r.Version, r.Resource)
+		return kept.of(row.GVR(), func(r schema.GroupVersionResource) func(int) {
+			n, size := total.WithLabelValues(r.Group, r.Version, r.Resource), sizes.WithLabelValues(r.Group, r.Version, r.Resource)
 			return func(bytes int) {
 				n.Inc()
-				size.Observe(int64(bytes))
+				size.Observe(float64(bytes))
 			}
 		})
 	}

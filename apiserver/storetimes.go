@@ -8,7 +8,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/keelson/keelson/apiserver/meter"
 	"github.com/keelson/keelson/apiserver/store"
 )
 
@@ -17,10 +16,10 @@ import (
 type timed struct {
 	store.Store
 	resource func(key string) schema.GroupResource
-	took     *meter.Histograms
+	took     *prometheus.HistogramVec
 	asked    *prometheus.CounterVec
 	failed   *prometheus.CounterVec
-	kept     meter.Kept[request, *requests]
+	kept     keptBy[request, *requests]
 }
 
 // request is what requests are told apart by.
@@ -30,7 +29,7 @@ type request struct {
 }
 
 type requests struct {
-	took          *meter.Histogram
+	took          prometheus.Observer
 	asked, failed prometheus.Counter
 }
 
@@ -38,7 +37,7 @@ func newTimed(below store.Store, resource func(string) schema.GroupResource, reg
 	labels := []string{"operation", "group", "resource"}
 	t := &timed{
 		Store: below, resource: resource,
-		took: meter.Seconds(reg, "etcd_request_duration_seconds", "Time that a request to etcd takes.",
+		took: histogram(reg, "etcd_request_duration_seconds", "Time that a request to etcd takes.",
 			append([]float64{0.005, 0.025}, seconds...), labels...),
 		asked:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "etcd_requests_total", Help: "Requests to etcd."}, labels),
 		failed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "etcd_request_errors_total", Help: "Requests to etcd that have failed."}, labels),
@@ -48,13 +47,13 @@ func newTimed(below store.Store, resource func(string) schema.GroupResource, reg
 }
 
 func (t *timed) done(operation, key string, began time.Time, err error) {
-	r := t.kept.Of(request{operation, t.resource(key)}, func(k request) *requests {
+	r := t.kept.of(request{operation, t.resource(key)}, func(k request) *requests {
 		return &requests{
-			t.took.With(k.operation, k.Group, k.Resource), t.asked.WithLabelValues(k.operation, k.Group, k.Resource),
+			t.took.WithLabelValues(k.operation, k.Group, k.Resource), t.asked.WithLabelValues(k.operation, k.Group, k.Resource),
 			t.failed.WithLabelValues(k.operation, k.Group, k.Resource),
 		}
 	})
-	r.took.Took(time.Since(began))
+	r.took.Observe(time.Since(began).Seconds())
 	r.asked.Inc()
 	if err != nil && !errors.Is(err, store.ErrConflict) { // to lose a race is an answer
 		r.failed.Inc()

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/keelson/keelson/apiserver/meter"
 )
 
 type step uint8
@@ -22,8 +20,8 @@ var stepNames = [...]string{admitStep: "admit", validateStep: "validate"}
 // times are how long one plugin, or the whole chain, takes: by step, operation and outcome. The zero
 // value is a plugin that nobody times.
 type times struct {
-	of func(step, operation, rejected string) *meter.Histogram
-	by [2][4][2]atomic.Pointer[meter.Histogram]
+	of func(step, operation, rejected string) prometheus.Observer
+	by [2][4][2]atomic.Pointer[prometheus.Observer] // looking labels up costs more than counting
 }
 
 func slot(op Operation) int {
@@ -51,10 +49,11 @@ func (t *times) took(s step, op Operation, rejected bool, began time.Time) time.
 	p := &t.by[s][slot(op)][refused]
 	h := p.Load()
 	if h == nil {
-		h = t.of(stepNames[s], string(op), strconv.FormatBool(rejected))
+		made := t.of(stepNames[s], string(op), strconv.FormatBool(rejected))
+		h = &made
 		p.Store(h)
 	}
-	h.Took(now.Sub(began))
+	(*h).Observe(now.Sub(began).Seconds())
 	return now
 }
 
@@ -68,14 +67,19 @@ func (t *times) start() time.Time {
 // Timed returns the chain with its times shown by reg, under upstream's names.
 func (c Chain) Timed(reg prometheus.Registerer) Chain {
 	bounds := []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5}
-	steps := meter.Seconds(reg, "apiserver_admission_step_admission_duration_seconds",
-		"Time that all admission plugins together take.", bounds, "type", "operation", "rejected")
-	plugins := meter.Seconds(reg, "apiserver_admission_controller_admission_duration_seconds",
-		"Time that an admission plugin takes.", bounds, "name", "type", "operation", "rejected")
-	whole := &times{of: func(step, op, rejected string) *meter.Histogram { return steps.With(step, op, rejected) }}
+	steps := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "apiserver_admission_step_admission_duration_seconds", Help: "Time that all admission plugins together take.", Buckets: bounds,
+	}, []string{"type", "operation", "rejected"})
+	plugins := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "apiserver_admission_controller_admission_duration_seconds", Help: "Time that an admission plugin takes.", Buckets: bounds,
+	}, []string{"name", "type", "operation", "rejected"})
+	reg.MustRegister(steps, plugins)
+	whole := &times{of: func(step, op, rejected string) prometheus.Observer { return steps.WithLabelValues(step, op, rejected) }}
 	out := make(Chain, len(c))
 	for i, p := range c {
-		p.times = &times{of: func(step, op, rejected string) *meter.Histogram { return plugins.With(p.Name, step, op, rejected) }}
+		p.times = &times{of: func(step, op, rejected string) prometheus.Observer {
+			return plugins.WithLabelValues(p.Name, step, op, rejected)
+		}}
 		p.chain = whole
 		out[i] = p
 	}

@@ -102,27 +102,24 @@ func ParseInfo(r *http.Request) Info {
 			in.Rest = afterParts(r.URL.Path, len(split(r.URL.Path))-len(parts)+3)
 		}
 	}
-	if in.Name == "" {
+	if in.Name == "" && (in.Verb == "get" || in.Verb == "watch" || in.Verb == "delete") {
+		q := query(r)
+		sel, err := fields.ParseSelector(q.Get("fieldSelector"))
+		if err != nil {
+			sel = fields.Everything()
+		}
+		in.Fields = sel.Requirements()
 		switch in.Verb {
-		case "get", "watch":
-			q := query(r)
-			if in.Verb == "get" {
-				in.Verb = "list"
-				if q.Has("watch") && (q.Get("watch") == "" || truthy(q.Get("watch"))) {
-					in.Verb = "watch"
-				}
-			}
-			if sel, err := fields.ParseSelector(q.Get("fieldSelector")); err == nil {
-				in.Fields = sel.Requirements()
-				if name, ok := sel.RequiresExactMatch("metadata.name"); ok && len(path.IsValidPathSegmentName(name)) == 0 {
-					in.Name, in.selectedName = name, true
-				}
-			}
 		case "delete":
 			in.Verb = "deletecollection"
-			if sel, err := fields.ParseSelector(query(r).Get("fieldSelector")); err == nil {
-				in.Fields = sel.Requirements()
+		case "get":
+			in.Verb = "list"
+			if q.Has("watch") && (q.Get("watch") == "" || truthy(q.Get("watch"))) {
+				in.Verb = "watch"
 			}
+		}
+		if name, ok := sel.RequiresExactMatch("metadata.name"); ok && in.Verb != "deletecollection" && len(path.IsValidPathSegmentName(name)) == 0 {
+			in.Name, in.selectedName = name, true
 		}
 	}
 	in.Long = in.Verb == "watch" || streams[in.Subresource]

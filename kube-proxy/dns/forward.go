@@ -125,14 +125,13 @@ func (f *forwarder) ask(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	return reply(q, answer, key.signed), nil
 }
 
-// reply makes the answer to q of what a resolver said, which stays as it is. Whether the resolver has
+// reply makes the answer to q of what a resolver said, which is given away. Whether the resolver has
 // checked the signatures is told to those who ask (RFC 6840, 5.7 and 5.8).
 func reply(q, said *dns.Msg, signed bool) *dns.Msg {
 	m := new(dns.Msg)
 	m.SetReply(q)
 	m.Rcode, m.RecursionAvailable = said.Rcode, true
 	m.AuthenticatedData = said.AuthenticatedData && (signed || q.AuthenticatedData)
-	said = said.Copy()
 	m.Answer, m.Ns, m.Extra = said.Answer, said.Ns, dropOPT(said.Extra)
 	return m
 }

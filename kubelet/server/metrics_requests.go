@@ -17,31 +17,17 @@ type requestMetrics struct {
 	sockets  *prometheus.CounterVec
 }
 
-func newRequestMetrics() *requestMetrics {
+func newRequestMetrics(reg prometheus.Registerer) *requestMetrics {
 	labels := []string{"method", "path", "server_type", "long_running"}
-	return &requestMetrics{
+	m := &requestMetrics{
 		total:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kubelet_http_requests_total", Help: "Requests begun."}, labels),
 		seconds:  prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "kubelet_http_requests_duration_seconds", Help: "Time to serve a request."}, labels),
 		inflight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "kubelet_http_inflight_requests", Help: "Requests being served."}, labels),
 		sockets: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "kubelet_websocket_streaming_requests_total",
 			Help: "Requests to run, attach or forward that came over WebSocket."}, []string{"subresource"}),
 	}
-}
-
-// Describe is prometheus.Collector's.
-func (m *requestMetrics) Describe(ch chan<- *prometheus.Desc) {
-	m.total.Describe(ch)
-	m.seconds.Describe(ch)
-	m.inflight.Describe(ch)
-	m.sockets.Describe(ch)
-}
-
-// Collect is prometheus.Collector's.
-func (m *requestMetrics) Collect(ch chan<- prometheus.Metric) {
-	m.total.Collect(ch)
-	m.seconds.Collect(ch)
-	m.inflight.Collect(ch)
-	m.sockets.Collect(ch)
+	reg.MustRegister(m.total, m.seconds, m.inflight, m.sockets)
+	return m
 }
 
 // route is what metrics call the paths of a pattern: the first part, and for those below /metrics two. streams

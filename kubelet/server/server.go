@@ -132,11 +132,10 @@ func New(o Options, s Surroundings) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &Server{Server: main, healthz: healthz, s: s, log: s.Log, pingEvery: defaultPingEvery, requests: newRequestMetrics()}
+	server := &Server{Server: main, healthz: healthz, s: s, log: s.Log, pingEvery: defaultPingEvery, requests: newRequestMetrics(main.Registry())}
 	if s.Client != nil {
 		main.Authorize(authorizer(o, serve.NewReviewer(s.Client, o.ClientCAFile), s.NodeName))
 	}
-	main.Registry().MustRegister(server.requests)
 	for _, method := range []string{"GET", "POST"} {
 		for _, uid := range []string{"", "/{uid}"} {
 			server.handle(method+" /exec/{namespace}/{pod}"+uid+"/{container}", http.HandlerFunc(server.exec))
