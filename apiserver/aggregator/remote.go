@@ -164,23 +164,31 @@ func (r *remote) check(ctx context.Context) error {
 		now := answered(failed)
 		c = &now
 	}
+	next := *r.found.Load()
+	if next.fresh = c.Status == apiregistrationv1.ConditionTrue; next.fresh {
+		next.err = r.readDiscovery(ctx, &next)
+		failed = next.err
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	// Discovery comes before the condition: who waits for that one asks next what there is.
+	r.learn(next)
 	if err := r.report(ctx, *c); err != nil {
 		return err
 	}
-	next := *r.found.Load()
-	if next.fresh = c.Status == apiregistrationv1.ConditionTrue; next.fresh {
-		next.err = r.read(ctx, &next)
-		failed = next.err
-	}
-	if ctx.Err() == nil {
-		r.learn(&next)
+	if next.fresh && next.err == nil {
+		r.readSchemas(ctx, &next)
+		if ctx.Err() == nil {
+			r.learn(next)
+		}
 	}
 	return failed
 }
 
 // learn stores what was found, and tells discovery when it differs.
-func (r *remote) learn(next *findings) {
-	last := r.found.Swap(next)
+func (r *remote) learn(next findings) {
+	last := r.found.Swap(&next)
 	before, _ := json.Marshal(last.discovery)
 	after, _ := json.Marshal(next.discovery)
 	if last.stale() != next.stale() || last.v3 != next.v3 || last.v2tag != next.v2tag || last.v2 != next.v2 || string(before) != string(after) {
@@ -322,14 +330,10 @@ func (r *remote) report(ctx context.Context, c apiregistrationv1.APIServiceCondi
 	return err
 }
 
-// read asks for what discovery and OpenAPI are to say.
-func (r *remote) read(ctx context.Context, f *findings) error {
+// readSchemas asks for what OpenAPI is to say. It is a courtesy: a server without it is served all the same.
+func (r *remote) readSchemas(ctx context.Context, f *findings) {
 	ctx, cancel := context.WithTimeout(ctx, docTimeout)
 	defer cancel()
-	if err := r.readDiscovery(ctx, f); err != nil {
-		return err
-	}
-	// OpenAPI is a courtesy: a server without it is served all the same.
 	if status, h, body, _, err := r.get(ctx, "/openapi/v2", mediaJSON, f.v2tag); err == nil && status == http.StatusOK {
 		if part, err := discovery.NewFragment(body, pathOf(r.gv)); err == nil {
 			f.v2, f.v2tag = part, h.Get("ETag")
@@ -339,7 +343,7 @@ func (r *remote) read(ctx context.Context, f *findings) error {
 	}
 	status, _, body, _, err := r.get(ctx, "/openapi/v3", mediaJSON, "")
 	if err != nil {
-		return nil
+		return
 	}
 	f.v3 = ""
 	var index struct {
@@ -352,10 +356,12 @@ func (r *remote) read(ctx context.Context, f *findings) error {
 			f.v3 = e.ServerRelativeURL
 		}
 	}
-	return nil
 }
 
+// readDiscovery asks for the group version's resources.
 func (r *remote) readDiscovery(ctx context.Context, f *findings) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
 	root := "/apis"
 	if r.gv.Group == "" {
 		root = "/api"

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/keelson/keelson/kubelet/pod"
 )
 
 // Left is how much of a signal there is and how much is left of it.
@@ -126,18 +128,6 @@ func Decide(thresholds []Threshold, o Options, was Memory, seen Seen, now time.T
 	return d
 }
 
-// Critical pods are never evicted and never turned away. Source: Kubernetes API
-// reference, priority class system-node-critical; static pods are critical too.
-func Critical(pod *corev1.Pod) bool {
-	if source := pod.Annotations["kubernetes.io/config.source"]; source != "" && source != "api" {
-		return true
-	}
-	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
-		return true
-	}
-	return pod.Spec.Priority != nil && *pod.Spec.Priority >= 2_000_000_000
-}
-
 // first is the pod that goes first for a signal: one that uses more than it asked for
 // before others, then the lower priority, then the larger excess.
 func first(signal Signal, seen Seen) *corev1.Pod {
@@ -170,7 +160,7 @@ func first(signal Signal, seen Seen) *corev1.Pod {
 	var best *corev1.Pod
 	var bestRank rank
 	for _, p := range seen.Pods {
-		if Critical(p) {
+		if pod.IsCritical(p) {
 			continue
 		}
 		r := of(p)
@@ -257,7 +247,7 @@ func roundKi(n int64, quantity func(int64) string) string {
 func overLimits(seen Seen) (all []Eviction) {
 	for _, p := range seen.Pods {
 		u, ok := seen.Usage[p.UID]
-		if !ok || Critical(p) {
+		if !ok || pod.IsCritical(p) {
 			continue
 		}
 		if why, signal := overLimit(p, u); why != "" {
@@ -290,15 +280,15 @@ func overLimit(p *corev1.Pod, u Usage) (why, signal string) {
 }
 
 // Admit says whether a pod may start under these pressures; nil is yes.
-func Admit(pod *corev1.Pod, conditions []corev1.NodeConditionType, bestEffort bool) *Rejection {
-	if len(conditions) == 0 || Critical(pod) {
+func Admit(p *corev1.Pod, conditions []corev1.NodeConditionType, bestEffort bool) *Rejection {
+	if len(conditions) == 0 || pod.IsCritical(p) {
 		return nil
 	}
 	if len(conditions) == 1 && conditions[0] == corev1.NodeMemoryPressure {
 		if !bestEffort {
 			return nil
 		}
-		for _, t := range pod.Spec.Tolerations {
+		for _, t := range p.Spec.Tolerations {
 			key := t.Key == corev1.TaintNodeMemoryPressure || t.Key == "" && t.Operator == corev1.TolerationOpExists
 			effect := t.Effect == "" || t.Effect == corev1.TaintEffectNoSchedule
 			if key && effect && (t.Operator == corev1.TolerationOpExists || t.Value == "") {

@@ -36,7 +36,7 @@ func TestParse(t *testing.T) {
 }
 
 // pod has one container c, with a memory request in MiB, and a priority.
-func pod(name string, requestMi int64, priority int32) *corev1.Pod {
+func podUsing(name string, requestMi int64, priority int32) *corev1.Pod {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)}}
 	p.Spec.Priority = &priority
 	p.Spec.Containers = []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"memory": *resource.NewQuantity(requestMi*mi, resource.BinarySI)}}}}
@@ -55,11 +55,11 @@ func TestWhoGoesFirst(t *testing.T) {
 		usage []int64
 		want  string
 	}{
-		"over its request before under it":     {[]*corev1.Pod{pod("under", 900, 0), pod("over", 1, 100)}, []int64{800, 2}, "over"},
-		"lower priority before larger excess":  {[]*corev1.Pod{pod("big", 0, 10), pod("low", 0, 5)}, []int64{500, 1}, "low"},
-		"larger excess among equals":           {[]*corev1.Pod{pod("small", 0, 0), pod("big", 0, 0)}, []int64{1, 2}, "big"},
-		"somebody goes, even if all are under": {[]*corev1.Pod{pod("a", 100, 0), pod("b", 100, 0)}, []int64{10, 50}, "b"},
-		"never a critical pod":                 {[]*corev1.Pod{pod("system", 0, 2_000_000_000)}, []int64{900}, ""},
+		"over its request before under it":     {[]*corev1.Pod{podUsing("under", 900, 0), podUsing("over", 1, 100)}, []int64{800, 2}, "over"},
+		"lower priority before larger excess":  {[]*corev1.Pod{podUsing("big", 0, 10), podUsing("low", 0, 5)}, []int64{500, 1}, "low"},
+		"larger excess among equals":           {[]*corev1.Pod{podUsing("small", 0, 0), podUsing("big", 0, 0)}, []int64{1, 2}, "big"},
+		"somebody goes, even if all are under": {[]*corev1.Pod{podUsing("a", 100, 0), podUsing("b", 100, 0)}, []int64{10, 50}, "b"},
+		"never a critical pod":                 {[]*corev1.Pod{podUsing("system", 0, 2_000_000_000)}, []int64{900}, ""},
 	} {
 		seen := Seen{Left: short, Pods: row.pods, Usage: map[types.UID]Usage{}}
 		for i, p := range row.pods {
@@ -74,7 +74,7 @@ func TestWhoGoesFirst(t *testing.T) {
 			t.Errorf("%s: %q %v, want %q", name, got, d.Conditions, row.want)
 		}
 	}
-	p := pod("p", 0, 0)
+	p := podUsing("p", 0, 0)
 	d := Decide(thresholds, Options{}, Memory{}, Seen{Left: short, Pods: []*corev1.Pod{p}, Usage: map[types.UID]Usage{"p": using(300)}}, time.Unix(0, 0))
 	want := "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. Container c was using 300Mi, request is 0, has larger consumption of memory. "
 	if d.Evict[0].Message != want || d.Evict[0].Grace != 1 {
@@ -92,7 +92,7 @@ func TestOverTime(t *testing.T) {
 	}
 	var memory Memory
 	var story []string
-	p := pod("p", 0, 0)
+	p := podUsing("p", 0, 0)
 	for i, leftMi := range []int64{300, 190, 190, 190, 190, 240, 260, 260, 260, 90, 140, 300} {
 		seen := Seen{Left: map[Signal]Left{MemoryAvailable: {Capacity: 1000 * mi, Available: leftMi * mi}}, Pods: []*corev1.Pod{p}, Usage: map[types.UID]Usage{"p": using(1)}}
 		d := Decide(thresholds, o, memory, seen, time.Unix(int64(i*10), 0))
@@ -115,7 +115,7 @@ func TestOverTime(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	limit := resource.MustParse("10Mi")
-	p := pod("p", 0, 0)
+	p := podUsing("p", 0, 0)
 	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
 	decide := func(u Usage) string {
 		d := Decide(nil, Options{}, Memory{}, Seen{Pods: []*corev1.Pod{p}, Usage: map[types.UID]Usage{"p": u}}, time.Unix(0, 0))
@@ -141,7 +141,7 @@ func TestLimits(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	memory, disk := []corev1.NodeConditionType{corev1.NodeMemoryPressure}, []corev1.NodeConditionType{corev1.NodeDiskPressure}
-	tolerant := pod("t", 0, 0)
+	tolerant := podUsing("t", 0, 0)
 	tolerant.Spec.Tolerations = []corev1.Toleration{{Key: corev1.TaintNodeMemoryPressure, Operator: corev1.TolerationOpExists}}
 	for name, row := range map[string]struct {
 		pod        *corev1.Pod
@@ -149,21 +149,21 @@ func TestAdmit(t *testing.T) {
 		bestEffort bool
 		refused    bool
 	}{
-		"no pressure":                    {pod("p", 0, 0), nil, true, false},
-		"memory, best effort":            {pod("p", 0, 0), memory, true, true},
-		"memory, with requests":          {pod("p", 1, 0), memory, false, false},
+		"no pressure":                    {podUsing("p", 0, 0), nil, true, false},
+		"memory, best effort":            {podUsing("p", 0, 0), memory, true, true},
+		"memory, with requests":          {podUsing("p", 1, 0), memory, false, false},
 		"memory, tolerated":              {tolerant, memory, true, false},
 		"disk, tolerating memory":        {tolerant, disk, true, true},
-		"disk":                           {pod("p", 1, 0), disk, false, true},
-		"disk, critical":                 {pod("p", 1, 2_000_000_000), disk, false, false},
-		"memory and disk, with requests": {pod("p", 1, 0), append(disk, memory...), false, true},
+		"disk":                           {podUsing("p", 1, 0), disk, false, true},
+		"disk, critical":                 {podUsing("p", 1, 2_000_000_000), disk, false, false},
+		"memory and disk, with requests": {podUsing("p", 1, 0), append(disk, memory...), false, true},
 	} {
 		r := Admit(row.pod, row.conditions, row.bestEffort)
 		if (r != nil) != row.refused {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
-	if r := Admit(pod("p", 0, 0), disk, true); r.Message != "The node had condition: [DiskPressure]. " || r.Reason != "Evicted" {
+	if r := Admit(podUsing("p", 0, 0), disk, true); r.Message != "The node had condition: [DiskPressure]. " || r.Reason != "Evicted" {
 		t.Errorf("%+v", r)
 	}
 }

@@ -40,6 +40,7 @@ type Metrics struct {
 	cgroupSeconds     *prometheus.HistogramVec
 	storageSeconds    *prometheus.HistogramVec
 	evictions         *prometheus.CounterVec
+	preemptions       *prometheus.CounterVec
 	imagesCollected   *prometheus.CounterVec
 	pullSeconds       *prometheus.HistogramVec
 	nodeName          *prometheus.GaugeVec
@@ -102,6 +103,7 @@ func New() *Metrics {
 	m.cgroupSeconds = histogram("kubelet_cgroup_manager_duration_seconds", "Time of an operation on a pod's control group.", usual, "operation_type")
 	m.storageSeconds = histogram("storage_operation_duration_seconds", "Time of an operation on a volume.",
 		[]float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600}, "volume_plugin", "operation_name", "status", "migrated")
+	m.preemptions = counter("kubelet_preemptions", "Pods ended for a critical pod, by the resource that it lacked.", "preemption_signal")
 	m.evictions = counter("kubelet_evictions", "Pods evicted, by what the node ran short of.", "eviction_signal")
 	m.imagesCollected = counter("kubelet_image_garbage_collected_total", "Images removed, because of their age or for space.", "reason")
 	m.pullSeconds = histogram("kubelet_image_pull_duration_seconds", "Time to pull an image, by its size.",
@@ -265,6 +267,13 @@ func (m *Metrics) Storage(plugin, operation string, took time.Duration, err erro
 func (m *Metrics) Evicted(signal string) {
 	if m != nil {
 		m.evictions.WithLabelValues(signal).Inc()
+	}
+}
+
+// Preempted is a pod that had to go for a critical one, which lacked a resource.
+func (m *Metrics) Preempted(resource string) {
+	if m != nil {
+		m.preemptions.WithLabelValues(resource).Inc()
 	}
 }
 

@@ -1,26 +1,34 @@
 package pod
 
 import (
-	"cmp"
-	"fmt"
-	"slices"
-	"strings"
-
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	resourcehelper "k8s.io/component-helpers/resource"
 	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 )
 
 // Admit decides whether the node takes a pod that was bound to it. others are the pods that
-// already hold resources. A nil result admits.
+// already hold resources. A nil end admits; a critical pod is admitted also when there is no room
+// for it, if those that preempt names end first.
 //
 // Reasons and messages are upstream's, which users and controllers see in pod status.
-func Admit(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *End {
+func Admit(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) (end *End, preempt Preemption) {
 	if node == nil {
-		return nil
+		return nil, Preemption{}
 	}
+	lacks := shortages(p, others, node)
+	if end = unfit(p, others, node, lacks); end != nil || len(lacks) == 0 {
+		return end, Preemption{}
+	}
+	pods, ok := victims(p, others, lacks)
+	if !ok {
+		return noVictims(lacks), Preemption{}
+	}
+	return nil, Preemption{pods, lacks[0].name}
+}
+
+// unfit is why a node cannot take the pod. What lacks is no reason to refuse a critical one.
+func unfit(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node, lacks []shortage) *End {
 	if p.Spec.OS != nil && p.Spec.OS.Name != corev1.Linux {
 		return reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
 	}
@@ -32,8 +40,8 @@ func Admit(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *End {
 			return reject("SupplementalGroupsPolicyNotSupported", "SupplementalGroupsPolicy=Strict is not supported in this node")
 		}
 	}
-	if e := resources(p, others, node); e != nil {
-		return e
+	if len(lacks) > 0 && !IsCritical(p) {
+		return lacks[0].reject()
 	}
 	if fits, err := nodeaffinity.GetRequiredNodeAffinity(p).Match(node); err != nil || !fits {
 		return reject("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")
@@ -63,50 +71,6 @@ func reject(reason, message string) *End {
 
 // Reject is the end of a pod that another room refuses.
 func Reject(reason, message string) *End { return reject(reason, message) }
-
-// resources compares the sum of requests with what the node allots to pods.
-func resources(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) *End {
-	room := node.Status.Allocatable
-	if n := room.Pods().Value(); n > 0 && int64(len(others))+1 > n {
-		return insufficient("pods", 1, int64(len(others)), n)
-	}
-	want := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
-	used := corev1.ResourceList{}
-	for _, o := range others {
-		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{}) {
-			sum := used[name]
-			sum.Add(q)
-			used[name] = sum
-		}
-	}
-	order := func(n corev1.ResourceName) int {
-		return slices.Index([]corev1.ResourceName{corev1.ResourceEphemeralStorage, corev1.ResourceMemory, corev1.ResourceCPU}, n)
-	}
-	names := sortedKeys(want)
-	slices.SortStableFunc(names, func(a, b corev1.ResourceName) int { return cmp.Compare(order(b), order(a)) })
-	for _, name := range names {
-		q := want[name]
-		capacity, known := room[name]
-		if q.IsZero() || (!known && strings.Contains(string(name), "/")) {
-			continue // an extended resource that the node does not have is the cluster's matter
-		}
-		taken := used[name]
-		total := q.DeepCopy()
-		total.Add(taken)
-		if total.Cmp(capacity) > 0 {
-			if name == corev1.ResourceCPU {
-				return insufficient(name, q.MilliValue(), taken.MilliValue(), capacity.MilliValue())
-			}
-			return insufficient(name, q.Value(), taken.Value(), capacity.Value())
-		}
-	}
-	return nil
-}
-
-func insufficient(name corev1.ResourceName, requested, used, capacity int64) *End {
-	return reject("OutOf"+string(name), fmt.Sprintf(
-		"Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity))
-}
 
 type hostPort struct {
 	ip, protocol string

@@ -3,6 +3,8 @@ package pod
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -125,9 +127,62 @@ func TestAdmit(t *testing.T) {
 		{"groups that the runtime cannot keep strict", strict, nil, "SupplementalGroupsPolicyNotSupported"},
 		{"port in use", port("b"), []*corev1.Pod{port("a")}, "NodePorts"},
 	} {
-		got := Admit(row.pod, row.others, node)
+		got, _ := Admit(row.pod, row.others, node)
 		if (got == nil && row.want != "") || (got != nil && got.Reason != row.want) {
 			t.Errorf("%s: got %+v, want %q", row.says, got, row.want)
+		}
+	}
+}
+
+// What a critical pod takes: nothing that it does not need, and nothing of a better class while a lesser one will do.
+func TestPreempt(t *testing.T) {
+	node := testkit.Node("n1", testkit.Capacity("cpu=2,memory=4Gi,pods=4"))
+	uses := func(name, requests string, o ...func(*corev1.Pod)) *corev1.Pod {
+		p := testkit.Pod("default/"+name, testkit.Requests(requests))
+		for _, f := range o {
+			f(p)
+		}
+		return p
+	}
+	bare := func(name string) *corev1.Pod { return testkit.Pod("default/" + name) }
+	important := func(p *corev1.Pod) { priority := int32(criticalPriority); p.Spec.Priority = &priority }
+	guaranteed := func(p *corev1.Pod) {
+		p.Spec.Containers[0].Resources.Limits = p.Spec.Containers[0].Resources.Requests
+	}
+	port := func(p *corev1.Pod) {
+		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, Protocol: "TCP"}}
+	}
+	for _, row := range []struct {
+		says   string
+		pod    *corev1.Pod
+		others []*corev1.Pod
+		reason string
+		ended  string
+		lacks  corev1.ResourceName
+	}{
+		{"there is room", uses("x", "cpu=1", important), []*corev1.Pod{uses("a", "cpu=1")}, "", "", ""},
+		{"the pod that fits best", uses("x", "cpu=1", important), []*corev1.Pod{uses("a", "cpu=500m"), uses("b", "cpu=1")}, "", "a", "cpu"},
+		{"the smallest that is enough", uses("x", "cpu=500m", important), []*corev1.Pod{uses("a", "cpu=1500m"), uses("b", "cpu=500m")}, "", "b", "cpu"},
+		{"a guaranteed pod stays while a burstable one will do", uses("x", "cpu=1", important),
+			[]*corev1.Pod{uses("a", "cpu=1,memory=1Gi", guaranteed), uses("b", "cpu=1")}, "", "b", "cpu"},
+		{"two of them", uses("x", "cpu=2", important), []*corev1.Pod{uses("a", "cpu=1"), uses("b", "cpu=1")}, "", "a b", "cpu"},
+		{"a place is freed by any pod", uses("x", "cpu=1m", important), []*corev1.Pod{uses("a", "cpu=1m"), bare("b"), uses("c", "cpu=1m"), uses("d", "cpu=1m")}, "", "b", "pods"},
+		{"critical pods stay", uses("x", "cpu=1", important), []*corev1.Pod{uses("a", "cpu=2", important)}, "UnexpectedAdmissionError", "", ""},
+		{"another reason to refuse it", uses("x", "cpu=2", important, port), []*corev1.Pod{uses("a", "cpu=1", port)}, "NodePorts", "", ""},
+		{"no critical pod", uses("x", "cpu=2"), []*corev1.Pod{uses("a", "cpu=1")}, "OutOfcpu", "", ""},
+	} {
+		end, preempt := Admit(row.pod, row.others, node)
+		var ended []string
+		for _, p := range preempt.Pods {
+			ended = append(ended, p.Name)
+		}
+		slices.Sort(ended)
+		reason := ""
+		if end != nil {
+			reason = end.Reason
+		}
+		if reason != row.reason || strings.Join(ended, " ") != row.ended || preempt.Lacks != row.lacks {
+			t.Errorf("%s: refused %q, ended %v for %q; want %q, %q, %q", row.says, reason, ended, preempt.Lacks, row.reason, row.ended, row.lacks)
 		}
 	}
 }

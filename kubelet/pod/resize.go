@@ -74,7 +74,8 @@ func Fits(p *corev1.Pod, others []*corev1.Pod, node *corev1.Node) (reason, messa
 	if node == nil {
 		return "InvalidNodeInfo", "Kubelet cannot get node info."
 	}
-	if e := resources(p, others, node); e != nil {
+	if lacks := shortages(p, others, node); len(lacks) > 0 {
+		e := lacks[0].reject()
 		return e.Reason, e.Message[len(rejected):]
 	}
 	return "", ""
@@ -91,8 +92,8 @@ type Waiting struct {
 // wait longest. Source: upstream's kubelet.
 func Urgency(a, b Waiting) int {
 	taking := func(w Waiting) int {
-		was := resourcehelper.PodRequests(w.Given, resourcehelper.PodResourcesOptions{})
-		is := resourcehelper.PodRequests(w.Pod, resourcehelper.PodResourcesOptions{})
+		was := requests(w.Given)
+		is := requests(w.Pod)
 		return b2int(is.Cpu().Cmp(*was.Cpu()) > 0 || is.Memory().Cmp(*was.Memory()) > 0)
 	}
 	priority := func(w Waiting) int32 {

@@ -271,7 +271,7 @@ func (p *Pool) end(ctx context.Context, uid types.UID, end *pod.End, until pod.P
 	}
 	w.end(end)
 	for {
-		if v := w.view.Load(); v != nil && v.phase >= until {
+		if w.reached(until) {
 			return nil
 		}
 		select {
@@ -467,27 +467,28 @@ func (p *Pool) UIDs() map[types.UID]bool {
 	return out
 }
 
-// admit decides whether the node takes the pod; the decision counts for the next pod.
-func (p *Pool) admit(w *worker, o *corev1.Pod) *pod.End {
+// admit decides whether the node takes the pod; the decision counts for the next pod. What must end
+// before the pod can start is in preempt.
+func (p *Pool) admit(w *worker, o *corev1.Pod) (end *pod.End, preempt pod.Preemption) {
 	p.admitting.Lock()
 	defer p.admitting.Unlock()
 	others := p.others(w)
 	if message := criconfig.ForbiddenSysctl(*p.options.Config, o); message != "" {
-		return pod.Reject(criconfig.SysctlForbidden, message)
+		return pod.Reject(criconfig.SysctlForbidden, message), pod.Preemption{}
 	}
 	if p.Admit != nil {
 		if r := p.Admit(o); r != nil {
-			return &pod.End{Reason: r.Reason, Message: "Pod was rejected: " + r.Message, Rejected: true}
+			return pod.Reject(r.Reason, r.Message), pod.Preemption{}
 		}
 	}
-	if end := pod.Admit(o, others, p.Node.Node()); end != nil {
-		return end
+	if end, preempt = pod.Admit(o, others, p.Node.Node()); end != nil {
+		return end, pod.Preemption{}
 	}
 	w.mu.Lock()
 	w.resize = resize{given: pod.Allocate(o), judged: o.Generation}
 	w.mu.Unlock()
 	w.admitted.Store(true)
-	return nil
+	return nil, preempt
 }
 
 // others are the pods beside w's that hold resources of the node, with what they have been given.

@@ -227,7 +227,8 @@ func (w *worker) begin() bool {
 		w.admitted.Store(true)
 		return true
 	}
-	if end := w.admit(w, o); end != nil {
+	end, preempt := w.admit(w, o)
+	if end != nil {
 		w.log.Info("pod rejected", "reason", end.Reason)
 		w.Metrics.Rejected(end.Reason)
 		message := end.Message
@@ -241,11 +242,47 @@ func (w *worker) begin() bool {
 		w.memory.Clean = true
 		return true
 	}
+	if !w.makeRoom(preempt) {
+		return false
+	}
 	if w.Objects != nil {
 		w.Objects.Use(o)
 	}
 	return true
 }
+
+// makeRoom ends pods and waits until nothing of them runs; false: the pool ends. Room is made for a critical
+// pod, so that what does not end in its time is not waited for.
+func (w *worker) makeRoom(preempt pod.Preemption) bool {
+	var last time.Time
+	var ending []*worker
+	for _, o := range preempt.Pods {
+		v := w.worker(o.UID)
+		if v == nil {
+			continue
+		}
+		e := pod.Preempted()
+		w.log.Info("a pod makes room", "pod", o.Namespace+"/"+o.Name, "uid", o.UID, "for", pod.Full(w.object()))
+		w.Events.Event(o, corev1.EventTypeWarning, e.Reason, e.Message)
+		w.Metrics.Preempted(string(preempt.Lacks))
+		v.end(e)
+		ending = append(ending, v)
+		if at := time.Now().Add(pod.StopGrace(o, e) + preemptSlack); at.After(last) {
+			last = at
+		}
+	}
+	for _, v := range ending {
+		for !v.reached(pod.Released) && time.Now().Before(last) && w.object().DeletionTimestamp == nil && !w.isRemoved() {
+			if !w.wait(time.Now().Add(100 * time.Millisecond)) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// preemptSlack is how much longer than its grace period the end of a pod may take that makes room.
+const preemptSlack = 10 * time.Second
 
 func (w *worker) isRemoved() bool {
 	w.mu.Lock()
@@ -556,6 +593,12 @@ func (w *worker) take(r result) {
 		w.look = true
 		w.mu.Unlock()
 	}
+}
+
+// reached reports whether the pod's end has come to a phase.
+func (w *worker) reached(phase pod.Phase) bool {
+	v := w.view.Load()
+	return v != nil && v.phase >= phase || w.finished()
 }
 
 // finished reports whether Forget has been carried out.
