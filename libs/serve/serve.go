@@ -328,8 +328,7 @@ func (s *Server) health(path string) http.HandlerFunc {
 				fmt.Fprintf(&b, "[+]%s excluded: ok\n", c.name)
 				continue
 			}
-			err := c.f()
-			s.checked.observe(c.name, path, err)
+			err := s.run(path, c)
 			if err != nil {
 				failed = append(failed, c.name)
 				// The reason may tell of the inside of the cluster, and anybody may ask: it goes to the log.
@@ -367,13 +366,21 @@ func quoted(names []string) string {
 	return strings.Join(out, ",")
 }
 
-func failing(checks []check) error {
+// failing runs the checks of a path for the service manager, up to the first that fails.
+func (s *Server) failing(path string, checks []check) error {
 	for _, c := range checks {
-		if err := c.f(); err != nil {
+		if err := s.run(path, c); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
 	return nil
+}
+
+// run runs a check and counts its outcome.
+func (s *Server) run(path string, c check) error {
+	err := c.f()
+	s.checked.observe(c.name, path, err)
+	return err
 }
 
 // Run listens and serves until ctx ends, then drains.
@@ -472,7 +479,7 @@ func (s *Server) systemd(ctx context.Context) error {
 		s.mu.RLock()
 		ready := s.ready
 		s.mu.RUnlock()
-		if failing(ready) == nil {
+		if s.failing("readyz", ready) == nil {
 			break
 		}
 		select {
@@ -501,7 +508,7 @@ func (s *Server) systemd(ctx context.Context) error {
 			s.mu.RLock()
 			live := s.live
 			s.mu.RUnlock()
-			if err := failing(live); err != nil {
+			if err := s.failing("livez", live); err != nil {
 				s.log.Error("liveness fails; the watchdog of systemd is not fed", "err", err)
 				continue
 			}

@@ -158,8 +158,8 @@ func TestHealthIsOpenAndTheRestIsNot(t *testing.T) {
 	check(nobody, "/debug/queue", 401)
 	check(nobody, "/metrics/slis", 401)
 	check(somebody, "/metrics", 200, "go_goroutines", "process_cpu_seconds_total", "process_start_time_seconds", "kubernetes_build_info{", `git_version="v1.36`)
-	check(somebody, "/metrics/slis", 200, `kubernetes_healthcheck{name="sync",type="readyz"} 1`, `kubernetes_healthchecks_total{name="sync",status="error",type="readyz"} 1`,
-		`kubernetes_healthchecks_total{name="sync",status="success",type="readyz"} 1`, `kubernetes_healthcheck{name="ping",type="livez"} 1`)
+	check(somebody, "/metrics/slis", 200, `kubernetes_healthcheck{name="sync",type="readyz"} 1`, `kubernetes_healthchecks_total{name="sync",status="error",type="readyz"} `,
+		`kubernetes_healthchecks_total{name="sync",status="success",type="readyz"} `, `kubernetes_healthcheck{name="ping",type="livez"} 1`)
 	check(somebody, "/configz", 200, `"securePort": 7`)
 	check(somebody, "/debug/queue", 200, `"active": 3`)
 	check(somebody, "/debug/", 200, `"queue"`, `"pprof/"`)
