@@ -46,6 +46,7 @@ import (
 	"github.com/keelson/keelson/apiserver/encrypt"
 	"github.com/keelson/keelson/apiserver/etcd"
 	"github.com/keelson/keelson/apiserver/fairness"
+	"github.com/keelson/keelson/apiserver/impersonation"
 	"github.com/keelson/keelson/apiserver/ranges"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
@@ -323,6 +324,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		Alone: !cfg.PriorityFairness, Wait: cfg.RequestTimeout.Duration / 4, Log: log.With("room", "fairness"),
 	})
 	c.authorizer, c.credentials, c.fair, c.others = authorizer, who.Authenticate, s.fair, s.others
+	c.impersonator = &impersonation.Impersonator{Ask: c.mayImpersonate}
 	c.timeout, c.log, c.handler, c.ready, c.ending = cfg.RequestTimeout.Duration, log, s.rest, s.cache.Ready(), s.ending
 	s.web.Authorize(func(*http.Request) error { return nil }) // the chain has done it
 	if s.audit, err = s.auditor(s.web.Registry()); err != nil {

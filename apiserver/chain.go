@@ -22,6 +22,7 @@ import (
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/fairness"
+	"github.com/keelson/keelson/apiserver/impersonation"
 	"github.com/keelson/keelson/apiserver/rest"
 )
 
@@ -29,20 +30,21 @@ import (
 // become 500, an audit id, who is it, on whose behalf, a place among the requests in
 // flight, may it, a deadline.
 type chain struct {
-	authorizer  authz.Authorizer
-	fair        *fairness.Controller
-	reading     atomic.Int64 // requests being served
-	writing     atomic.Int64
-	timeout     time.Duration
-	metrics     *metrics
-	log         *slog.Logger
-	handler     http.Handler // resources, discovery, OpenAPI
-	others      *aggregator.Aggregator
-	other       http.Handler // health, metrics, debug, version
-	credentials func(*http.Request) (*authn.User, error)
-	ready       <-chan struct{} // closed when there is something to read
-	ending      context.Context // ends when watches and streams shall end
-	audit       *audit.Auditor  // nil: nothing is recorded
+	authorizer   authz.Authorizer
+	impersonator *impersonation.Impersonator
+	fair         *fairness.Controller
+	reading      atomic.Int64 // requests being served
+	writing      atomic.Int64
+	timeout      time.Duration
+	metrics      *metrics
+	log          *slog.Logger
+	handler      http.Handler // resources, discovery, OpenAPI
+	others       *aggregator.Aggregator
+	other        http.Handler // health, metrics, debug, version
+	credentials  func(*http.Request) (*authn.User, error)
+	ready        <-chan struct{} // closed when there is something to read
+	ending       context.Context // ends when watches and streams shall end
+	audit        *audit.Auditor  // nil: nothing is recorded
 }
 
 func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
@@ -107,17 +109,26 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 	r.Header.Del("Authorization") // no handler and no proxied server may see it
 	ctx := r.Context()
-	acting, err := c.impersonate(ctx, r, user)
+	asked := attributes(user, &info)
+	wanted, err := impersonation.Parse(r.Header)
 	if err != nil {
 		h.Set("X-Content-Type-Options", "nosniff")
-		rest.WriteError(w, r, err)
+		rest.WriteError(w, r, apierrors.NewBadRequest(err.Error()))
 		return
 	}
-	if acting != user {
-		record.Impersonated(acting)
+	if wanted != nil {
+		tried := time.Now()
+		acting, err := c.impersonator.As(ctx, asked, wanted)
+		c.metrics.impersonations.observe(acting.Mode, err == nil, time.Since(tried))
+		if err != nil {
+			h.Set("X-Content-Type-Options", "nosniff")
+			rest.WriteError(w, r, refused(err))
+			return
+		}
+		impersonation.Strip(r.Header)
+		record.Impersonated(acting.User, acting.Constraint)
+		asked.User = acting.User
 	}
-
-	asked := attributes(acting, &info)
 	queued := time.Now()
 	if long {
 		var cancel context.CancelCauseFunc
@@ -154,11 +165,16 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	info.Waited += seated.Sub(queued)
 	reason, d, err := permit(ctx, c.authorizer, asked)
 	c.metrics.authorized(d, time.Since(seated))
+	if d == "error" {
+		record.Annotate("authorization.k8s.io/reason", "internal error")
+		rest.WriteError(w, r, apierrors.NewInternalError(err))
+		return
+	}
 	if err != nil {
 		record.Annotate("authorization.k8s.io/decision", "forbid")
 		record.Annotate("authorization.k8s.io/reason", reason)
 		h.Set("X-Content-Type-Options", "nosniff")
-		rest.WriteError(w, r, err)
+		rest.WriteError(w, r, refused(err))
 		return
 	}
 	record.Annotate("authorization.k8s.io/decision", "allow")
@@ -166,7 +182,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if long {
 		defer c.metrics.lasting(&info)()
 	}
-	ctx = rest.WithInfo(authn.With(ctx, acting), &info)
+	ctx = rest.WithInfo(authn.With(ctx, asked.User), &info)
 	r = r.WithContext(ctx)
 	if h := c.others.For(info.Path); h != nil {
 		h.ServeHTTP(w, r)
@@ -215,7 +231,7 @@ func attributes(u *authn.User, in *rest.Info) authz.Attributes {
 }
 
 // permit returns the authorizer's reason, what became of it ("allowed", "denied", "no-opinion" or "error"),
-// and the 403 of a refusal in upstream's words.
+// and the *authz.Refusal of whoever may not.
 func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) (reason, result string, refusal error) {
 	d, reason, err := z.Authorize(ctx, a)
 	switch {
@@ -228,77 +244,34 @@ func permit(ctx context.Context, z authz.Authorizer, a authz.Attributes) (reason
 	default:
 		result = "no-opinion"
 	}
-	text := ""
-	if a.Resource {
-		what := a.Plural
-		if a.Subresource != "" {
-			what += "/" + a.Subresource
+	text := reason
+	if err != nil {
+		text = err.Error()
+		if reason != "" {
+			text += ": " + reason
 		}
-		text = fmt.Sprintf("User %q cannot %s resource %q in API group %q", a.User.Name, a.Verb, what, a.Group)
-		if a.Namespace != "" {
-			text += fmt.Sprintf(" in the namespace %q", a.Namespace)
-		} else {
-			text += " at the cluster scope"
-		}
-	} else {
-		text = fmt.Sprintf("User %q cannot %s path %q", a.User.Name, a.Verb, a.Path)
 	}
-	if reason != "" {
-		text += ": " + reason
-	}
-	if err != nil && reason == "" {
-		text += ": " + err.Error()
-	}
-	if !a.Resource {
-		return reason, result, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New(text))
-	}
-	return reason, result, apierrors.NewForbidden(schema.GroupResource{Group: a.Group, Resource: a.Plural}, a.Name, errors.New(text))
+	return reason, result, &authz.Refusal{Of: a, Reason: text}
 }
 
-// impersonate returns whom the request acts as; every attribute that is taken on
-// needs permission of its own.
-//
-// Source: Kubernetes documentation, "User impersonation".
-func (c *chain) impersonate(ctx context.Context, r *http.Request, u *authn.User) (*authn.User, error) {
-	im, err := authn.ParseImpersonation(r.Header)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	if im == nil {
-		return u, nil
-	}
-	ask := func(group, version, plural, sub, namespace, name string) error {
-		_, _, err := permit(ctx, c.authorizer, authz.Attributes{
-			User: u, Verb: "impersonate", Resource: true, Group: group, Version: version,
-			Plural: plural, Subresource: sub, Namespace: namespace, Name: name,
-		})
+// refused is the answer to an *authz.Refusal.
+func refused(err error) error {
+	var r *authz.Refusal
+	if !errors.As(err, &r) {
 		return err
 	}
-	if ns, name, ok := authn.SplitServiceAccount(im.User); ok {
-		err = ask("", "v1", "serviceaccounts", "", ns, name)
-	} else {
-		err = ask("", "v1", "users", "", "", im.User)
+	if !r.Of.Resource {
+		return apierrors.NewForbidden(schema.GroupResource{}, "", r)
 	}
-	for _, g := range im.Groups {
-		if err == nil {
-			err = ask("", "v1", "groups", "", "", g)
-		}
-	}
-	for key, values := range im.Extra {
-		for _, v := range values {
-			if err == nil {
-				err = ask("authentication.k8s.io", "v1", "userextras", key, "", v)
-			}
-		}
-	}
-	if err == nil && im.UID != "" {
-		err = ask("authentication.k8s.io", "v1", "uids", "", "", im.UID)
-	}
-	if err != nil {
-		return nil, err
-	}
-	im.Strip(r.Header)
-	return im.As(), nil
+	return apierrors.NewForbidden(schema.GroupResource{Group: r.Of.Group, Resource: r.Of.Plural}, r.Of.Name, r)
+}
+
+// mayImpersonate asks on behalf of the impersonator.
+func (c *chain) mayImpersonate(ctx context.Context, mode string, a authz.Attributes) error {
+	asked := time.Now()
+	_, _, err := permit(ctx, c.authorizer, a)
+	c.metrics.questions.observe(mode, err == nil, time.Since(asked))
+	return err
 }
 
 // answer remembers what was written, for metrics, for the panic handler and for the audit record.

@@ -57,7 +57,7 @@ rules:
 	if errs := cfg.Validate(); len(errs) > 0 {
 		t.Fatal(errs.ToAggregate())
 	}
-	admin, bob := p.client(t, "admin", "system:masters"), p.client(t, "bob")
+	admin, bob, dora := p.client(t, "admin", "system:masters"), p.client(t, "bob"), p.client(t, "dora")
 	start := func() (stop func()) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
@@ -107,6 +107,29 @@ rules:
 	if code, s := call(t, bob, "GET", url+"secrets/s", ""); code != 403 {
 		t.Errorf("bob: %d %v", code, s)
 	}
+	// Dora may look at secrets as somebody else, and only that; the somebody may not.
+	const rbac = "https://127.0.0.1:25090/apis/rbac.authorization.k8s.io/v1/"
+	for path, body := range map[string]string{
+		"clusterroles": `{"metadata":{"name":"as-others"},"rules":[{"verbs":["impersonate:user-info"],"apiGroups":["authentication.k8s.io"],"resources":["users"],"resourceNames":["carol"]},
+			{"verbs":["impersonate-on:user-info:get"],"apiGroups":[""],"resources":["secrets"]}]}`,
+		"clusterrolebindings": `{"metadata":{"name":"as-others"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"as-others"},
+			"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"dora"}]}`,
+	} {
+		if code, s := call(t, admin, "POST", rbac+path, body); code != 201 {
+			t.Fatalf("%s: %d %v", path, code, s)
+		}
+	}
+	for as, want := range map[string]string{
+		"carol": `secrets "s" is forbidden: User "carol" cannot get resource "secrets" in API group "" in the namespace "default"`,
+		"eve":   `users.authentication.k8s.io "eve" is forbidden: User "dora" cannot impersonate:user-info resource "users" in API group "authentication.k8s.io" at the cluster scope`,
+	} {
+		until(t, 20*time.Second, "dora as "+as, func() error {
+			if code, s := call(t, dora, "GET", url+"secrets/s", "", "Impersonate-User", as); code != 403 || s["message"] != want {
+				return fmt.Errorf("%d %v", code, s)
+			}
+			return nil
+		})
+	}
 	if code, s := call(t, admin, "POST", url+"configmaps", `{"metadata":{"name":"c"},"data":{"a":"b"}}`); code != 201 {
 		t.Errorf("config map: %d %v", code, s)
 	}
@@ -149,7 +172,11 @@ rules:
 		if ev.ObjectRef.Resource == "configmaps" && ev.ObjectRef.Name != "c" {
 			continue
 		}
-		found[ev.User.Username+" "+ev.Verb+" "+ev.ObjectRef.Resource] = ev
+		what := ev.User.Username + " " + ev.Verb + " " + ev.ObjectRef.Resource
+		if ev.ImpersonatedUser != nil {
+			what += " as " + ev.ImpersonatedUser.Username
+		}
+		found[what] = ev
 	}
 	created, denied, full := found["admin create secrets"], found["bob get secrets"], found["admin create configmaps"]
 	if created.Level != "Metadata" || created.Stage != "ResponseComplete" || created.ObjectRef == nil || created.ObjectRef.Name != "s" ||
@@ -158,6 +185,9 @@ rules:
 	}
 	if denied.ResponseStatus == nil || denied.ResponseStatus.Code != 403 || denied.ResponseStatus.Reason != "Forbidden" || denied.Annotations["authorization.k8s.io/decision"] != "forbid" {
 		t.Errorf("bob's attempt: %+v", denied)
+	}
+	if as := found["dora get secrets as carol"]; as.AuthenticationMetadata == nil || as.AuthenticationMetadata.ImpersonationConstraint != "impersonate:user-info" || as.ResponseStatus.Code != 403 {
+		t.Errorf("dora's attempt as carol: %+v", as)
 	}
 	if full.RequestObject == nil || full.ResponseObject == nil || !strings.Contains(string(full.ResponseObject.Raw), `"data":{"a":"b"}`) || strings.Contains(string(full.ResponseObject.Raw), "managedFields") {
 		t.Errorf("the config map: %+v", full)

@@ -31,6 +31,7 @@ type metrics struct {
 
 	attempts, users, decisions *prometheus.CounterVec
 	authnTook, authzTook       *prometheus.HistogramVec
+	impersonations, questions  byMode
 
 	served func(group, version, plural string) bool // unknown resources must not become labels
 
@@ -113,6 +114,8 @@ func newMetrics(reg prometheus.Registerer, rows *resources.Registry, cache *watc
 	m.authnTook = histogram(reg, "authentication_duration_seconds", "Time to find out who asks.", doublings, "result")
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authorization_attempts_total", Help: "Requests by whether they are allowed."}, []string{"result"})
 	m.authzTook = histogram(reg, "authorization_duration_seconds", "Time to find out whether a request is allowed.", doublings, "result")
+	m.impersonations = newByMode(reg, "attempts", "of requests on somebody's behalf", doublings)
+	m.questions = newByMode(reg, "authorization_attempts", "of the questions whether somebody may act for another", doublings)
 	m.served = func(group, version, plural string) bool {
 		return rows != nil && rows.Lookup(group, version, plural) != nil
 	}
@@ -209,6 +212,29 @@ func (m *metrics) authorized(outcome string, took time.Duration) {
 	r := m.verdicts.of(outcome, func(s string) result { return result{m.decisions.WithLabelValues(s), m.authzTook.WithLabelValues(s)} })
 	r.n.Inc()
 	r.took.Observe(took.Seconds())
+}
+
+// byMode counts and times what is about impersonation.
+type byMode struct {
+	total *prometheus.CounterVec
+	took  *prometheus.HistogramVec
+}
+
+func newByMode(reg prometheus.Registerer, name, of string, bounds []float64) byMode {
+	b := byMode{prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "apiserver_impersonation_" + name + "_total", Help: "Number " + of + ", by mode and decision.",
+	}, []string{"mode", "decision"}), histogram(reg, "apiserver_impersonation_"+name+"_duration_seconds", "Time "+of+", by mode and decision.", bounds, "mode", "decision")}
+	reg.MustRegister(b.total)
+	return b
+}
+
+func (b byMode) observe(mode string, allowed bool, took time.Duration) {
+	decision := "denied"
+	if allowed {
+		decision = "allowed"
+	}
+	b.total.WithLabelValues(mode, decision).Inc()
+	b.took.WithLabelValues(mode, decision).Observe(took.Seconds())
 }
 
 // certificateLives shows how long the certificates of clients are still good. A connection shows its

@@ -224,8 +224,9 @@ func (r *Record) stage(s auditv1.Stage) bool {
 	return ok
 }
 
-// Impersonated records on whose behalf the request is served.
-func (r *Record) Impersonated(u *authn.User) {
+// Impersonated records on whose behalf the request is served. constraint is the verb that
+// allowed it, where it is one of a constrained mode.
+func (r *Record) Impersonated(u *authn.User, constraint string) {
 	if r == nil {
 		return
 	}
@@ -233,6 +234,9 @@ func (r *Record) Impersonated(u *authn.User) {
 	defer r.mu.Unlock()
 	info := userInfo(u)
 	r.event.ImpersonatedUser = &info
+	if constraint != "" {
+		r.event.AuthenticationMetadata = &auditv1.AuthenticationMetadata{ImpersonationConstraint: constraint}
+	}
 }
 
 // Annotate adds to the event. The first value of a key stays.

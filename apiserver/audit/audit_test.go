@@ -130,7 +130,7 @@ func TestRecord(t *testing.T) {
 	if _, err := io.ReadAll(r.Body); err != nil {
 		t.Fatal(err)
 	}
-	rec.Impersonated(&authn.User{Name: "bob"})
+	rec.Impersonated(&authn.User{Name: "bob"}, "impersonate:user-info")
 	rec.Annotate("a", "1")
 	rec.Annotate("a", "2")
 	rec.Answering(201, "application/json", false)
@@ -146,7 +146,7 @@ func TestRecord(t *testing.T) {
 	}
 	for _, want := range []string{
 		`"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"RequestResponse","auditID":"id","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/d/pods?x=y","verb":"create","user":{"username":"alice"}`,
-		`"impersonatedUser":{"username":"bob"}`, `"sourceIPs":["192.0.2.7","192.0.2.1"]`, `"objectRef":{"resource":"pods","namespace":"d","apiVersion":"v1"}`,
+		`"impersonatedUser":{"username":"bob"}`, `"authenticationMetadata":{"impersonationConstraint":"impersonate:user-info"}`, `"sourceIPs":["192.0.2.7","192.0.2.1"]`, `"objectRef":{"resource":"pods","namespace":"d","apiVersion":"v1"}`,
 		`"responseStatus":{"metadata":{},"code":201}`, `"requestObject":{"metadata":{"name":"p"}}`, `"responseObject":{"kind":"Pod","metadata":{}}`, `"annotations":{"a":"1"}`,
 	} {
 		if !strings.Contains(string(line), want) {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
-	"slices"
 )
 
 // Chain asks each authenticator in turn and takes the first that knows the
@@ -32,7 +31,7 @@ func (c Chain) Authenticate(r *http.Request) (*User, error) {
 			continue
 		}
 		if ok {
-			return withGroup(u, GroupAuthenticated), nil
+			return u.WithGroup(GroupAuthenticated), nil
 		}
 	}
 	if len(bad) > 0 {
@@ -46,16 +45,6 @@ func (c Chain) Authenticate(r *http.Request) (*User, error) {
 		return nil, ErrUnauthorized
 	}
 	return &User{Name: Anonymous, Groups: []string{GroupUnauthenticated}}, nil
-}
-
-// withGroup adds group unless the user is in it already.
-func withGroup(u *User, group string) *User {
-	if u.In(group) {
-		return u
-	}
-	c := *u
-	c.Groups = append(slices.Clone(u.Groups), group)
-	return &c
 }
 
 // credentialID names a certificate in audit records: upstream's "X509SHA256=<hex>".

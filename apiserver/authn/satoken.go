@@ -15,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -67,14 +68,20 @@ func ServiceAccountName(namespace, name string) string {
 	return "system:serviceaccount:" + namespace + ":" + name
 }
 
-// SplitServiceAccount is the inverse of ServiceAccountName.
+// NodeNameKey is the extra field which says what node the service account's pod runs on.
+const NodeNameKey = "authentication.kubernetes.io/node-name"
+
+// SplitServiceAccount is the inverse of ServiceAccountName. ok is false for what cannot be a service account.
 func SplitServiceAccount(user string) (namespace, name string, ok bool) {
 	rest, ok := strings.CutPrefix(user, "system:serviceaccount:")
 	if !ok {
 		return "", "", false
 	}
 	namespace, name, ok = strings.Cut(rest, ":")
-	return namespace, name, ok && namespace != "" && name != "" && !strings.Contains(name, ":")
+	if !ok || len(validation.ValidateNamespaceName(namespace, false)) > 0 || len(validation.ValidateServiceAccountName(name, false)) > 0 {
+		return "", "", false
+	}
+	return namespace, name, true
 }
 
 // Issue signs a token for a service account. bound, if any, has exactly one of
@@ -271,7 +278,7 @@ func (s *ServiceAccounts) bound(c *Claims) (*User, error) {
 				return nil, err
 			}
 		}
-		u.Extra["authentication.kubernetes.io/node-name"] = []string{p.Node.Name}
+		u.Extra[NodeNameKey] = []string{p.Node.Name}
 		if p.Node.UID != "" {
 			u.Extra["authentication.kubernetes.io/node-uid"] = []string{string(p.Node.UID)}
 		}
@@ -295,10 +302,12 @@ func (s *ServiceAccounts) legacy(token string, c *Claims) (*User, error) {
 }
 
 func serviceAccountUser(namespace, name string, uid types.UID) *User {
-	return &User{
-		Name: ServiceAccountName(namespace, name), UID: string(uid),
-		Groups: []string{GroupServiceAccounts, GroupServiceAccounts + ":" + namespace},
-	}
+	return &User{Name: ServiceAccountName(namespace, name), UID: string(uid), Groups: ServiceAccountGroups(namespace)}
+}
+
+// ServiceAccountGroups are the groups that every service account of a namespace is in.
+func ServiceAccountGroups(namespace string) []string {
+	return []string{GroupServiceAccounts, GroupServiceAccounts + ":" + namespace}
 }
 
 // Discovery returns the OpenID provider configuration and the key set (RFC 7517)

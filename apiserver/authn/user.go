@@ -1,10 +1,11 @@
 // Package authn answers who sends a request: client certificates, service
-// account tokens, bootstrap tokens, and impersonation on top of them.
+// account tokens, bootstrap tokens, and what a front proxy says.
 package authn
 
 import (
 	"context"
 	"net/http"
+	"slices"
 )
 
 // User is an authenticated caller. It is immutable once made.
@@ -33,6 +34,16 @@ func (u *User) In(group string) bool {
 		}
 	}
 	return false
+}
+
+// WithGroup returns the user as a member of group too.
+func (u *User) WithGroup(group string) *User {
+	if u.In(group) {
+		return u
+	}
+	c := *u
+	c.Groups = append(slices.Clone(u.Groups), group)
+	return &c
 }
 
 // Authenticator looks for one kind of credential. ok is false when the request

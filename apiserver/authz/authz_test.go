@@ -107,6 +107,35 @@ func TestRBAC(t *testing.T) {
 	}
 }
 
+// A refusal says which roles the asker is bound to that do not exist. What allows has no need to.
+func TestMissingRoles(t *testing.T) {
+	bind := func(name, kind, role string) *rbacv1.RoleBinding {
+		return &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name},
+			RoleRef: rbacv1.RoleRef{Kind: kind, Name: role}, Subjects: []rbacv1.Subject{{Kind: "User", Name: "eve"}}}
+	}
+	z := &authz.RBAC{Changed: func() int64 { return 1 }, Read: readertest.New(
+		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "reader"}, Rules: []rbacv1.PolicyRule{rule("get", "", "pods")}},
+		&rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "empty"}},
+		bind("1", "Role", "gone"), bind("2", "ClusterRole", "never"), bind("3", "Role", "gone"), bind("4", "Role", "reader"), bind("5", "Role", "empty"),
+		&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "all"}, RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "far"}, Subjects: []rbacv1.Subject{{Kind: "Group", Name: "g"}}},
+	)}
+	const gone, never, far = `role.rbac.authorization.k8s.io "gone" not found`, `clusterrole.rbac.authorization.k8s.io "never" not found`, `clusterrole.rbac.authorization.k8s.io "far" not found`
+	for _, c := range []struct {
+		user                  authn.User
+		verb, namespace, want string
+	}{
+		{authn.User{Name: "eve"}, "list", "a", "RBAC: [" + gone + ", " + never + "]"},
+		{authn.User{Name: "eve"}, "list", "b", ""},
+		{authn.User{Name: "bob", Groups: []string{"g"}}, "get", "b", "RBAC: " + far},
+		{authn.User{Name: "eve"}, "get", "a", `RBAC: allowed by RoleBinding "4/a" of Role "reader" to User "eve"`},
+	} {
+		_, reason, err := z.Authorize(context.Background(), authz.Attributes{User: &c.user, Verb: c.verb, Resource: true, Plural: "pods", Namespace: c.namespace})
+		if err != nil || reason != c.want {
+			t.Errorf("%s %s in %s: %q, %v; want %q", c.user.Name, c.verb, c.namespace, reason, err, c.want)
+		}
+	}
+}
+
 func TestNode(t *testing.T) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"},

@@ -3,6 +3,8 @@ package authz
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -39,7 +41,8 @@ type RBAC struct {
 type grant struct {
 	namespace string
 	rules     []rbacv1.PolicyRule
-	binding   string // for the reason: `ClusterRoleBinding "x" of ClusterRole "y" to `
+	binding   string // for the reason: `ClusterRoleBinding "x" of ClusterRole "y"`
+	missing   string // what is wrong with a binding of a role that does not exist; then there are no rules
 }
 
 type grants struct {
@@ -75,14 +78,15 @@ func buildGrants(read resources.Reader) (*grants, error) {
 		if err != nil {
 			return err
 		}
-		if len(rules) == 0 {
-			return nil
+		missing := ""
+		if rules == nil {
+			missing = fmt.Sprintf("%s.%s %q not found", strings.ToLower(ref.Kind), rbacv1.GroupName, ref.Name)
 		}
 		desc := fmt.Sprintf("%s %q of %s %q", kind, name, ref.Kind, ref.Name)
 		if namespace != "" {
 			desc = fmt.Sprintf("%s %q of %s %q", kind, name+"/"+namespace, ref.Kind, ref.Name)
 		}
-		gr := grant{namespace: namespace, rules: rules, binding: desc}
+		gr := grant{namespace: namespace, rules: rules, binding: desc, missing: missing}
 		for _, s := range subjects {
 			switch s.Kind {
 			case rbacv1.UserKind:
@@ -123,20 +127,28 @@ func buildGrants(read resources.Reader) (*grants, error) {
 	return g, failed
 }
 
-// roleRules returns the rules of a role; a role that does not exist grants nothing.
+// roleRules returns the rules of a role, and nil of one that does not exist: it grants nothing.
 func roleRules(read resources.Reader, namespace string, ref rbacv1.RoleRef) ([]rbacv1.PolicyRule, error) {
 	if ref.Kind == "ClusterRole" {
 		role, err := resources.Lookup[rbacv1.ClusterRole](read, grClusterRoles, "", ref.Name)
 		if err != nil || role == nil {
 			return nil, err
 		}
-		return role.Rules, nil
+		return known(role.Rules), nil
 	}
 	role, err := resources.Lookup[rbacv1.Role](read, grRoles, namespace, ref.Name)
 	if err != nil || role == nil {
 		return nil, err
 	}
-	return role.Rules, nil
+	return known(role.Rules), nil
+}
+
+// known tells the rules of a role that gives nothing from those of none.
+func known(rules []rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	if rules == nil {
+		return []rbacv1.PolicyRule{}
+	}
+	return rules
 }
 
 // each calls yield for every grant of the user that applies in namespace until it returns false.
@@ -161,14 +173,18 @@ func (g *grants) each(u *authn.User, namespace string, yield func(gr *grant, sub
 	}
 }
 
-// Authorize allows what any grant of the caller allows.
+// Authorize allows what any grant of the caller allows. A refusal says which of its roles are missing.
 func (r *RBAC) Authorize(_ context.Context, a Attributes) (Decision, string, error) {
 	g, err := r.current()
 	if err != nil {
 		return NoOpinion, "", err
 	}
 	decision, reason := NoOpinion, ""
+	var missing []string
 	g.each(a.User, a.Namespace, func(gr *grant, subject string) bool {
+		if gr.missing != "" && !slices.Contains(missing, gr.missing) {
+			missing = append(missing, gr.missing)
+		}
 		for i := range gr.rules {
 			if Allows(&gr.rules[i], &a) {
 				decision, reason = Allow, "RBAC: allowed by "+gr.binding+" to "+subject
@@ -177,6 +193,13 @@ func (r *RBAC) Authorize(_ context.Context, a Attributes) (Decision, string, err
 		}
 		return true
 	})
+	switch {
+	case decision == Allow || len(missing) == 0:
+	case len(missing) == 1:
+		reason = "RBAC: " + missing[0]
+	default:
+		reason = "RBAC: [" + strings.Join(missing, ", ") + "]"
+	}
 	return decision, reason, nil
 }
 
