@@ -209,6 +209,8 @@ func TestServer(t *testing.T) {
 		{"bob may not act as admin", bob, "GET", "/api/v1/nodes", []string{"Impersonate-User", "admin"}, 403, `users "admin" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope`},
 		{"admin lists the paths", admin, "GET", "/", nil, 200, ""},
 		{"no such path", admin, "GET", "/nothing", nil, 404, ""},
+		{"a timeout that is none", nobody, "GET", "/version?timeout=soon", nil, 400, `invalid timeout specified in the request URL - time: invalid duration "soon"`},
+		{"a timeout longer than the server's", nobody, "GET", "/version?timeout=1h", nil, 200, ""},
 		{"the version can only be read", admin, "POST", "/version", nil, 405, "the server does not allow this method on the requested resource"},
 	} {
 		code, got := call(t, row.client, row.method, url+row.path, "", row.headers...)

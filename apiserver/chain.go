@@ -102,6 +102,11 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.record, w.long = record, long
+	limit, bad := c.limit(r)
+	if bad != nil && !long {
+		rest.WriteError(w, r, apierrors.NewBadRequest(bad.Error()))
+		return
+	}
 	if err != nil {
 		c.log.Debug("request is not authenticated", "path", info.Path, "remote", r.RemoteAddr, "err", err)
 		rest.WriteError(w, r, apierrors.NewUnauthorized("Unauthorized"))
@@ -145,7 +150,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		}
 	} else {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.limit(r))
+		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 		seat, err := c.fair.Enter(ctx, &asked, h)
 		if err != nil {
@@ -210,13 +215,22 @@ func health(path string) bool {
 }
 
 // limit is the request's own timeout if it is shorter than ours.
-func (c *chain) limit(r *http.Request) time.Duration {
-	if q := r.URL.RawQuery; strings.Contains(q, "timeout=") {
-		if d, err := time.ParseDuration(r.URL.Query().Get("timeout")); err == nil && d > 0 && d < c.timeout {
-			return d
-		}
+func (c *chain) limit(r *http.Request) (time.Duration, error) {
+	if !strings.Contains(r.URL.RawQuery, "timeout=") {
+		return c.timeout, nil
 	}
-	return c.timeout
+	own := r.URL.Query().Get("timeout")
+	if own == "" { // it is the end of another parameter's name
+		return c.timeout, nil
+	}
+	d, err := time.ParseDuration(own)
+	if err != nil {
+		return c.timeout, fmt.Errorf("invalid timeout specified in the request URL - %w", err)
+	}
+	if d > 0 && d < c.timeout {
+		return d, nil
+	}
+	return c.timeout, nil
 }
 
 func writes(method string) bool {

@@ -20,6 +20,7 @@ var Owned = map[corev1.PodConditionType]bool{
 	corev1.PodReadyToStartContainers: true,
 	corev1.PodResizePending:          true,
 	corev1.PodResizeInProgress:       true,
+	corev1.AllContainersRestarting:   true,
 }
 
 // setConditions fills the conditions: others' as the object has them, then the kubelet's.
@@ -54,8 +55,11 @@ func setConditions(in *Input, d *Decision, last, st *corev1.PodStatus) {
 		containers,
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	}
+	if c, has := restartingCondition(in, d, st); has {
+		own = append(own, c)
+	}
 	if e := in.Memory.End; e != nil && e.Rejected {
-		own = own[4:]
+		own = own[4:5]
 	}
 	for _, c := range resizes(in, st) {
 		c.LastTransitionTime = metav1.NewTime(in.Now).Rfc3339Copy()

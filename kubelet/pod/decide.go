@@ -27,7 +27,9 @@ func Decide(in Input) Decision {
 		stop(&in, &d)
 		return d
 	}
-	run(&in, &d)
+	if !restartAll(&in, &d) {
+		run(&in, &d)
+	}
 	return d
 }
 
@@ -317,10 +319,16 @@ func resizeRestarts(c *corev1.Container, applied corev1.ResourceRequirements) bo
 func (r *runner) start(c *corev1.Container, last *Container) {
 	in := r.in
 	step := Step{Do: Start, Name: c.Name}
-	if last != nil {
+	switch {
+	case last != nil:
 		step.Attempt = uint32(last.RestartCount) + 1
 		if last.State == Exited && !r.backoff(c, last, &step) {
 			return
+		}
+	default:
+		step.Attempt = attempt(in, c.Name)
+		if step.Attempt > 0 && mayRestartAll(c) {
+			_, step.Backoff = restartDelay(in, c.Name, in.Now)
 		}
 	}
 	if f, failed := in.Memory.Failures["start/"+c.Name]; failed {
@@ -341,32 +349,34 @@ func (r *runner) start(c *corev1.Container, last *Container) {
 
 // backoff reports whether the container may be started now, after last has ended, and
 // sets the delay that follows.
+func (r *runner) backoff(c *corev1.Container, last *Container, step *Step) bool {
+	in := r.in
+	until, next := restartDelay(in, c.Name, last.Finished)
+	if in.Now.Before(until) {
+		r.d.Waits[c.Name] = Wait{Reason: "CrashLoopBackOff", Message: fmt.Sprintf(
+			"back-off %s restarting failed container=%s pod=%s", in.Memory.Backoff[c.Name].Delay, c.Name, Full(in.Pod))}
+		r.d.again(until)
+		return false
+	}
+	step.Backoff = next
+	return true
+}
+
+// restartDelay is when a container that has ended may start again, and the delay before the start after that.
 //
 // Source: upstream's flowcontrol.Backoff as its kubelet uses it: the first restart is
 // immediate, the delay then doubles from 10 s to 300 s counted from the end of the
 // container, and is forgotten when it was not renewed for twice the maximum.
-func (r *runner) backoff(c *corev1.Container, last *Container, step *Step) bool {
-	in := r.in
+func restartDelay(in *Input, name string, finished time.Time) (until time.Time, next time.Duration) {
 	limit := maxBackoff
 	if m := in.Node.MaxBackoff; m > 0 {
 		limit = m
 	}
-	b, known := in.Memory.Backoff[c.Name]
-	if known && last.Finished.Sub(b.Since) > 2*limit {
-		known = false
+	b, known := in.Memory.Backoff[name]
+	if !known || finished.Sub(b.Since) > 2*limit {
+		return time.Time{}, min(firstBackoff, limit)
 	}
-	if !known {
-		step.Backoff = min(firstBackoff, limit)
-		return true
-	}
-	if until := last.Finished.Add(b.Delay); in.Now.Before(until) {
-		r.d.Waits[c.Name] = Wait{Reason: "CrashLoopBackOff", Message: fmt.Sprintf(
-			"back-off %s restarting failed container=%s pod=%s", b.Delay, c.Name, Full(in.Pod))}
-		r.d.again(until)
-		return false
-	}
-	step.Backoff = min(2*b.Delay, limit)
-	return true
+	return finished.Add(b.Delay), min(2*b.Delay, limit)
 }
 
 // wait is how a failed start shows in the container's status.

@@ -247,6 +247,7 @@ type Step struct {
 	Message string        // Kill: the event's
 	Reason  string        // Kill: "" or "StartupProbe", "LivenessProbe"
 	Backoff time.Duration // Start: the delay before the start after this one
+	KeepLog bool          // RemoveContainer: its log stays until the pod goes
 }
 
 // Target names what the step works on; one operation per target runs at a time. All
@@ -321,6 +322,8 @@ type Decision struct {
 	Waits map[string]Wait
 	// End is the reason the pod ends, when it is not the object's deletion.
 	End *End
+	// RestartsAll: all containers are being removed in order to start anew.
+	RestartsAll bool
 	// Again is when the answer would change with no new event; zero: only by one.
 	Again time.Time
 }

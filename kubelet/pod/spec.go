@@ -76,14 +76,8 @@ func Restarts(p *corev1.Pod, c *corev1.Container, kind Kind, exitCode int32) boo
 	case Ephemeral:
 		return false
 	}
-	for _, r := range c.RestartPolicyRules {
-		if r.Action != corev1.ContainerRestartRuleActionRestart || r.ExitCodes == nil {
-			continue
-		}
-		listed := slices.Contains(r.ExitCodes.Values, exitCode)
-		if listed == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return true
-		}
+	if r := rule(c, exitCode); r != nil && (r.Action == corev1.ContainerRestartRuleActionRestart || restartsAll(c, exitCode)) {
+		return true
 	}
 	policy := p.Spec.RestartPolicy
 	if c.RestartPolicy != nil {

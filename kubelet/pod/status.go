@@ -19,7 +19,7 @@ const (
 // and the runtime no longer has: the machine was restarted, or somebody removed them.
 // Those that ran are taken to have failed with exit code 137, as upstream does.
 func Recall(seen Seen, p *corev1.Pod, last *corev1.PodStatus) Seen {
-	if last == nil {
+	if last == nil || restartedAll(p, last) {
 		return seen
 	}
 	var lost []Container
@@ -150,6 +150,7 @@ func (s *statuser) container(c *corev1.Container, kind Kind, last *corev1.Contai
 	if n == nil {
 		s.waiting(c, kind, &st)
 		s.gone(&st, last)
+		s.restarting(&st, last)
 		s.readiness(c, kind, nil, &st)
 		return st
 	}
@@ -329,7 +330,7 @@ func phase(in *Input, d *Decision, st *corev1.PodStatus) corev1.PodPhase {
 		switch {
 		case t == nil:
 			pendingInit = true
-		case t.ExitCode != 0 && !Restarts(p, c, Init, t.ExitCode):
+		case t.ExitCode != 0 && t.Reason != restartingAll && !Restarts(p, c, Init, t.ExitCode):
 			return corev1.PodFailed
 		case t.ExitCode != 0 && !begun:
 			pendingInit = true
@@ -347,7 +348,7 @@ func phase(in *Input, d *Decision, st *corev1.PodStatus) corev1.PodPhase {
 			running++
 		case t != nil:
 			stopped++
-			if !Restarts(p, c, Main, t.ExitCode) {
+			if t.Reason != restartingAll && !Restarts(p, c, Main, t.ExitCode) {
 				final++
 			}
 			if t.ExitCode == 0 && s.State.Terminated != nil {

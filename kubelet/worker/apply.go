@@ -323,7 +323,7 @@ func (w *worker) removeContainer(ctx context.Context, o *corev1.Pod, s pod.Step,
 	if err != nil && !cri.IsNotFound(err) {
 		return fmt.Errorf("remove container %s: %w", s.Name, err)
 	}
-	if logPath != "" {
+	if logPath != "" && !s.KeepLog {
 		old, _ := filepath.Glob(logPath + ".*")
 		for _, f := range append(old, logPath) {
 			os.Remove(f)

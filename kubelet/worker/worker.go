@@ -458,7 +458,7 @@ func (w *worker) probe(in *pod.Input) {
 			continue
 		}
 		t := probes.Target{Container: spec, ID: c.ID, Started: c.Started, Terminating: ending}
-		if old := lastStatus(w.last, c.Name); old != nil && bare(old.ContainerID) == c.ID {
+		if old := pod.LastStatus(w.last, c.Name); old != nil && bare(old.ContainerID) == c.ID {
 			t.Initial = probes.State{Ready: old.Ready, Started: old.Started != nil && *old.Started}
 		}
 		targets = append(targets, t)
@@ -488,20 +488,6 @@ func (w *worker) probe(in *pod.Input) {
 		}
 		w.memory.Probes[t.ID] = p
 	}
-}
-
-func lastStatus(st *corev1.PodStatus, name string) *corev1.ContainerStatus {
-	if st == nil {
-		return nil
-	}
-	for _, list := range [][]corev1.ContainerStatus{st.ContainerStatuses, st.InitContainerStatuses} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i]
-			}
-		}
-	}
-	return nil
 }
 
 // announce records a BackOff event when a container begins to wait.
