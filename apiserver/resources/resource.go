@@ -138,6 +138,8 @@ type Resource[T any] struct {
 	// Columns are what kubectl get prints after the name; no columns means Age alone. A column called
 	// Name takes the place of the leading one. The erased Row has the complete list, Name and Age included.
 	Columns []Column[T]
+	// Order compares rows that kubectl get shall print in another order than that of names; nil: none.
+	Order func(a, b *T) int
 	// Docs describe columns by name, where the column does not do so itself. What a column shows as it
 	// stands in a field is described by the field's own documentation.
 	Docs map[string]string
@@ -197,6 +199,7 @@ type Row struct {
 	Parts                                  map[string]ErasedPart // "status" among them
 	Subs                                   []Sub
 	Columns                                []ErasedColumn          // complete: with Name, and Age where the kind prints it
+	Order                                  func(a, b Object) int   // of the rows of a Table; nil: as they are stored
 	Fields                                 func(Object) fields.Set // never nil
 	FieldNames                             []string
 	FieldAlias                             map[string]string
@@ -420,6 +423,9 @@ func (r Resource[T]) Row() *Row {
 	if r.ToStored != nil {
 		row.ToStored = func(o Object) (Object, error) { return r.ToStored(as(o)), nil }
 		row.FromStored = func(o Object) (Object, error) { return any(r.FromStored(o)).(Object), nil }
+	}
+	if r.Order != nil {
+		row.Order = func(a, b Object) int { return r.Order(as(a), as(b)) }
 	}
 	columns, named := r.Columns, false
 	for _, c := range columns {

@@ -20,6 +20,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/yaml"
 
 	"github.com/keelson/keelson/apiserver/admission"
 	"github.com/keelson/keelson/apiserver/resources"
@@ -350,3 +351,29 @@ var csr = func() string {
 	}
 	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 }()
+
+// kubectl get flowschemas prints them in the order in which they are asked, as upstream does; lists of the
+// objects themselves stay in the order of names.
+func TestRowsInTheKindsOwnOrder(t *testing.T) {
+	h := newHarness(t)
+	const root = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas"
+	for name, precedence := range map[string]int{"a": 900, "b": 20, "c": 900, "d": 7} {
+		h.must(201, "POST", root, fmt.Sprintf(`{"metadata":{"name":%q},"spec":{"priorityLevelConfiguration":{"name":"x"},"matchingPrecedence":%d}}`, name, precedence))
+	}
+	var names, rows []string
+	for _, it := range h.must(200, "GET", root, "").object(t)["items"].([]any) {
+		names = append(names, it.(map[string]any)["metadata"].(map[string]any)["name"].(string))
+	}
+	for _, accept := range []string{"application/json;as=Table;v=v1;g=meta.k8s.io", "application/yaml;as=Table;v=v1;g=meta.k8s.io"} {
+		var table metav1.Table
+		if err := yaml.Unmarshal(h.must(200, "GET", root, "", "Accept", accept).body, &table); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range table.Rows {
+			rows = append(rows, r.Cells[0].(string))
+		}
+	}
+	if got := strings.Join(names, " ") + ", " + strings.Join(rows, " "); got != "a b c d, d b a c d b a c" {
+		t.Error(got)
+	}
+}

@@ -3,7 +3,9 @@ package rest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -198,6 +200,9 @@ func (c *Call) streamTable(w io.Writer, items []*watchcache.Item, meta metav1.Li
 	if err != nil {
 		return err
 	}
+	if items, err = c.ordered(items); err != nil {
+		return err
+	}
 	buf := t.head(make([]byte, 0, min(chunk+chunk/4, 4096+1024*len(items))), meta, definitions)
 	for i, it := range items {
 		if i > 0 {
@@ -216,6 +221,25 @@ func (c *Call) streamTable(w io.Writer, items []*watchcache.Item, meta metav1.Li
 	buf = append(buf, "]}\n"...)
 	_, err = w.Write(buf)
 	return err
+}
+
+// ordered returns the items in the order of the kind's rows. What it is given belongs to others.
+func (c *Call) ordered(items []*watchcache.Item) ([]*watchcache.Item, error) {
+	if c.Row.Order == nil || len(items) < 2 {
+		return items, nil
+	}
+	items = slices.Clone(items)
+	var broken error
+	slices.SortStableFunc(items, func(a, b *watchcache.Item) int {
+		x, err := a.Object()
+		y, err2 := b.Object()
+		if err = errors.Join(err, err2); err != nil {
+			broken = err
+			return 0
+		}
+		return c.Row.Order(x, y)
+	})
+	return items, broken
 }
 
 func (c *Call) writeTable(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta) error {
