@@ -206,7 +206,7 @@ func TestServer(t *testing.T) {
 		{"admin reads metrics", admin, "GET", "/metrics", nil, 200, ""},
 		{"admin reads the rooms", admin, "GET", "/debug/watchcache", nil, 200, ""},
 		{"admin acts as bob", admin, "GET", "/api/v1/nodes", []string{"Impersonate-User", "bob"}, 403, `nodes is forbidden: User "bob" cannot list resource "nodes" in API group "" at the cluster scope`},
-		{"bob may not act as admin", bob, "GET", "/api/v1/nodes", []string{"Impersonate-User", "admin"}, 403, `users "admin" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope`},
+		{"bob may not act as admin", bob, "GET", "/api/v1/nodes", []string{"Impersonate-User", "admin"}, 403, `nodes is forbidden: User "bob" cannot impersonate-on:user-info:list resource "nodes" in API group "" at the cluster scope`},
 		{"admin lists the paths", admin, "GET", "/", nil, 200, ""},
 		{"no such path", admin, "GET", "/nothing", nil, 404, ""},
 		{"a timeout that is none", nobody, "GET", "/version?timeout=soon", nil, 400, `invalid timeout specified in the request URL - time: invalid duration "soon"`},

@@ -186,9 +186,6 @@ func (u undoing) run() {
 // away. In a dry run everything happens but the write.
 func (o *Objects) Create(ctx context.Context, rq *resources.Request, row *resources.Row, obj resources.Object, opts WriteOptions) (*watchcache.Item, error) {
 	rq = o.request(ctx, rq, "")
-	if obj.GetResourceVersion() != "" && !rq.DryRun { // as upstream, whose store refuses it
-		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
-	}
 	generate := obj.GetName() == "" && obj.GetGenerateName() != ""
 	tries := 1
 	if generate {
@@ -278,6 +275,9 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		if o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
 			return nil, o.exists(row, obj)
 		}
+	}
+	if obj.GetResourceVersion() != "" && !rq.DryRun { // last of all, as upstream, whose store refuses it
+		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	return o.putAllocated(ctx, rq, row, obj, nil, key, nil)
 }
