@@ -71,7 +71,7 @@ var validatingWebhookConfigurations = Resource[admissionv1.ValidatingWebhookConf
 			w := &c.Webhooks[i]
 			validateWebhook(&f, &webhook{
 				w.Name, w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.NamespaceSelector, w.ObjectSelector,
-				w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions, w.MatchConditions,
+				w.SideEffects, w.TimeoutSeconds, nil, w.AdmissionReviewVersions, w.MatchConditions,
 			}, names, field.NewPath("webhooks").Index(i))
 		}
 		return f.List()
@@ -109,9 +109,8 @@ var mutatingWebhookConfigurations = Resource[admissionv1.MutatingWebhookConfigur
 			w, p := &c.Webhooks[i], field.NewPath("webhooks").Index(i)
 			validateWebhook(&f, &webhook{
 				w.Name, w.ClientConfig, w.Rules, w.FailurePolicy, w.MatchPolicy, w.NamespaceSelector, w.ObjectSelector,
-				w.SideEffects, w.TimeoutSeconds, w.AdmissionReviewVersions, w.MatchConditions,
+				w.SideEffects, w.TimeoutSeconds, w.ReinvocationPolicy, w.AdmissionReviewVersions, w.MatchConditions,
 			}, names, p)
-			check.AmongPtr(&f, p.Child("reinvocationPolicy"), w.ReinvocationPolicy, admissionv1.IfNeededReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
 		}
 		return f.List()
 	}),
@@ -135,27 +134,13 @@ type webhook struct {
 	objects    *metav1.LabelSelector
 	effects    *admissionv1.SideEffectClass
 	timeout    *int32
+	again      *admissionv1.ReinvocationPolicyType // nil: it mutates nothing
 	versions   []string
 	conditions []admissionv1.MatchCondition
 }
 
 func validateWebhook(f *check.Faults, w *webhook, names check.Seen[string], p *field.Path) {
 	f.Add(validation.IsFullyQualifiedName(p.Child("name"), w.name))
-	if w.name != "" && names.Again(w.name) {
-		f.Duplicate(p.Child("name"), w.name)
-	}
-	if len(w.versions) == 0 {
-		f.Required(p.Child("admissionReviewVersions"), "must specify one of v1, v1beta1")
-	} else if !slices.Contains(w.versions, "v1") && !slices.Contains(w.versions, "v1beta1") {
-		f.Invalid(p.Child("admissionReviewVersions"), w.versions, "must include at least one of v1, v1beta1")
-	}
-	seen := check.Seen[string]{}
-	for i, v := range w.versions {
-		f.Each(p.Child("admissionReviewVersions").Index(i), v, validation.IsDNS1035Label(v))
-		if seen.Again(v) {
-			f.Invalid(p.Child("admissionReviewVersions").Index(i), v, "duplicate version")
-		}
-	}
 	for i := range w.rules {
 		validateAdmissionRule(f, &w.rules[i], p.Child("rules").Index(i))
 	}
@@ -171,6 +156,7 @@ func validateWebhook(f *check.Faults, w *webhook, names check.Seen[string], p *f
 	}
 	f.Add(selectorFaults(w.namespaces, p.Child("namespaceSelector")))
 	f.Add(selectorFaults(w.objects, p.Child("objectSelector")))
+	check.AmongPtr(f, p.Child("reinvocationPolicy"), w.again, admissionv1.IfNeededReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
 	at := p.Child("clientConfig")
 	switch c := w.client; {
 	case (c.URL == nil) == (c.Service == nil):
@@ -187,11 +173,46 @@ func validateWebhook(f *check.Faults, w *webhook, names check.Seen[string], p *f
 				f.Invalid(at.Child("port"), *c.Service.Port, "port is not valid: "+msg)
 			}
 		}
-		if c.Service.Path != nil && *c.Service.Path != "" && !strings.HasPrefix(*c.Service.Path, "/") {
-			f.Invalid(at.Child("path"), *c.Service.Path, "must start with a '/'")
-		}
+		validateServicePath(f, valueOr(c.Service.Path, ""), at.Child("path"))
 	}
 	validateConditions(f, w.conditions, p.Child("matchConditions"))
+	at = p.Child("admissionReviewVersions")
+	seen := check.Seen[string]{}
+	for i, v := range w.versions {
+		if seen.Again(v) {
+			f.Invalid(at.Index(i), v, "duplicate version")
+			continue
+		}
+		f.Each(at.Index(i), v, validation.IsDNS1035Label(v))
+	}
+	switch {
+	case len(w.versions) == 0:
+		f.Required(at, "must specify one of v1, v1beta1")
+	case !seen["v1"] && !seen["v1beta1"]:
+		f.Invalid(at, w.versions, "must include at least one of v1, v1beta1")
+	}
+	if w.name != "" && names.Again(w.name) {
+		f.Duplicate(p.Child("name"), w.name)
+	}
+}
+
+// validateServicePath: every part of the path is a name. The slash at its end may be there or not.
+func validateServicePath(f *check.Faults, path string, p *field.Path) {
+	if path == "" || path == "/" {
+		return
+	}
+	if !strings.HasPrefix(path, "/") {
+		f.Invalid(p, path, "must start with a '/'")
+	}
+	for i, part := range strings.Split(strings.TrimSuffix(path[1:], "/"), "/") {
+		if part == "" {
+			f.Invalid(p, path, fmt.Sprintf("segment[%d] may not be empty", i))
+			continue
+		}
+		for _, fault := range validation.IsDNS1123Subdomain(part) {
+			f.Invalid(p, path, fmt.Sprintf("segment[%d]: %s", i, fault))
+		}
+	}
 }
 
 func validateWebhookURL(f *check.Faults, text string, p *field.Path) {
@@ -225,19 +246,29 @@ func validateConditions(f *check.Faults, list []admissionv1.MatchCondition, p *f
 	names := check.Seen[string]{}
 	for i, c := range list {
 		at := p.Index(i)
+		if strings.TrimSpace(c.Expression) == "" {
+			f.Required(at.Child("expression"), "")
+		}
 		if f.Need(at.Child("name"), c.Name) {
 			f.QualifiedName(at.Child("name"), c.Name)
 			if names.Again(c.Name) {
 				f.Duplicate(at.Child("name"), c.Name)
 			}
 		}
-		if strings.TrimSpace(c.Expression) == "" {
-			f.Required(at.Child("expression"), "")
-		}
 	}
 }
 
 func validateAdmissionRule(f *check.Faults, r *admissionv1.RuleWithOperations, p *field.Path) {
+	at := p.Child("operations")
+	if len(r.Operations) == 0 {
+		f.Required(at, "")
+	}
+	if len(r.Operations) > 1 && slices.Contains(r.Operations, admissionv1.OperationAll) {
+		f.Invalid(at, r.Operations, "if '*' is present, must not specify other operations")
+	}
+	for i, o := range r.Operations {
+		check.Among(f, at.Index(i), o, admissionv1.OperationAll, admissionv1.Create, admissionv1.Update, admissionv1.Delete, admissionv1.Connect)
+	}
 	alone := func(name string, list []string) {
 		at := p.Child(name)
 		if len(list) == 0 {
@@ -252,41 +283,42 @@ func validateAdmissionRule(f *check.Faults, r *admissionv1.RuleWithOperations, p
 	for i, v := range r.APIVersions {
 		f.Need(p.Child("apiVersions").Index(i), v)
 	}
-	at := p.Child("resources")
+	at = p.Child("resources")
 	if len(r.Resources) == 0 {
 		f.Required(at, "")
 	}
+	// What a wildcard covers already may not follow it.
+	whole, every := check.Seen[string]{}, check.Seen[string]{} // resources of all subresources; subresources of all resources
+	single := false
 	for i, x := range r.Resources {
-		if f.Need(at.Index(i), x) {
-			if x == "*/*" && len(r.Resources) > 1 {
-				f.Invalid(at, r.Resources, "if '*/*' is present, must not specify other resources")
-			}
-			res, sub, ok := strings.Cut(x, "/")
-			for j, other := range r.Resources {
-				if j == i {
-					continue
-				}
-				ores, osub, part := strings.Cut(other, "/")
-				if ok && part && sub == "*" && res == ores && res != "*" {
-					f.Invalid(at.Index(j), other, fmt.Sprintf("if '%s/*' is present, must not specify %s", res, other))
-				}
-				if ok && res == "*" && sub != "*" && sub == osub {
-					f.Invalid(at.Index(j), other, fmt.Sprintf("if '*/%s' is present, must not specify %s", sub, other))
-				}
-			}
+		if !f.Need(at.Index(i), x) {
+			continue
+		}
+		res, sub, part := strings.Cut(x, "/")
+		if !part {
+			single = x != "*" // of several, the last one counts
+			continue
+		}
+		if whole[res] {
+			f.Invalid(at.Index(i), x, fmt.Sprintf("if '%s/*' is present, must not specify %s", res, x))
+		}
+		if every[sub] {
+			f.Invalid(at.Index(i), x, fmt.Sprintf("if '*/%s' is present, must not specify %s", sub, x))
+		}
+		if sub == "*" {
+			whole.Again(res)
+		}
+		if res == "*" {
+			every.Again(sub)
 		}
 	}
+	if len(r.Resources) > 1 && slices.Contains(r.Resources, "*/*") {
+		f.Invalid(at, r.Resources, "if '*/*' is present, must not specify other resources")
+	}
+	if single && slices.Contains(r.Resources, "*") {
+		f.Invalid(at, r.Resources, "if '*' is present, must not specify other resources without subresources")
+	}
 	check.AmongPtr(f, p.Child("scope"), r.Scope, admissionv1.AllScopes, admissionv1.ClusterScope, admissionv1.NamespacedScope)
-	at = p.Child("operations")
-	if len(r.Operations) == 0 {
-		f.Required(at, "")
-	}
-	if len(r.Operations) > 1 && slices.Contains(r.Operations, admissionv1.OperationAll) {
-		f.Invalid(at, r.Operations, "if '*' is present, must not specify other operations")
-	}
-	for i, o := range r.Operations {
-		check.Among(f, at.Index(i), o, admissionv1.OperationAll, admissionv1.Create, admissionv1.Update, admissionv1.Delete, admissionv1.Connect)
-	}
 }
 
 func validateMatch(f *check.Faults, m *admissionv1.MatchResources, required bool, p *field.Path) {
@@ -327,7 +359,11 @@ func validateParamKind(f *check.Faults, k *admissionv1.ParamKind, p *field.Path)
 			f.Each(p.Child("apiVersion"), gv.Version, validation.IsDNS1035Label(gv.Version))
 		}
 	}
-	f.NeedName(p.Child("kind"), k.Kind, func(s string) []string { return validation.IsDNS1035Label(strings.ToLower(s)) })
+	if f.Need(p.Child("kind"), k.Kind) {
+		if faults := validation.IsDNS1035Label(strings.ToLower(k.Kind)); len(faults) > 0 {
+			f.Invalid(p.Child("kind"), k.Kind, "may have mixed case, but should otherwise match: "+strings.Join(faults, ","))
+		}
+	}
 }
 
 var expressionWord = regexp.MustCompile(`^[_a-zA-Z][_a-zA-Z0-9]*$`)
@@ -513,7 +549,6 @@ var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
 		onlyChanges(&f, s.MatchConstraints, p.Child("matchConstraints"))
 		validateConditions(&f, s.MatchConditions, p.Child("matchConditions"))
 		validateVariables(&f, s.Variables, p.Child("variables"))
-		check.OneOf(&f, p.Child("reinvocationPolicy"), s.ReinvocationPolicy, admissionv1.IfNeededReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
 		if len(s.Mutations) == 0 {
 			f.Required(p.Child("mutations"), "mutations must contain at least one item")
 		}
@@ -535,6 +570,7 @@ var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
 				check.OneOf(&f, at.Child("patchType"), x.PatchType, admissionv1.PatchTypeApplyConfiguration, admissionv1.PatchTypeJSONPatch)
 			}
 		}
+		check.OneOf(&f, p.Child("reinvocationPolicy"), s.ReinvocationPolicy, admissionv1.IfNeededReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
 		return f.List()
 	}),
 	Docs: map[string]string{

@@ -437,13 +437,6 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 				where++
 			}
 		}
-		const one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
-		switch {
-		case where == 0:
-			f.Required(p, one)
-		case where > 1:
-			f.Invalid(p, nil, one+", but multiple fields are set")
-		}
 		switch {
 		case s.Spec.NodeName == nil:
 		case *s.Spec.NodeName == "":
@@ -453,6 +446,13 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 		}
 		if s.Spec.NodeSelector != nil {
 			f.Add(podrules.ValidateNodeSelector(s.Spec.NodeSelector, p.Child("nodeSelector")))
+		}
+		const one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
+		switch {
+		case where == 0:
+			f.Required(p, one)
+		case where > 1:
+			f.Invalid(p, nil, one+", but multiple fields are set")
 		}
 		if n := len(s.Spec.Devices); n > sliceDevicesMax {
 			f.TooMany(p.Child("devices"), n, sliceDevicesMax)

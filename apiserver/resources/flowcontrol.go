@@ -2,6 +2,8 @@ package resources
 
 import (
 	"cmp"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -75,6 +77,28 @@ func knownVerbs(f *check.Faults, list []string, p *field.Path) {
 			f.Add(field.ErrorList{field.NotSupported(p, list, all)})
 			return
 		}
+	}
+}
+
+func validateQueuing(f *check.Faults, q *flowcontrolv1.QueuingConfiguration, p *field.Path) {
+	const positive = "must be positive"
+	if q.QueueLengthLimit <= 0 {
+		f.Invalid(p.Child("queueLengthLimit"), q.QueueLengthLimit, positive)
+	}
+	switch at := p.Child("queues"); {
+	case q.Queues <= 0:
+		f.Invalid(at, q.Queues, positive)
+	case q.Queues > 10_000_000:
+		f.Invalid(at, q.Queues, "must not be greater than 10000000")
+	}
+	// A hand is dealt from one hash of 60 bits.
+	switch at := p.Child("handSize"); {
+	case q.HandSize <= 0:
+		f.Invalid(at, q.HandSize, positive)
+	case q.HandSize > q.Queues:
+		f.Invalid(at, q.HandSize, "should not be greater than queues ("+decimal(q.Queues)+")")
+	case math.Log2(float64(q.Queues))*float64(q.HandSize) > 60:
+		f.Invalid(at, q.HandSize, fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than 60", q.Queues, q.HandSize))
 	}
 }
 
@@ -330,17 +354,7 @@ func validatePriorityLevel(c, _ *flowcontrolv1.PriorityLevelConfiguration) field
 				f.Required(at, "must not be empty if limited.limitResponse.type is Limited")
 				break
 			}
-			for name, n := range map[string]int32{"queueLengthLimit": q.QueueLengthLimit, "queues": q.Queues, "handSize": q.HandSize} {
-				if n <= 0 {
-					f.Invalid(at.Child(name), n, "must be positive")
-				}
-			}
-			if q.Queues > 10_000_000 {
-				f.Invalid(at.Child("queues"), q.Queues, "must not be greater than 10000000")
-			}
-			if q.HandSize > q.Queues {
-				f.Invalid(at.Child("handSize"), q.HandSize, "should not be greater than queues ("+decimal(q.Queues)+")")
-			}
+			validateQueuing(&f, q, at)
 		default:
 			check.Among(&f, at.Child("type"), l.LimitResponse.Type, flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)
 		}

@@ -173,9 +173,12 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 	if m.Type == "" {
 		f.Required(p.Child("type"), "must specify a metric source type")
 	}
-	if want == "" {
+	unknown := func() { // upstream says so before and after what it says of the sources
 		check.Among(&f, p.Child("type"), m.Type, autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType,
 			autoscalingv2.ResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType, autoscalingv2.ContainerResourceMetricSourceType)
+	}
+	if want == "" {
+		unknown()
 	}
 	// The first source that is set is looked into, expected or not; only among several are
 	// the unexpected ones too many.
@@ -214,11 +217,14 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 		}
 		return f.List()
 	})
-	perPod := func(name corev1.ResourceName, t autoscalingv2.MetricTarget, p *field.Path) field.ErrorList {
-		var f check.Faults
+	named := func(name corev1.ResourceName, p *field.Path) field.ErrorList {
 		if name == "" {
-			f.Required(p.Child("name"), "must specify a resource name")
+			return field.ErrorList{field.Required(p.Child("name"), "must specify a resource name")}
 		}
+		return nil
+	}
+	perPod := func(t autoscalingv2.MetricTarget, p *field.Path) field.ErrorList {
+		var f check.Faults
 		f.Add(validateTarget(t, p.Child("target"), "averageUtilization",
 			"must set either a target raw value or a target utilization", t.AverageUtilization != nil || t.AverageValue != nil))
 		if t.AverageUtilization != nil && t.AverageValue != nil {
@@ -226,10 +232,12 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 		}
 		return f.List()
 	}
-	source("resource", m.Resource != nil, func(p *field.Path) field.ErrorList { return perPod(m.Resource.Name, m.Resource.Target, p) })
+	source("resource", m.Resource != nil, func(p *field.Path) field.ErrorList {
+		return append(named(m.Resource.Name, p), perPod(m.Resource.Target, p)...)
+	})
 	source("containerResource", m.ContainerResource != nil, func(p *field.Path) field.ErrorList {
 		var f check.Faults
-		f.Add(perPod(m.ContainerResource.Name, m.ContainerResource.Target, p))
+		f.Add(named(m.ContainerResource.Name, p))
 		if n := m.ContainerResource.Name; n != "" {
 			f.Add(podrules.ValidateContainerResourceName(n, p.Child("name")))
 		}
@@ -238,9 +246,13 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 		} else {
 			f.Label(p.Child("container"), c)
 		}
+		f.Add(perPod(m.ContainerResource.Target, p))
 		return f.List()
 	})
-	if want != "" && !found {
+	switch {
+	case want == "":
+		unknown()
+	case !found:
 		f.Required(p.Child(want), "must populate information for the given metric source")
 	}
 	if len(names) > 1 {

@@ -191,23 +191,22 @@ var csiNodes = Resource[storagev1.CSINode]{
 		for i, d := range n.Spec.Drivers {
 			at := p.Index(i)
 			f.Add(podrules.ValidateCSIDriverName(d.Name, at.Child("name")))
-			if names.Again(d.Name) {
-				f.Duplicate(at.Child("name"), d.Name)
-			}
-			if f.Need(at.Child("nodeID"), d.NodeID) && len(d.NodeID) > 192 {
-				f.Invalid(at.Child("nodeID"), d.NodeID, "must be 192 characters or less")
+			if f.Need(at.Child("nodeID"), d.NodeID) && len(d.NodeID) > 256 {
+				f.Invalid(at.Child("nodeID"), d.NodeID, "must be 256 characters or less")
 			}
 			if d.Allocatable != nil {
 				check.AtLeastZeroPtr(&f, at.Child("allocatable", "count"), d.Allocatable.Count)
 			}
+			if names.Again(d.Name) {
+				f.Duplicate(at.Child("name"), d.Name)
+			}
 			keys := check.Seen[string]{}
 			for _, k := range d.TopologyKeys {
-				if f.Need(at, k) {
-					f.QualifiedName(at, k)
-				}
+				f.Need(at, k)
 				if keys.Again(k) {
 					f.Duplicate(at, k)
 				}
+				f.QualifiedName(at, k)
 			}
 			if o, ok := was[d.Name]; ok {
 				o.Allocatable = d.Allocatable
@@ -364,7 +363,6 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 		var f check.Faults
 		s, p := &a.Spec, field.NewPath("spec")
 		f.Add(podrules.ValidateCSIDriverName(s.Attacher, p.Child("attacher")))
-		f.Subdomain(p.Child("nodeName"), s.NodeName)
 		at, pv := p.Child("source"), s.Source.PersistentVolumeName
 		const one = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
 		switch {
@@ -372,11 +370,13 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 			f.Required(at, one)
 		case s.Source.InlineVolumeSpec != nil && pv != nil:
 			f.Forbidden(at, one)
-		case pv != nil && *pv == "":
-			f.Required(at.Child("persistentVolumeName"), "must specify non empty persistentVolumeName")
 		case pv != nil:
+			if *pv == "" {
+				f.Required(at.Child("persistentVolumeName"), "must specify non empty persistentVolumeName")
+			}
 			f.Subdomain(at.Child("persistentVolumeName"), *pv)
 		}
+		f.Subdomain(p.Child("nodeName"), s.NodeName)
 		if old != nil {
 			f.Same(p, a.Spec, old.Spec)
 		}
