@@ -130,7 +130,12 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		s.pass(w, r, answer.Url)
 		return
 	}
-	if err := s.tunnel(w, r, answer.Url); err != nil {
+	if forwardsChannels(r) {
+		err = s.channels(w, r, answer.Url, ports)
+	} else {
+		err = s.tunnel(w, r, answer.Url)
+	}
+	if err != nil {
 		s.log.Debug("port-forward ended", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID, "err", err)
 	}
 }
@@ -378,22 +383,30 @@ func keepAlive(conn *websocket.Conn, every time.Duration, group *sync.WaitGroup,
 	return func() { close(done) }
 }
 
+// next waits for a message and returns its channel and what it carries.
+func (s *socket) next() (number byte, data []byte, err error) {
+	var message []byte
+	for len(message) == 0 {
+		if _, message, err = s.conn.ReadMessage(); err != nil {
+			return 0, nil, err
+		}
+	}
+	number, data = message[0], message[1:]
+	if s.text {
+		if data, err = base64.StdEncoding.AppendDecode(nil, data); err != nil {
+			return 0, nil, fmt.Errorf("channel %c: %w", number, err)
+		}
+		number -= '0'
+	}
+	return number, data, nil
+}
+
 // receive takes the client's messages until it goes away.
 func (s *socket) receive(stdin *io.PipeWriter, sizes sizeQueue) error {
 	for {
-		_, message, err := s.conn.ReadMessage()
+		number, data, err := s.next()
 		if err != nil {
 			return err
-		}
-		if len(message) == 0 {
-			continue
-		}
-		number, data := message[0], message[1:]
-		if s.text {
-			if data, err = base64.StdEncoding.AppendDecode(nil, data); err != nil {
-				return fmt.Errorf("channel %c: %w", number, err)
-			}
-			number -= '0'
 		}
 		switch number {
 		case channelStdin:

@@ -147,7 +147,10 @@ func (o onePod) Sandbox(types.UID) (string, bool) { return "s1", true }
 
 // start serves a kubelet with the pod above, open to everybody.
 func start(t *testing.T) (address string) {
-	commands := httptest.NewServer(streaming{t})
+	runtime := http.NewServeMux()
+	runtime.Handle("/exec/", streaming{t})
+	runtime.Handle("/portforward/", forwarding(t))
+	commands := httptest.NewServer(runtime)
 	t.Cleanup(commands.Close)
 	path := filepath.Join(t.TempDir(), "0.log")
 	if err := os.WriteFile(path, []byte(sample), 0o600); err != nil {
