@@ -94,7 +94,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		upper.Stop() // nothing can be served without it
 		return nil
 	})
-	lower.Go("memory", tendMemory)
+	lower.Go("memory", func(ctx context.Context) error { return tendMemory(ctx, s.cache.Pack) })
 	upper.Go("custom resources", s.custom.Run)
 	upper.Go("aggregation", s.others.Run)
 	if cfg.PriorityFairness {

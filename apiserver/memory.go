@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 	runtimemetrics "runtime/metrics"
 	"time"
+
+	"github.com/keelson/keelson/libs/resident"
 )
 
 // How the garbage collector is driven. Most of the heap is encoded objects, which
@@ -22,8 +24,8 @@ const (
 	worthReturning     = 32 << 20 // bytes allocated since the last return
 )
 
-// returns are the moments of a quiet time when what is free goes back to the system: soon after
-// the busy time, when the cache's forms have aged, and when its log has.
+// returns are the moments of a quiet time when the cache is packed and what is free goes back to the system:
+// soon after the busy time, when the cache's forms have aged, and when its log has.
 var returns = [...]time.Duration{15 * time.Second, 90 * time.Second, 330 * time.Second}
 
 // gcPercent is the GOGC value for an allocation rate and a live heap.
@@ -34,8 +36,9 @@ func gcPercent(bytesPerSecond, live uint64) int {
 	return int(min(max(busyPercent, busyRoomBytes*100/max(live, 1)), mostPercent))
 }
 
-// tendMemory adapts the collector to what the server does. An administrator's GOGC wins.
-func tendMemory(ctx context.Context) error {
+// tendMemory adapts the collector to what the server does. An administrator's GOGC wins. pack moves what
+// stays close together, so that more becomes free.
+func tendMemory(ctx context.Context, pack func() int) error {
 	if os.Getenv("GOGC") != "" {
 		return nil
 	}
@@ -70,7 +73,9 @@ func tendMemory(ctx context.Context) error {
 		case next == 0 && now-allocated < worthReturning:
 			next = len(returns)
 		default:
+			pack()
 			debug.FreeOSMemory()
+			resident.Release() // etcd's pages: it answers what the cache does not
 			allocated = now
 			next++
 		}

@@ -167,8 +167,8 @@ func (k *Keeper) pass(ctx context.Context, s *watchcache.Snapshot, sel watchcach
 	left := sets.Set[string]{} // groups that have lost names
 	k.mu.Lock()
 	err := s.Scan(sel, "", func(it *watchcache.Item) bool {
-		seen[it.Head.Name] = true
-		if e := k.defs[it.Head.Name]; e == nil || e.rev != it.Rev || e.waiting {
+		seen[it.Head().Name] = true
+		if e := k.defs[it.Head().Name]; e == nil || e.rev != it.Rev || e.waiting {
 			changed = append(changed, it)
 		}
 		return true
@@ -191,7 +191,7 @@ func (k *Keeper) pass(ctx context.Context, s *watchcache.Snapshot, sel watchcach
 		obj, err := it.Object()
 		c, ok := obj.(*crdv1.CustomResourceDefinition)
 		if err != nil || !ok {
-			k.cfg.Log.Error("definition cannot be read; it is not served", "crd", it.Head.Name, "err", err)
+			k.cfg.Log.Error("definition cannot be read; it is not served", "crd", it.Head().Name, "err", err)
 			continue
 		}
 		work = append(work, c)

@@ -263,10 +263,10 @@ func (o *Objects) DeleteAll(ctx context.Context, rq *resources.Request, row *res
 		}
 		own := opts.DeepCopy()
 		if own.Preconditions == nil {
-			uid := it.Head.UID
+			uid := it.Head().UID
 			own.Preconditions = &metav1.Preconditions{UID: &uid}
 		}
-		_, _, err := o.remove(ctx, rq, row, it.Head.Namespace, it.Head.Name, own)
+		_, _, err := o.remove(ctx, rq, row, it.Head().Namespace, it.Head().Name, own)
 		switch {
 		case err == nil:
 			out = append(out, it)

@@ -57,16 +57,16 @@ func (p partial) Message() []byte {
 		var head struct {
 			Metadata metav1.ObjectMeta `json:"metadata"`
 		}
-		if json.Unmarshal(p.Item.Raw, &head) != nil {
+		if json.Unmarshal(p.Item.Raw(), &head) != nil {
 			return nil
 		}
 		raw, _ := (&metav1.PartialObjectMetadata{ObjectMeta: head.Metadata}).Marshal()
 		return raw
 	}
-	if num, typ, n := protowire.ConsumeField(p.Item.Raw); num == 1 && typ == protowire.BytesType && n > 0 {
-		return p.Item.Raw[:n:n] // metadata stands first in what this server writes
+	if num, typ, n := protowire.ConsumeField(p.Item.Raw()); num == 1 && typ == protowire.BytesType && n > 0 {
+		return p.Item.Raw()[:n:n] // metadata stands first in what this server writes
 	}
-	meta, err := rawMetadata(p.Item.Raw)
+	meta, err := rawMetadata(p.Item.Raw())
 	if err != nil {
 		return nil
 	}
@@ -94,10 +94,10 @@ func metadataJSON(it *watchcache.Item, custom bool) ([]byte, error) {
 		var head struct {
 			Metadata json.RawMessage `json:"metadata"`
 		}
-		err := json.Unmarshal(it.Raw, &head)
+		err := json.Unmarshal(it.Raw(), &head)
 		return head.Metadata, err
 	}
-	raw, err := rawMetadata(it.Raw)
+	raw, err := rawMetadata(it.Raw())
 	if err != nil {
 		return nil, err
 	}

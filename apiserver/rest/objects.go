@@ -325,7 +325,7 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 	var seen, created int64
 	if prev != nil {
 		seen, created = prev.Rev, prev.CreateRev
-		if same, err := codec.WithRev(storage, raw, prev.Rev); err == nil && bytes.Equal(same, prev.Raw) && len(beside) == 0 {
+		if same, err := codec.WithRev(storage, raw, prev.Rev); err == nil && bytes.Equal(same, prev.Raw()) && len(beside) == 0 {
 			if stale, err := o.stale(ctx, row, key); !stale || rq.DryRun {
 				return prev, err
 			}
@@ -366,7 +366,7 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 // exists is AlreadyExists, and says so when the object that is in the way is on its way out.
 func (o *Objects) exists(row *resources.Row, obj resources.Object) error {
 	e := apierrors.NewAlreadyExists(row.GR(), obj.GetName())
-	if it := o.item(row, obj.GetNamespace(), obj.GetName()); it != nil && it.Head.Deleting {
+	if it := o.item(row, obj.GetNamespace(), obj.GetName()); it != nil && it.Head().Deleting {
 		e.ErrStatus.Message = "object is being deleted: " + e.ErrStatus.Message
 	}
 	return e

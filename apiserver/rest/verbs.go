@@ -560,7 +560,7 @@ func (c *Call) delete() {
 		return
 	}
 	st := &metav1.Status{Status: metav1.StatusSuccess, Details: &metav1.StatusDetails{
-		Name: c.Name, Group: c.Row.Group, Kind: c.Row.Plural, UID: it.Head.UID,
+		Name: c.Name, Group: c.Row.Group, Kind: c.Row.Plural, UID: it.Head().UID,
 	}}
 	writeObject(c.W, c.R, code, st, statusKind, codec.Format{Kind: c.format.Kind, Pretty: c.format.Pretty})
 }

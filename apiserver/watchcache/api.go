@@ -5,6 +5,7 @@ package watchcache
 
 import (
 	"errors"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -30,9 +31,38 @@ var (
 type Header struct {
 	Namespace, Name string
 	UID             types.UID
-	Labels          labels.Set
+	Labels          Labels
 	Owners          []metav1.OwnerReference
 	Deleting        bool // metadata.deletionTimestamp is set
+}
+
+// Label is one label of an object.
+type Label struct{ Key, Value string }
+
+// Labels are those of an object: few, and looked up less often than kept, so a list takes a fifth of a map's
+// memory. It implements labels.Labels.
+type Labels []Label
+
+// Lookup returns the label's value, and whether there is one. Of two in one message the last counts.
+func (l *Labels) Lookup(key string) (value string, exists bool) {
+	for i := range slices.Backward(*l) {
+		if (*l)[i].Key == key {
+			return (*l)[i].Value, true
+		}
+	}
+	return "", false
+}
+
+// Has reports whether there is such a label.
+func (l *Labels) Has(key string) bool {
+	_, has := l.Lookup(key)
+	return has
+}
+
+// Get returns the label's value, "" when there is none.
+func (l *Labels) Get(key string) string {
+	value, _ := l.Lookup(key)
+	return value
 }
 
 // Type is the kind of a change as a watcher sees it.

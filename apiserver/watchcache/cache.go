@@ -193,6 +193,13 @@ func (c *Cache) load(ctx context.Context) error {
 	c.mu.Lock()
 	c.state, c.rev, c.start, c.rows = fresh, rev, rev, version
 	c.log, c.logBytes, c.kept = nil, 0, nil
+	old.keys.Scan(func(it *Item) bool {
+		if fresh.get(it.Key) != it {
+			it.superseded.Store(true)
+			it.leave()
+		}
+		return true
+	})
 	for _, last := range c.changes {
 		last.Store(rev)
 	}
@@ -226,7 +233,9 @@ func (c *Cache) item(kv store.KV) *Item {
 		}
 		c.opts.Log.Error("stored object cannot be read; it is not served", "key", kv.Key, "rev", kv.ModRev, "err", err)
 	}
-	return &Item{Key: kv.Key, Rev: kv.ModRev, CreateRev: kv.CreateRev, Raw: kv.Value, Head: &Header{}}
+	it := &Item{Key: kv.Key, Rev: kv.ModRev, CreateRev: kv.CreateRev}
+	it.body.Store(&body{raw: kv.Value})
+	return it
 }
 
 func (c *Cache) typed(row *resources.Row, kv store.KV) (*Item, error) {
@@ -330,6 +339,7 @@ func (c *Cache) enter(b store.Batch, items []*Item) (woken []*Cursor) {
 		c.state.set(item, prev)
 		if prev != nil {
 			prev.superseded.Store(true)
+			prev.leave()
 			prev.object.Store(nil) // nobody decides on it any more
 		}
 		c.note(item, prev, ev.KV.ModRev)
@@ -510,14 +520,14 @@ func (c *Cache) Refresh() {
 	for _, it := range changed {
 		row := c.rowOf(it.Key)
 		if row != nil && it.Row == nil {
-			if next, err := c.typed(row, store.KV{Key: it.Key, Value: it.Raw, CreateRev: it.CreateRev, ModRev: it.Rev}); err == nil {
+			if next, err := c.typed(row, store.KV{Key: it.Key, Value: it.Raw(), CreateRev: it.CreateRev, ModRev: it.Rev}); err == nil {
 				c.state.set(next, it)
+				it.leave()
 				c.arrived(row)
 			}
 			continue
 		}
-		next := &Item{Key: it.Key, Rev: it.Rev, CreateRev: it.CreateRev, Raw: it.Raw, Head: it.Head, Row: row, node: it.node, budget: c.budget}
-		c.state.set(next, it)
+		c.state.set(it.with(row), it)
 	}
 	for key, t := range c.topics {
 		if t.row != nil && t.row.Custom != nil && !sameKind(t.row, c.rowOf(key.at+"/")) {

@@ -31,7 +31,7 @@ func (e *entry) bytes() int {
 	if e.prev == nil {
 		return 100
 	}
-	return 500 + len(e.prev.Raw)
+	return 500 + len(e.prev.Raw())
 }
 
 // topic is the part of the log that concerns one topicKey. It exists while a cursor

@@ -55,9 +55,12 @@ func FuzzHeader(f *testing.F) {
 		if it, err = NewItem(row, row.Prefix+"/k", raw, 9, 3, nil); err != nil {
 			t.Fatal(err)
 		}
-		h := it.Head
+		h, labels := it.Head(), map[string]string{}
+		for _, l := range h.Labels {
+			labels[l.Key] = l.Value
+		}
 		if h.Name != obj.GetName() || h.Namespace != obj.GetNamespace() || h.UID != obj.GetUID() ||
-			!maps.Equal(h.Labels, obj.GetLabels()) || len(h.Owners) != len(obj.GetOwnerReferences()) ||
+			!maps.Equal(labels, obj.GetLabels()) || len(h.Owners) != len(obj.GetOwnerReferences()) ||
 			h.Deleting != (obj.GetDeletionTimestamp() != nil) {
 			t.Fatalf("%s: header %+v of %+v", row.Kind, h, obj)
 		}

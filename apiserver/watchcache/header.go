@@ -6,25 +6,22 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keelson/keelson/apiserver/resources"
 )
 
-// parseHeader reads a message's metadata without decoding the rest. The strings
+// parseHeader reads a message's metadata into h without decoding the rest. The strings
 // share raw's memory, which never changes.
 //
 // Field numbers: k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto and, for
 // spec.nodeName, k8s.io/api/core/v1/generated.proto.
-func parseHeader(row *resources.Row, raw []byte) (*Header, string, error) {
+func parseHeader(row *resources.Row, raw []byte, h *Header) (node string, err error) {
 	if row.Custom != nil {
-		return parseJSONHeader(raw)
+		return "", parseJSONHeader(raw, h)
 	}
-	h := &Header{}
-	node := ""
 	pod := row.Group == "" && row.Kind == "Pod"
-	err := eachBytes(raw, func(num protowire.Number, v []byte) error {
+	err = eachBytes(raw, func(num protowire.Number, v []byte) error {
 		switch {
 		case num == 1:
 			return parseMeta(v, h)
@@ -38,10 +35,7 @@ func parseHeader(row *resources.Row, raw []byte) (*Header, string, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, "", err
-	}
-	return h, node, nil
+	return node, err
 }
 
 func parseMeta(b []byte, h *Header) error {
@@ -68,10 +62,7 @@ func parseMeta(b []byte, h *Header) error {
 			}); err != nil {
 				return err
 			}
-			if h.Labels == nil {
-				h.Labels = labels.Set{}
-			}
-			h.Labels[key] = value
+			h.Labels = append(h.Labels, Label{key, value})
 		case 13:
 			var o metav1.OwnerReference
 			if err := o.Unmarshal(v); err != nil {
@@ -83,25 +74,26 @@ func parseMeta(b []byte, h *Header) error {
 	})
 }
 
-func parseJSONHeader(raw []byte) (*Header, string, error) {
+func parseJSONHeader(raw []byte, h *Header) error {
 	var obj struct {
 		Metadata struct {
 			Name              string                  `json:"name"`
 			Namespace         string                  `json:"namespace"`
 			UID               types.UID               `json:"uid"`
-			Labels            labels.Set              `json:"labels"`
+			Labels            map[string]string       `json:"labels"`
 			OwnerReferences   []metav1.OwnerReference `json:"ownerReferences"`
 			DeletionTimestamp *metav1.Time            `json:"deletionTimestamp"`
 		} `json:"metadata"`
 	}
 	if err := json.Unmarshal(raw, &obj); err != nil {
-		return nil, "", err
+		return err
 	}
 	m := &obj.Metadata
-	return &Header{
-		Namespace: m.Namespace, Name: m.Name, UID: m.UID, Labels: m.Labels,
-		Owners: m.OwnerReferences, Deleting: m.DeletionTimestamp != nil,
-	}, "", nil
+	*h = Header{Namespace: m.Namespace, Name: m.Name, UID: m.UID, Owners: m.OwnerReferences, Deleting: m.DeletionTimestamp != nil}
+	for key, value := range m.Labels {
+		h.Labels = append(h.Labels, Label{key, value})
+	}
+	return nil
 }
 
 func str(b []byte) string {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"k8s.io/apimachinery/pkg/fields"
 
@@ -20,13 +21,11 @@ import (
 type Item struct {
 	Key            string // without /registry/: "pods/default/web-0"
 	Rev, CreateRev int64
-	// Raw is the object's message with its resourceVersion (JSON text for custom rows).
-	Raw  []byte
-	Head *Header
 	// Row is the storage row; nil while no row claims the key (a custom kind that is
 	// not served yet) or while the value cannot be read. Such items are never returned.
 	Row *resources.Row
 
+	body       atomic.Pointer[body]
 	node       string      // spec.nodeName of a pod: the key of the node index
 	asStored   atomic.Bool // a custom object's fragment is Raw
 	superseded atomic.Bool // a newer state has taken its place
@@ -34,6 +33,13 @@ type Item struct {
 	object     atomic.Pointer[resources.Object]
 	json       atomic.Pointer[[]byte]
 	fields     atomic.Pointer[fieldsAs]
+}
+
+// body is the message and what was read of it. The header's strings are parts of the message.
+type body struct {
+	raw  []byte
+	head Header
+	slab *slab // whose memory it is; nil: its own
 }
 
 // fieldsAs is the selectable fields of an item as one row serves it. Those of several
@@ -63,21 +69,37 @@ func NewItem(row *resources.Row, key string, raw []byte, rev, createRev int64, o
 }
 
 func newItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
-	it := &Item{Key: key, Rev: rev, CreateRev: createRev, Row: row}
+	it, b := &Item{Key: key, Rev: rev, CreateRev: createRev, Row: row}, &body{raw: raw}
 	var err error
-	if rev == 0 { // not stored: a dry run
-		it.Raw = raw
-	} else if it.Raw, err = codec.WithRev(row, raw, rev); err != nil {
+	if rev != 0 { // it is stored: no dry run
+		if b.raw, err = codec.WithRev(row, raw, rev); err != nil {
+			return nil, fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	node, err := parseHeader(row, b.raw, &b.head)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
-	if it.Head, it.node, err = parseHeader(row, it.Raw); err != nil {
-		return nil, fmt.Errorf("%s: %w", key, err)
-	}
+	it.node = unique.Make(node).Value() // no part of the message, which may be moved
+	it.body.Store(b)
 	return it, nil
 }
 
+// Raw is the object's message with its resourceVersion (JSON text for custom rows). It is read-only.
+func (it *Item) Raw() []byte { return it.body.Load().raw }
+
 // Message returns Raw.
-func (it *Item) Message() []byte { return it.Raw }
+func (it *Item) Message() []byte { return it.Raw() }
+
+// Head is what is known of the object without decoding it.
+func (it *Item) Head() *Header { return &it.body.Load().head }
+
+// with is an item of the same object and the same bytes, for another row.
+func (it *Item) with(row *resources.Row) *Item {
+	out := &Item{Key: it.Key, Rev: it.Rev, CreateRev: it.CreateRev, Row: row, node: it.node, budget: it.budget}
+	out.body.Store(it.body.Load())
+	return out
+}
 
 // Object returns the decoded object, shared and read-only, with resourceVersion and
 // without TypeMeta (custom objects carry theirs).
@@ -88,7 +110,7 @@ func (it *Item) Object() (resources.Object, error) {
 	if it.Row == nil {
 		return nil, errNoRow
 	}
-	obj, err := codec.DecodeMessage(it.Row, it.Raw)
+	obj, err := codec.DecodeMessage(it.Row, it.Raw())
 	if err != nil {
 		return nil, fmt.Errorf("%s at revision %d: %w", it.Key, it.Rev, err)
 	}
@@ -114,15 +136,15 @@ func (it *Item) JSON() ([]byte, error) {
 		return nil, errNoRow
 	}
 	if it.asStored.Load() {
-		return it.Raw, nil
+		return it.Raw(), nil
 	}
 	text, err := it.text()
 	if err != nil {
 		return nil, fmt.Errorf("%s at revision %d: %w", it.Key, it.Rev, err)
 	}
-	if it.Row.Custom != nil && bytes.Equal(text, it.Raw) {
+	if it.Row.Custom != nil && bytes.Equal(text, it.Raw()) {
 		it.asStored.Store(true)
-		return it.Raw, nil
+		return it.Raw(), nil
 	}
 	if !it.json.CompareAndSwap(nil, &text) {
 		if p := it.json.Load(); p != nil {
@@ -140,7 +162,7 @@ func (it *Item) JSON() ([]byte, error) {
 // fields are pruned and defaults set by the schema of now.
 func (it *Item) text() ([]byte, error) {
 	if it.Row.Custom == nil {
-		return codec.FromMessage(it.Row, it.Raw)
+		return codec.FromMessage(it.Row, it.Raw())
 	}
 	obj, err := it.decoded()
 	if err != nil {
@@ -154,7 +176,7 @@ func (it *Item) decoded() (resources.Object, error) {
 	if p := it.object.Load(); p != nil {
 		return *p, nil
 	}
-	return codec.DecodeMessage(it.Row, it.Raw)
+	return codec.DecodeMessage(it.Row, it.Raw())
 }
 
 // Fields returns the selectable fields of the item as row serves it (nil: as it is stored), without
@@ -201,7 +223,7 @@ func Ahead(row *resources.Row, items []*Item) error {
 	}
 	return b.Ahead(func(yield func([]byte) bool) {
 		for _, it := range items {
-			if !yield(it.Raw) {
+			if !yield(it.Raw()) {
 				return
 			}
 		}
@@ -215,7 +237,7 @@ func (it *Item) as(row *resources.Row) (resources.Object, error) {
 		return it.decoded()
 	}
 	if row.Custom != nil {
-		return codec.DecodeMessage(row, it.Raw)
+		return codec.DecodeMessage(row, it.Raw())
 	}
 	obj, err := it.Object()
 	if err != nil {
@@ -240,14 +262,16 @@ func (it *Item) For(row *resources.Row) (*Item, error) {
 	if raw, err = codec.WithRev(row, raw, it.Rev); err != nil {
 		return nil, err
 	}
-	out := &Item{Key: it.Key, Rev: it.Rev, CreateRev: it.CreateRev, Raw: raw, Head: it.Head, Row: row, node: it.node}
+	out := it.with(row)
+	out.budget = nil
+	out.body.Store(&body{raw: raw, head: *it.Head()})
 	out.object.Store(&view)
 	return out, nil
 }
 
 // at returns the item's content with another revision: what the watcher of a deletion gets.
 func (it *Item) at(rev int64) *Item {
-	out, err := newItem(it.Row, it.Key, it.Raw, rev, it.CreateRev)
+	out, err := newItem(it.Row, it.Key, it.Raw(), rev, it.CreateRev)
 	if err != nil { // it was made of the same bytes before
 		return it
 	}
@@ -269,7 +293,7 @@ func (b *budgets) keepJSON(it *Item, size int) bool {
 
 // keepObject counts a decoded object with four times its encoded size, about what a pod takes.
 func (b *budgets) keepObject(it *Item) bool {
-	return b == nil || b.objects.keep(it, formObject, 4*int64(len(it.Raw)))
+	return b == nil || b.objects.keep(it, formObject, 4*int64(len(it.Raw())))
 }
 
 type formKind uint8

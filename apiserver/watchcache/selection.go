@@ -71,13 +71,13 @@ func (q *query) matches(it *Item) bool {
 	} else if !strings.HasPrefix(it.Key, q.start) {
 		return false
 	}
-	if q.name != "" && it.Head.Name != q.name {
+	if q.name != "" && it.Head().Name != q.name {
 		return false
 	}
 	if q.node != "" && it.node != q.node {
 		return false
 	}
-	return (q.label == nil || q.label.Matches(it.Head.Labels)) && (q.field == nil || q.field.Matches(fieldsOf{it, q}))
+	return (q.label == nil || q.label.Matches(&it.Head().Labels)) && (q.field == nil || q.field.Matches(fieldsOf{it, q}))
 }
 
 // fieldsOf looks fields up without making a set where the header knows them.
@@ -105,9 +105,9 @@ func (f fieldsOf) Has(field string) bool {
 func (f fieldsOf) Get(field string) string {
 	switch field {
 	case "metadata.name":
-		return f.it.Head.Name
+		return f.it.Head().Name
 	case "metadata.namespace":
-		return f.it.Head.Namespace
+		return f.it.Head().Namespace
 	case nodeName:
 		if f.it.node != "" {
 			return f.it.node

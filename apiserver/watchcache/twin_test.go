@@ -315,6 +315,21 @@ func TestTwin(t *testing.T) {
 					followers[n-1].dead = true
 				}
 			},
+			"pack": func(rt *rapid.T) {
+				c.Pack()
+				live := map[*slab]int64{}
+				c.Snapshot().keys.Scan(func(it *Item) bool {
+					if b := it.body.Load(); b.slab != nil {
+						live[b.slab] += int64(len(b.raw))
+					}
+					return true
+				})
+				for s, n := range live {
+					if s.live.Load() != n || s.sparse() {
+						rt.Fatalf("a slab of %d bytes counts %d live, want %d, and none is left half empty", s.size, s.live.Load(), n)
+					}
+				}
+			},
 			"compact": func(rt *rapid.T) {
 				_ = st.Compact(ctx, rapid.SampledFrom(tw.revs).Draw(rt, "compact"))
 			},
@@ -423,7 +438,7 @@ func TestRowArrives(t *testing.T) {
 	}
 	c.Refresh()
 	it := c.Snapshot().Get("pods/a/p")
-	if it == nil || it.Head.Name != "p" {
+	if it == nil || it.Head().Name != "p" {
 		t.Fatalf("got %+v", it)
 	}
 	if _, err := st.Delete(ctx, "pods/a/p", it.Rev); err != nil {
