@@ -115,10 +115,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 // openStore opens the external etcd, or starts the embedded one.
 func openStore(ctx context.Context, cfg Config, log *slog.Logger, g *run.Group) (store.Store, func(), error) {
 	if len(cfg.EtcdServers) > 0 {
-		st, end, err := etcdstore.Dial(etcdstore.Remote{
-			Servers: cfg.EtcdServers, CAFile: cfg.EtcdCAFile, CertFile: cfg.EtcdCertFile, KeyFile: cfg.EtcdKeyFile,
-			Log: etcd.Zap(log.With("room", "etcd")),
-		}, cfg.EtcdPrefix)
+		st, end, err := etcdstore.Dial(cfg.remote(log), cfg.EtcdPrefix)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -312,6 +309,9 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		Registry: reg, Others: s.others, Cache: s.cache, Store: st, Admission: plugins,
 		Subs:    subresources(act, s.proxy, plugins),
 		Virtual: virtual(act, func(rq *resources.Request) *authn.User { return authn.From(rq.Context) }),
+		Observed: map[schema.GroupResource]rest.Observe{
+			{Resource: "componentstatuses"}: actions.Components(cfg.components(st, log)),
+		},
 		Watched: watchEvents(s.web.Registry()),
 		Version: config.Version, Log: log.With("room", "rest"),
 	})

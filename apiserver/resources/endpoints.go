@@ -101,38 +101,6 @@ func validateEndpoints(e, old *corev1.Endpoints) field.ErrorList {
 	return f.List()
 }
 
-var componentStatuses = Resource[corev1.ComponentStatus]{
-	Group: "", Version: "v1", Kind: "ComponentStatus", Plural: "componentstatuses", Short: []string{"cs"}, Scope: Cluster,
-	Verbs: []string{"get", "list"}, List: listOf[corev1.ComponentStatusList], NoGeneration: true,
-	Docs: map[string]string{
-		"Status":  "Whether the component is healthy.",
-		"Message": "What it says of itself.",
-		"Error":   "Why it could not be asked.",
-	},
-	Columns: []Column[corev1.ComponentStatus]{
-		text("Status", func(c *corev1.ComponentStatus) string {
-			for _, x := range c.Conditions {
-				if x.Type == corev1.ComponentHealthy {
-					if x.Status == corev1.ConditionTrue {
-						return "Healthy"
-					}
-					return "Unhealthy"
-				}
-			}
-			return "Unknown"
-		}),
-		text("Message", func(c *corev1.ComponentStatus) string { return firstCondition(c).Message }),
-		text("Error", func(c *corev1.ComponentStatus) string { return firstCondition(c).Error }),
-	},
-}
-
-func firstCondition(c *corev1.ComponentStatus) corev1.ComponentCondition {
-	if len(c.Conditions) == 0 {
-		return corev1.ComponentCondition{}
-	}
-	return c.Conditions[0]
-}
-
 // hostPort writes an address and a port as users read them.
 func hostPort(ip string, port int32) string {
 	if strings.Contains(ip, ":") {

@@ -48,7 +48,8 @@ func newHarness(t testing.TB, chain ...admission.Plugin) *harness {
 	go func() { defer close(done); _ = cache.Run(ctx) }()
 	<-cache.Ready()
 	h := &harness{t: t, reg: reg, srv: httptest.NewServer(New(Config{Registry: reg, Cache: cache, Store: st, Admission: chain, Version: "v1.36.6+test",
-		Virtual: map[schema.GroupResource]func(*resources.Request, resources.Object) (resources.Object, error){}}))}
+		Observed: map[schema.GroupResource]Observe{{Resource: "componentstatuses"}: twoComponents},
+		Virtual:  map[schema.GroupResource]func(*resources.Request, resources.Object) (resources.Object, error){}}))}
 	t.Cleanup(func() {
 		h.srv.CloseClientConnections()
 		h.srv.Close()

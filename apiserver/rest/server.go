@@ -46,6 +46,8 @@ type Config struct {
 	// Virtual answers for kinds that are not stored: it gets the decoded, defaulted and
 	// validated object and returns the answer.
 	Virtual map[schema.GroupResource]func(rq *resources.Request, obj resources.Object) (resources.Object, error)
+	// Observed finds out what there is of kinds that are not stored but can be read.
+	Observed map[schema.GroupResource]Observe
 	// Others is what discovery and OpenAPI say of other servers; nil: nothing.
 	Others discovery.Others
 	// Watched returns what is told the size of every event that a watch of row sends; nil: nobody.

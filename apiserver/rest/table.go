@@ -42,8 +42,8 @@ func columns(row *resources.Row) []resources.ErasedColumn {
 		out = append(out, resources.ErasedColumn{TableColumnDefinition: nameColumn,
 			Cell: func(o resources.Object, _ time.Time) any { return o.GetName() }})
 	}
-	// Other columns that tell the time stand in for Age.
-	if has["Age"] || has["Created At"] || has["Last Seen"] || row.Kind == "PodTemplate" {
+	// Other columns that tell the time stand in for Age; what nobody creates has none.
+	if has["Age"] || has["Created At"] || has["Last Seen"] || row.Kind == "PodTemplate" || !row.Can("create") {
 		return append(out, row.Columns...)
 	}
 	// Columns of -o wide stand behind Age.
