@@ -26,7 +26,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -185,7 +184,7 @@ type server struct {
 	others  *aggregator.Aggregator
 	fair    *fairness.Controller
 	proxy   *streams.Proxy
-	booted  atomic.Bool
+	steps   steps
 	ending  context.Context // ends when watches and streams shall end
 	end     context.CancelCauseFunc
 	clients *roots
@@ -208,7 +207,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	if err != nil {
 		return nil, err
 	}
-	s := &server{cfg: cfg, log: log, st: st, reg: reg}
+	s := &server{cfg: cfg, log: log, st: st, reg: reg, steps: newSteps()}
 	web := cfg.Config
 	web.Listener = listener
 	handshakes := prometheus.NewCounter(prometheus.CounterOpts{
@@ -236,7 +235,6 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 			return nil, fmt.Errorf("--encryption-provider-config: %w", err)
 		}
 		s.st, st = s.secret, s.secret
-		s.web.Check("kms-providers", s.secret.Healthy)
 	}
 	s.ending, s.end = context.WithCancelCause(context.Background())
 	s.cache = watchcache.New(st, reg, watchcache.Options{FormBytes: cfg.CacheFormBytes, Log: log.With("room", "watchcache")})
@@ -468,23 +466,14 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 	s.web.Debug("watchcache", func() any { return s.cache.Stats() })
 	s.web.Debug("crd", func() any { return s.custom.States() })
 	s.web.Debug("aggregator", func() any { return s.others.States() })
-	s.web.Check("autoregister-completion", s.others.Registered)
-	s.web.Check("informer-sync", func() error {
-		select {
-		case <-s.cache.Ready():
-			return nil
-		default:
-			return errors.New("the watch cache is not loaded")
+	for _, c := range s.checks() {
+		if c.live {
+			s.web.LiveCheck(c.name, c.f)
+		} else {
+			s.web.Check(c.name, c.f)
 		}
-	})
-	s.web.Check("poststarthook/bootstrap-objects", func() error {
-		if !s.booted.Load() {
-			return errors.New("the objects of a new cluster are not made yet")
-		}
-		return nil
-	})
+	}
 	s.web.Handle("GET /debug/api_priority_and_fairness/{table}", http.HandlerFunc(s.dumpFairness))
-	s.web.LiveCheck("etcd", s.cache.Alive)
 	version := text("application/json", func() ([]byte, error) { return json.MarshalIndent(config.Build(), "", "  ") })
 	s.web.HandleOpen("/version", version)
 	s.web.HandleOpen("/version/{$}", version)
@@ -602,6 +591,7 @@ func (s *server) bootstrap(ctx context.Context) error {
 	}
 	bc := bootstrap.Config{
 		ServiceCIDRs: cidrs, SecurePort: s.cfg.Port, ClusterDNS: s.cfg.clusterDNS(), FrontProxy: s.frontProxy(),
+		Made: func(p bootstrap.Part) { s.steps.take(string(p)) },
 	}
 	for _, m := range s.cfg.AuthorizationMode {
 		bc.Authorization = bc.Authorization || m == "RBAC"
@@ -620,7 +610,6 @@ func (s *server) bootstrap(ctx context.Context) error {
 		}
 		pause = min(2*pause, 10*time.Second)
 	}
-	s.booted.Store(true)
 	if s.cfg.EndpointReconcile == "none" {
 		<-ctx.Done()
 		return nil
@@ -647,9 +636,21 @@ func (s *server) tendRanges(ctx context.Context) error {
 		Range: ports, Read: s.cache.Reader(), Commit: s.rest.Objects().Commit,
 		Changed: s.cache.Changed("services/specs", "ipaddresses", "ranges"), Log: s.log.With("room", "ranges"),
 	}
-	if err := l.Pass(ctx); err != nil && ctx.Err() == nil {
-		s.log.Warn("addresses and node ports could not all be checked", "err", err)
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
+		err := l.Pass(ctx)
+		if err == nil {
+			break
+		}
+		if ctx.Err() == nil {
+			s.log.Warn("addresses and node ports could not all be checked; will try again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
 	}
+	s.steps.take(rangesChecked)
 	return l.Run(ctx)
 }
 

@@ -23,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keelson/keelson/apiserver/store/memory"
 	"github.com/keelson/keelson/libs/config"
 )
 
@@ -234,6 +235,46 @@ func TestServer(t *testing.T) {
 			t.Errorf("%s %s: %s lacks %s", row.kind, row.body, text, row.want)
 		}
 	}
+	// What upstream's server prints, less what this one does not have (upstream v1.36.2, run once).
+	const first = "[+]ping ok\n[+]log ok\n[+]etcd ok\n"
+	const hooks = `[+]poststarthook/start-apiserver-admission-initializer ok
+[+]poststarthook/generic-apiserver-start-informers ok
+[+]poststarthook/priority-and-fairness-config-consumer ok
+[+]poststarthook/priority-and-fairness-filter ok
+[+]poststarthook/storage-object-count-tracker-hook ok
+[+]poststarthook/start-apiextensions-informers ok
+[+]poststarthook/start-apiextensions-controllers ok
+[+]poststarthook/crd-informer-synced ok
+[+]poststarthook/start-system-namespaces-controller ok
+[+]poststarthook/start-cluster-authentication-info-controller ok
+[+]poststarthook/storage-readiness ok
+[+]poststarthook/start-service-ip-repair-controllers ok
+[+]poststarthook/rbac/bootstrap-roles ok
+[+]poststarthook/scheduling/bootstrap-system-priority-classes ok
+[+]poststarthook/priority-and-fairness-config-producer ok
+[+]poststarthook/bootstrap-controller ok
+[+]poststarthook/start-kubernetes-service-cidr-controller ok
+[+]poststarthook/start-kube-aggregator-informers ok
+[+]poststarthook/apiservice-status-local-available-controller ok
+[+]poststarthook/apiservice-status-remote-available-controller ok
+[+]poststarthook/apiservice-registration-controller ok
+[+]poststarthook/apiservice-wait-for-first-sync ok
+[+]poststarthook/apiservice-discovery-controller ok
+[+]poststarthook/kube-apiserver-autoregistration ok
+[+]autoregister-completion ok
+[+]poststarthook/apiservice-openapi-controller ok
+[+]poststarthook/apiservice-openapiv3-controller ok
+`
+	for path, want := range map[string]string{
+		"/livez?verbose":   first + hooks + "livez check passed\n",
+		"/healthz?verbose": first + hooks + "healthz check passed\n",
+		"/readyz?verbose":  first + "[+]etcd-readiness ok\n[+]informer-sync ok\n" + hooks + "[+]shutdown ok\nreadyz check passed\n",
+		"/readyz/poststarthook/rbac/bootstrap-roles": "ok",
+	} {
+		if got := read(t, admin, url+path); got != want {
+			t.Errorf("%s:\n%s\nwant:\n%s", path, got, want)
+		}
+	}
 	code, got := call(t, admin, "POST", url+"/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"kept"},"data":{"a":"b"}}`)
 	if code != 201 {
 		t.Fatalf("create: %d %v", code, got)
@@ -267,6 +308,27 @@ func TestServer(t *testing.T) {
 	code, got = call(t, admin, "GET", url+"/api/v1/namespaces/default/configmaps/kept", "")
 	if code != 200 || got["metadata"].(map[string]any)["resourceVersion"] != rev {
 		t.Fatalf("after the restart: %d %v, want revision %v", code, got, rev)
+	}
+}
+
+// A server that has done nothing yet passes no check of what it does at the start.
+func TestChecksFailBeforeTheStart(t *testing.T) {
+	p := newPKI(t)
+	s, err := newServer(serving(t, p, 0), slog.New(slog.DiscardHandler), memory.New(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range s.checks() {
+		switch c.name {
+		case "log", "etcd", "etcd-readiness": // nothing has gone wrong
+			if err := c.f(); err != nil {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		default:
+			if c.f() == nil {
+				t.Errorf("%s passes before anything was done", c.name)
+			}
+		}
 	}
 }
 

@@ -72,7 +72,9 @@ type Aggregator struct {
 	version atomic.Uint64
 	// registered tells that the built-in group versions have their APIServices.
 	registered atomic.Bool
-	failures   failures
+	// routed tells that requests find the servers of all APIServices that were there at the start.
+	routed   atomic.Bool
+	failures failures
 }
 
 // view is the APIServices as requests see them; it is not changed once it is stored.
@@ -107,6 +109,14 @@ func New(cfg Config) *Aggregator {
 func (a *Aggregator) Registered() error {
 	if !a.registered.Load() {
 		return fmt.Errorf("the APIServices of the built-in groups are not made yet")
+	}
+	return nil
+}
+
+// Routed is an error until requests find the servers of all APIServices that were there at the start.
+func (a *Aggregator) Routed() error {
+	if !a.routed.Load() {
+		return fmt.Errorf("the stored APIServices are not followed yet")
 	}
 	return nil
 }
@@ -213,6 +223,7 @@ func (a *Aggregator) pass(ctx context.Context, g *run.Group, first bool) error {
 		return err
 	}
 	a.look(g, have)
+	a.routed.Store(true)
 	steps := Decide(rows, have, first)
 	results := make([]error, len(steps))
 	var all sync.WaitGroup

@@ -43,7 +43,25 @@ type Config struct {
 	ClusterDNS    string            // address of the DNS service; empty: none is made
 	FrontProxy    map[string]string // content of kube-system/extension-apiserver-authentication
 	Authorization bool              // RBAC is used: make its roles
+	// Made is told of every part that is complete, also of those that this cluster does without.
+	Made func(Part)
 }
+
+// Part is what can be waited for by itself.
+type Part string
+
+// Parts of what Ensure makes.
+const (
+	Namespaces      Part = "the system's namespaces"
+	Roles           Part = "the default roles"
+	PriorityClasses Part = "the system's priority classes"
+	ServiceRange    Part = "the default service range"
+	Services        Part = "the services of the API and of DNS"
+	FrontProxy      Part = "the record of how front proxies authenticate"
+)
+
+// Parts are all of them, in the order in which they are made.
+var Parts = []Part{Namespaces, Roles, PriorityClasses, ServiceRange, Services, FrontProxy}
 
 var (
 	grNamespaces      = schema.GroupResource{Resource: "namespaces"}
@@ -60,9 +78,11 @@ var (
 // Ensure makes everything. It reports all failures together; a second run completes the first.
 func Ensure(ctx context.Context, api API, cfg Config, log *slog.Logger) error {
 	var errs []error
-	do := func(what string, err error) {
+	failed := map[Part]bool{}
+	do := func(part Part, what string, err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+			failed[part] = true
 		}
 	}
 	create := func(gr schema.GroupResource, obj resources.Object) error {
@@ -80,27 +100,32 @@ func Ensure(ctx context.Context, api API, cfg Config, log *slog.Logger) error {
 		return nil
 	}
 	for _, ns := range []string{metav1.NamespaceSystem, metav1.NamespaceDefault, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
-		do("namespace "+ns, create(grNamespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}))
+		do(Namespaces, "namespace "+ns, create(grNamespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}))
 	}
 	if cfg.Authorization {
 		policy, err := DefaultPolicy()
 		if err != nil {
 			return err
 		}
-		do("default roles", ensurePolicy(ctx, api, create, policy))
+		do(Roles, "default roles", ensurePolicy(ctx, api, create, policy))
 	}
 	for _, pc := range priorityClasses() {
-		do("priority class "+pc.Name, create(grPriorityClasses, pc))
+		do(PriorityClasses, "priority class "+pc.Name, create(grPriorityClasses, pc))
 	}
 	if len(cfg.ServiceCIDRs) > 0 {
-		do("service range", ensureServiceCIDR(ctx, api, create, cfg.ServiceCIDRs))
-		do("service default/kubernetes", create(grServices, apiService(cfg)))
+		do(ServiceRange, "service range", ensureServiceCIDR(ctx, api, create, cfg.ServiceCIDRs))
+		do(Services, "service default/kubernetes", create(grServices, apiService(cfg)))
 		if cfg.ClusterDNS != "" {
-			do("service kube-system/kube-dns", create(grServices, dnsService(cfg.ClusterDNS)))
+			do(Services, "service kube-system/kube-dns", create(grServices, dnsService(cfg.ClusterDNS)))
 		}
 	}
 	if cfg.FrontProxy != nil {
-		do("config map kube-system/extension-apiserver-authentication", ensureFrontProxy(ctx, api, create, cfg.FrontProxy))
+		do(FrontProxy, "config map kube-system/extension-apiserver-authentication", ensureFrontProxy(ctx, api, create, cfg.FrontProxy))
+	}
+	for _, p := range Parts {
+		if !failed[p] && cfg.Made != nil {
+			cfg.Made(p)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -23,6 +23,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -61,6 +62,8 @@ type Keeper struct {
 	cfg     Config
 	builtin []*resources.Row
 	wake    chan struct{} // tells the cleaner that there is work
+
+	served atomic.Bool // see Served
 
 	mu   sync.Mutex // guards defs
 	defs map[string]*entry
@@ -149,6 +152,14 @@ func (k *Keeper) follow(ctx context.Context) error {
 	return nil
 }
 
+// Served is an error until all definitions that were there at the start are served.
+func (k *Keeper) Served() error {
+	if !k.served.Load() {
+		return errors.New("the stored definitions are not all served yet")
+	}
+	return nil
+}
+
 func (k *Keeper) drop(before time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -201,6 +212,7 @@ func (k *Keeper) pass(ctx context.Context, s *watchcache.Snapshot, sel watchcach
 	if replace {
 		k.replace()
 	}
+	k.served.Store(true)
 	settled := true
 	for _, c := range work {
 		if err := k.settle(ctx, c); err != nil && ctx.Err() == nil {

@@ -67,6 +67,8 @@ type Controller struct {
 	cfg  Config
 	plan atomic.Pointer[plan]
 	last map[string]*level // by name; Run's alone once it runs
+
+	running, digested, kept atomic.Bool // see Running, Digested, Kept
 }
 
 // plan is what requests are matched with; it is not changed once it is stored.
@@ -317,6 +319,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	g.Go("pass", func(ctx context.Context) error {
 		adjust := time.NewTicker(adjustEvery)
 		defer adjust.Stop()
+		c.running.Store(true)
 		for {
 			again := maintainEvery
 			if err := c.pass(ctx); err != nil && ctx.Err() == nil {
@@ -395,12 +398,16 @@ func (c *Controller) pass(ctx context.Context) error {
 	// A new cluster is served by the defaults until they are stored: nobody is refused meanwhile.
 	if len(flows) > 0 && len(levels) > 0 {
 		c.digest(flows, levels)
+		c.digested.Store(true)
 	}
 	var errs []error
 	for _, s := range steps {
 		errs = append(errs, c.apply(ctx, s))
 	}
-	return errors.Join(errs...)
+	if err = errors.Join(errs...); err == nil {
+		c.kept.Store(true)
+	}
+	return err
 }
 
 // adjust lends seats by what was asked for since the last time.
@@ -416,6 +423,28 @@ func (c *Controller) adjust() {
 	for i, n := range allocate(c.cfg.Seats, asks) {
 		levels[i].resize(n)
 	}
+}
+
+// Running is an error until seats are lent by what is asked for.
+func (c *Controller) Running() error {
+	return unless(&c.running, "seats are not moved between priority levels yet")
+}
+
+// Digested is an error until the stored objects are in force for the first time.
+func (c *Controller) Digested() error {
+	return unless(&c.digested, "the stored flow schemas and priority levels are not in force yet")
+}
+
+// Kept is an error until all default objects have been stored as they must be.
+func (c *Controller) Kept() error {
+	return unless(&c.kept, "the default flow schemas and priority levels are not all stored yet")
+}
+
+func unless(done *atomic.Bool, text string) error {
+	if done.Load() {
+		return nil
+	}
+	return errors.New(text)
 }
 
 // Levels is how many requests are served and wait now, by level.

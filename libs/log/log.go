@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -27,6 +28,8 @@ func New(level, format string, w io.Writer) (*slog.Logger, error) {
 		return nil, err
 	}
 	opts := &slog.HandlerOptions{Level: lv, ReplaceAttr: tidy}
+	out := &output{Writer: w}
+	w = out
 	var h slog.Handler
 	switch format {
 	case "text", "":
@@ -36,13 +39,54 @@ func New(level, format string, w io.Writer) (*slog.Logger, error) {
 	default:
 		return nil, fmt.Errorf("logging format %q: want \"text\" or \"json\"", format)
 	}
-	logger := slog.New(h)
+	logger := slog.New(handler{h, out})
 	klog.SetSlogLogger(logger)
 	var v klog.Level
 	if err := v.Set(strconv.Itoa(verbosity)); err != nil {
 		return nil, fmt.Errorf("klog verbosity %d: %w", verbosity, err)
 	}
 	return logger, nil
+}
+
+// handler is slog's over an output that notes when it is held up.
+type handler struct {
+	slog.Handler
+	out *output
+}
+
+func (h handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return handler{h.Handler.WithAttrs(attrs), h.out}
+}
+func (h handler) WithGroup(name string) slog.Handler {
+	return handler{h.Handler.WithGroup(name), h.out}
+}
+
+// output lets one line out after the other: slog sees to that.
+type output struct {
+	io.Writer
+	since atomic.Int64 // when the line that is being written began, in Unix nanoseconds; 0: none is
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.since.Store(time.Now().UnixNano())
+	defer o.since.Store(0)
+	return o.Writer.Write(p)
+}
+
+// Blocked is an error while a line of l has not got out for longer than limit: the reader of a pipe has stopped,
+// or a disk is full, and soon everything waits that has something to say. Of loggers that New has not
+// made, or that are not derived from one, nothing is known.
+func Blocked(l *slog.Logger, limit time.Duration) error {
+	h, ok := l.Handler().(handler)
+	if !ok {
+		return nil
+	}
+	if since := h.out.since.Load(); since != 0 {
+		if took := time.Since(time.Unix(0, since)); took > limit {
+			return fmt.Errorf("logging is blocked for %s", took.Round(time.Second))
+		}
+	}
+	return nil
 }
 
 func parseLevel(s string) (level slog.Level, verbosity int, err error) {

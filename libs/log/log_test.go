@@ -59,3 +59,41 @@ func TestKlogGoesToTheSameHandler(t *testing.T) {
 		t.Errorf("klog's line is missing: %s", b.String())
 	}
 }
+
+// held is an output whose reader has stopped until somebody lets it go on.
+type held struct{ began, goOn chan struct{} }
+
+func (h held) Write(p []byte) (int, error) {
+	h.began <- struct{}{}
+	<-h.goOn
+	return len(p), nil
+}
+
+func TestBlocked(t *testing.T) {
+	out := held{make(chan struct{}), make(chan struct{})}
+	l, err := New("info", "text", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l = l.With("room", "a").WithGroup("b")
+	if err := Blocked(l, 0); err != nil {
+		t.Errorf("nothing was written yet: %v", err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); l.Info("stuck") }()
+	<-out.began
+	if err := Blocked(l, time.Hour); err != nil {
+		t.Errorf("before its time: %v", err)
+	}
+	if Blocked(l, 0) == nil {
+		t.Error("a line that does not get out goes unnoticed")
+	}
+	close(out.goOn)
+	<-done
+	if err := Blocked(l, 0); err != nil {
+		t.Errorf("the line is out: %v", err)
+	}
+	if err := Blocked(Discard(), 0); err != nil {
+		t.Errorf("of another logger: %v", err)
+	}
+}

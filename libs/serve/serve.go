@@ -4,7 +4,7 @@
 // The main calls are [New], then Handle, Check, LiveCheck, Debug and Configz in any order, then
 // [Server.Run].
 //
-//	/livez /readyz /healthz          and /livez/<check>; ?verbose prints every check, ?exclude=<check> leaves one out
+//	/livez /readyz /healthz          and /livez/<check>, which says why; ?verbose prints every check, ?exclude=<check> leaves one out
 //	/metrics /metrics/slis           Prometheus text: of the daemon; of its health checks
 //	/configz                         the configuration in use
 //	/debug/<room>                    what a room owns, as JSON; /debug/ lists the rooms
@@ -131,7 +131,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	}
 	common(s.registry)
 	ping := check{"ping", func() error { return nil }}
-	s.live, s.ready = []check{ping}, []check{ping, {"shutdown", func() error {
+	s.live, s.ready = []check{ping}, []check{ping, {"shutdown", func() error { // the last one always
 		if s.ended.Load() {
 			return errors.New("the process is shutting down")
 		}
@@ -169,15 +169,18 @@ func (s *Server) Health(path string, h http.Handler) {
 func (s *Server) Check(name string, f func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ready = append(s.ready, check{name, f})
+	s.addReady(check{name, f})
 }
+
+// addReady keeps the end of the process at the end, as upstream. Readers may have the old list.
+func (s *Server) addReady(c check) { s.ready = slices.Insert(slices.Clone(s.ready), len(s.ready)-1, c) }
 
 // LiveCheck adds a check to liveness and readiness. The watchdog of systemd hangs on it.
 func (s *Server) LiveCheck(name string, f func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.live = append(s.live, check{name, f})
-	s.ready = append(s.ready, check{name, f})
+	s.addReady(check{name, f})
 }
 
 // Debug adds /debug/<room>: the value of f as JSON. A query parameter is no argument of it.
@@ -248,7 +251,7 @@ func (s *Server) builtin() {
 	for _, path := range []string{"livez", "readyz", "healthz"} {
 		h := s.health(path)
 		s.HandleOpen("GET /"+path, h)
-		s.HandleOpen("GET /"+path+"/{check}", h)
+		s.HandleOpen("GET /"+path+"/{check...}", h)
 	}
 	s.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
 	s.Handle("GET /metrics/slis", promhttp.HandlerFor(s.checked.registry, promhttp.HandlerOpts{}))
@@ -305,6 +308,10 @@ func (s *Server) health(path string) http.HandlerFunc {
 		}
 		form := s.forms[path]
 		s.mu.RUnlock()
+		if r.URL.Path == "/"+path+"/" { // no check has no name
+			http.NotFound(w, r)
+			return
+		}
 		if form != nil && r.PathValue("check") == "" {
 			form.ServeHTTP(w, r)
 			return
@@ -315,7 +322,8 @@ func (s *Server) health(path string) http.HandlerFunc {
 				http.NotFound(w, r)
 				return
 			}
-			checks = checks[i : i+1]
+			s.one(w, r, path, checks[i])
+			return
 		}
 		var b strings.Builder
 		var failed []string
@@ -342,9 +350,7 @@ func (s *Server) health(path string) http.HandlerFunc {
 			slices.Sort(unknown)
 			fmt.Fprintf(&b, "warn: some health checks cannot be excluded: no matches for %s\n", quoted(slices.Compact(unknown)))
 		}
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.Header().Set("Cache-Control", "no-cache, private")
+		plainText(w)
 		_, verbose := r.URL.Query()["verbose"]
 		switch {
 		case len(failed) > 0:
@@ -356,6 +362,30 @@ func (s *Server) health(path string) http.HandlerFunc {
 			fmt.Fprint(w, "ok")
 		}
 	}
+}
+
+// one answers for a check by itself. Why it fails is told to those who may read more than health.
+func (s *Server) one(w http.ResponseWriter, r *http.Request, path string, c check) {
+	err := s.run(path, c)
+	plainText(w)
+	if err == nil {
+		fmt.Fprint(w, "ok")
+		return
+	}
+	s.mu.RLock()
+	allow := s.allow
+	s.mu.RUnlock()
+	if allow(r) != nil {
+		err = errors.New("reason withheld")
+	}
+	w.WriteHeader(http.StatusInternalServerError)
+	fmt.Fprintf(w, "internal server error: %v\n", err)
+}
+
+func plainText(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-cache, private")
 }
 
 func quoted(names []string) string {

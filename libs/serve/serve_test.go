@@ -124,6 +124,12 @@ func TestHealthIsOpenAndTheRestIsNot(t *testing.T) {
 		}
 		return nil
 	})
+	s.Check("poststarthook/rbac/roles", func() error {
+		if !ready.Load() {
+			return errors.New("not yet")
+		}
+		return nil
+	})
 	s.Debug("queue", func() any { return map[string]int{"active": 3} })
 	s.Configz("test", struct {
 		Port int `yaml:"securePort"`
@@ -148,12 +154,17 @@ func TestHealthIsOpenAndTheRestIsNot(t *testing.T) {
 	}
 	check(nobody, "/livez", 200, "ok")
 	check(nobody, "/readyz", 500, "[+]ping ok", "[-]sync failed: reason withheld", "readyz check failed")
-	check(nobody, "/readyz?exclude=sync", 200, "ok")
-	check(nobody, "/readyz?exclude=sync&exclude=other&verbose", 200, "[+]sync excluded: ok", `warn: some health checks cannot be excluded: no matches for "other"`)
+	check(nobody, "/readyz?exclude=sync&exclude=poststarthook/rbac/roles", 200, "ok")
+	check(nobody, "/readyz?exclude=sync&exclude=other&exclude=poststarthook/rbac/roles&verbose", 200, "[+]sync excluded: ok", `warn: some health checks cannot be excluded: no matches for "other"`)
 	check(nobody, "/readyz/ping", 200, "ok")
+	check(nobody, "/readyz/poststarthook/rbac/roles", 500, "internal server error: reason withheld\n")
+	check(somebody, "/readyz/poststarthook/rbac/roles", 500, "internal server error: not yet\n")
+	check(nobody, "/readyz/poststarthook/rbac", 404)
+	check(nobody, "/readyz/", 404)
 	check(nobody, "/readyz/nothing", 404)
 	ready.Store(true)
-	check(nobody, "/readyz?verbose", 200, "[+]sync ok", "readyz check passed")
+	check(nobody, "/readyz?verbose", 200, "[+]ping ok\n[+]sync ok\n[+]poststarthook/rbac/roles ok\n[+]shutdown ok\nreadyz check passed\n")
+	check(nobody, "/readyz/poststarthook/rbac/roles?verbose", 200, "ok")
 	check(nobody, "/metrics", 401)
 	check(nobody, "/debug/queue", 401)
 	check(nobody, "/metrics/slis", 401)
