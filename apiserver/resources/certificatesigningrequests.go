@@ -12,7 +12,6 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -30,12 +29,7 @@ var certificateSigningRequests = Resource[csr]{
 	Group: "certificates.k8s.io", Version: "v1", Kind: "CertificateSigningRequest", Plural: "certificatesigningrequests",
 	Prefix: "certificatesigningrequests", Short: []string{"csr"}, Scope: Cluster, NoGeneration: true,
 	List: listOf[certificatesv1.CertificateSigningRequestList],
-	Name: func(name string, prefix bool) []string {
-		if prefix {
-			return pathvalidation.IsValidPathSegmentPrefix(name)
-		}
-		return pathvalidation.IsValidPathSegmentName(name)
-	},
+	Name: PathSegment,
 	Main: Part[csr]{
 		Prepare: func(rq *Request, obj, old *csr) {
 			if old != nil {

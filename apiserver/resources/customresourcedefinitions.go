@@ -59,6 +59,7 @@ var customResourceDefinitions = Resource[crd]{
 	Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions",
 	Prefix: "apiextensions.k8s.io/customresourcedefinitions", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 	Scope: Cluster, NeedsVersion: true, List: listOf[crdv1.CustomResourceDefinitionList],
+	Name:    PathSegment, // the library has the rest
 	Default: crdv1.SetObjectDefaults_CustomResourceDefinition,
 	Upgrade: upgradeDefinition,
 	Main: Part[crd]{

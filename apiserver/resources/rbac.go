@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -16,7 +15,7 @@ import (
 
 var roles = Resource[rbacv1.Role]{
 	Group: rbacv1.GroupName, Version: "v1", Kind: "Role", Plural: "roles", Prefix: "roles",
-	List: listOf[rbacv1.RoleList], NoGeneration: true, CreateOnUpdate: true, Name: rbacName,
+	List: listOf[rbacv1.RoleList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Main: plainPart(func(r, _ *rbacv1.Role) field.ErrorList {
 		var f check.Faults
 		for i := range r.Rules {
@@ -29,7 +28,7 @@ var roles = Resource[rbacv1.Role]{
 
 var clusterRoles = Resource[rbacv1.ClusterRole]{
 	Group: rbacv1.GroupName, Version: "v1", Kind: "ClusterRole", Plural: "clusterroles", Prefix: "clusterroles", Scope: Cluster,
-	List: listOf[rbacv1.ClusterRoleList], NoGeneration: true, CreateOnUpdate: true, Name: rbacName,
+	List: listOf[rbacv1.ClusterRoleList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Main: plainPart(func(r, _ *rbacv1.ClusterRole) field.ErrorList {
 		var f check.Faults
 		for i := range r.Rules {
@@ -54,7 +53,7 @@ var clusterRoles = Resource[rbacv1.ClusterRole]{
 
 var roleBindings = Resource[rbacv1.RoleBinding]{
 	Group: rbacv1.GroupName, Version: "v1", Kind: "RoleBinding", Plural: "rolebindings", Prefix: "rolebindings",
-	List: listOf[rbacv1.RoleBindingList], NoGeneration: true, CreateOnUpdate: true, Name: rbacName,
+	List: listOf[rbacv1.RoleBindingList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Default: func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
 	Main: plainPart(func(b, old *rbacv1.RoleBinding) field.ErrorList {
 		var was *rbacv1.RoleRef
@@ -74,7 +73,7 @@ var roleBindings = Resource[rbacv1.RoleBinding]{
 
 var clusterRoleBindings = Resource[rbacv1.ClusterRoleBinding]{
 	Group: rbacv1.GroupName, Version: "v1", Kind: "ClusterRoleBinding", Plural: "clusterrolebindings", Prefix: "clusterrolebindings", Scope: Cluster,
-	List: listOf[rbacv1.ClusterRoleBindingList], NoGeneration: true, CreateOnUpdate: true, Name: rbacName,
+	List: listOf[rbacv1.ClusterRoleBindingList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Default: func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
 	Main: plainPart(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {
 		var was *rbacv1.RoleRef
@@ -90,14 +89,6 @@ var clusterRoleBindings = Resource[rbacv1.ClusterRoleBinding]{
 		"ServiceAccounts": "The service accounts bound to the role.",
 	},
 	Columns: bindingColumns(func(b *rbacv1.ClusterRoleBinding) (rbacv1.RoleRef, []rbacv1.Subject) { return b.RoleRef, b.Subjects }),
-}
-
-// rbacName allows what DNS does not: "system:node".
-func rbacName(name string, prefix bool) []string {
-	if prefix {
-		return pathvalidation.IsValidPathSegmentPrefix(name)
-	}
-	return pathvalidation.IsValidPathSegmentName(name)
 }
 
 func validateRule(f *check.Faults, r *rbacv1.PolicyRule, namespaced bool, p *field.Path) {
