@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -46,13 +47,15 @@ func newWorld(objs ...resources.Object) *world {
 	return w
 }
 
-func row(plural string) *resources.Row {
+// row finds a resource by "<plural>[.<group>]".
+func row(name string) *resources.Row {
+	plural, group, _ := strings.Cut(name, ".")
 	for _, r := range resources.Table() {
-		if r.Group == "" && r.Plural == plural {
+		if r.Group == group && r.Plural == plural {
 			return r
 		}
 	}
-	panic(plural)
+	panic(name)
 }
 
 func (w *world) admit(op admission.Operation, plural string, obj, old resources.Object, user *authn.User) (func(), error) {
@@ -101,6 +104,28 @@ func TestPodGetsAccountTokenPriorityAndTolerations(t *testing.T) {
 	again := p.DeepCopy()
 	if _, err := w.admit(admission.Create, "pods", again, nil, root); err != nil || len(again.Spec.Volumes) != 1 {
 		t.Errorf("admission is not idempotent: %v, %v", err, again.Spec.Volumes)
+	}
+}
+
+// What others hold outlives them: a finalizer says so from the beginning, once.
+func TestStorageInUseIsProtected(t *testing.T) {
+	w := newWorld()
+	for name, c := range map[string]struct {
+		obj  resources.Object
+		want string
+	}{
+		"persistentvolumeclaims":                 {&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "c"}}, "kubernetes.io/pvc-protection"},
+		"persistentvolumes":                      {&corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}}, "kubernetes.io/pv-protection"},
+		"volumeattributesclasses.storage.k8s.io": {&storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}}, "kubernetes.io/vac-protection"},
+	} {
+		for range 2 {
+			if _, err := w.admit(admission.Create, name, c.obj, nil, root); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := c.obj.GetFinalizers(); len(got) != 1 || got[0] != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ const (
 	betaClassAnnotation        = "volume.beta.kubernetes.io/storage-class"
 	pvcProtection              = "kubernetes.io/pvc-protection"
 	pvProtection               = "kubernetes.io/pv-protection"
+	vacProtection              = "kubernetes.io/vac-protection"
 )
 
 // defaultStorageClass names the default class in claims that name none: of several, the newest.
@@ -48,7 +49,7 @@ func defaultStorageClass(cfg Config) Plugin {
 	}}
 }
 
-// storageObjectInUseProtection marks claims and volumes so that they outlive their users.
+// storageObjectInUseProtection marks claims, volumes and their classes so that they outlive their users.
 func storageObjectInUseProtection() Plugin {
 	return Plugin{Name: "StorageObjectInUseProtection", Mutate: func(_ context.Context, a *Attributes) error {
 		if a.Operation != Create {
@@ -62,6 +63,10 @@ func storageObjectInUseProtection() Plugin {
 		case *corev1.PersistentVolume:
 			if a.is(grVolumes) && !slices.Contains(o.Finalizers, pvProtection) {
 				o.Finalizers = append(o.Finalizers, pvProtection)
+			}
+		case *storagev1.VolumeAttributesClass:
+			if a.is(grAttributesClasses) && !slices.Contains(o.Finalizers, vacProtection) {
+				o.Finalizers = append(o.Finalizers, vacProtection)
 			}
 		}
 		return nil

@@ -83,28 +83,29 @@ func (a *Attributes) is(gr schema.GroupResource) bool {
 }
 
 var (
-	grPods            = schema.GroupResource{Resource: "pods"}
-	grNodes           = schema.GroupResource{Resource: "nodes"}
-	grNamespaces      = schema.GroupResource{Resource: "namespaces"}
-	grServices        = schema.GroupResource{Resource: "services"}
-	grServiceAccounts = schema.GroupResource{Resource: "serviceaccounts"}
-	grSecrets         = schema.GroupResource{Resource: "secrets"}
-	grLimitRanges     = schema.GroupResource{Resource: "limitranges"}
-	grQuotas          = schema.GroupResource{Resource: "resourcequotas"}
-	grClaims          = schema.GroupResource{Resource: "persistentvolumeclaims"}
-	grVolumes         = schema.GroupResource{Resource: "persistentvolumes"}
-	grStorageClasses  = schema.GroupResource{Group: "storage.k8s.io", Resource: "storageclasses"}
-	grCSINodes        = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
-	grPriorityClasses = schema.GroupResource{Group: "scheduling.k8s.io", Resource: "priorityclasses"}
-	grRuntimeClasses  = schema.GroupResource{Group: "node.k8s.io", Resource: "runtimeclasses"}
-	grIngresses       = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}
-	grIngressClasses  = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingressclasses"}
-	grLeases          = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
-	grCSRs            = schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}
-	grRoles           = schema.GroupResource{Group: rbacv1.GroupName, Resource: "roles"}
-	grRoleBindings    = schema.GroupResource{Group: rbacv1.GroupName, Resource: "rolebindings"}
-	grClusterRoles    = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterroles"}
-	grClusterBindings = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterrolebindings"}
+	grPods              = schema.GroupResource{Resource: "pods"}
+	grNodes             = schema.GroupResource{Resource: "nodes"}
+	grNamespaces        = schema.GroupResource{Resource: "namespaces"}
+	grServices          = schema.GroupResource{Resource: "services"}
+	grServiceAccounts   = schema.GroupResource{Resource: "serviceaccounts"}
+	grSecrets           = schema.GroupResource{Resource: "secrets"}
+	grLimitRanges       = schema.GroupResource{Resource: "limitranges"}
+	grQuotas            = schema.GroupResource{Resource: "resourcequotas"}
+	grClaims            = schema.GroupResource{Resource: "persistentvolumeclaims"}
+	grVolumes           = schema.GroupResource{Resource: "persistentvolumes"}
+	grStorageClasses    = schema.GroupResource{Group: "storage.k8s.io", Resource: "storageclasses"}
+	grAttributesClasses = schema.GroupResource{Group: "storage.k8s.io", Resource: "volumeattributesclasses"}
+	grCSINodes          = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
+	grPriorityClasses   = schema.GroupResource{Group: "scheduling.k8s.io", Resource: "priorityclasses"}
+	grRuntimeClasses    = schema.GroupResource{Group: "node.k8s.io", Resource: "runtimeclasses"}
+	grIngresses         = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}
+	grIngressClasses    = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingressclasses"}
+	grLeases            = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
+	grCSRs              = schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}
+	grRoles             = schema.GroupResource{Group: rbacv1.GroupName, Resource: "roles"}
+	grRoleBindings      = schema.GroupResource{Group: rbacv1.GroupName, Resource: "rolebindings"}
+	grClusterRoles      = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterroles"}
+	grClusterBindings   = schema.GroupResource{Group: rbacv1.GroupName, Resource: "clusterrolebindings"}
 )
 
 // pod returns the pod of a request on pods themselves, nil for anything else.

@@ -75,4 +75,5 @@ var Table = []runtime.Row{
 	persistentvolume.Row,
 	volumeprotection.Claims,
 	volumeprotection.Volumes,
+	volumeprotection.Classes,
 }

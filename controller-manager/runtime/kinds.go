@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"reflect"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -16,13 +17,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 
 	"github.com/keelson/keelson/libs/informer"
 )
 
 // Names of the indexes that caches carry. Every namespaced kind has ByNamespace;
 // kinds that are owned by others have ByController and Orphans; pods have ByNode
-// and ByClaim, volumes ByClaim, claims ByVolume.
+// and ByClaim, volumes ByClaim and ByClass, claims ByVolume and ByClass.
 const (
 	ByNamespace  = "namespace"  // metadata.namespace
 	ByController = "controller" // UID of the controlling owner reference
@@ -30,6 +32,7 @@ const (
 	ByNode       = "node"       // spec.nodeName, of pods that have one
 	ByClaim      = "claim"      // "namespace/name" of claims: those that a pod uses, the one that a volume is for
 	ByVolume     = "volume"     // spec.volumeName of claims; "" holds those that have none
+	ByClass      = "class"      // VolumeAttributesClasses that a claim or volume has, or shall get
 )
 
 // Kind is one kind that the runtime can cache and write. Name is the resource as
@@ -94,7 +97,7 @@ var kinds = []Kind{
 		},
 		map[string]func(*corev1.PersistentVolumeClaim) []string{ByVolume: func(c *corev1.PersistentVolumeClaim) []string {
 			return []string{c.Spec.VolumeName}
-		}}),
+		}, ByClass: ClaimClasses}),
 	kind[*corev1.PersistentVolume]("persistentvolumes", corev1.SchemeGroupVersion.WithKind("PersistentVolume"), cluster,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*corev1.PersistentVolumeList](c.CoreV1().PersistentVolumes())
@@ -104,7 +107,7 @@ var kinds = []Kind{
 				return []string{r.Namespace + "/" + r.Name}
 			}
 			return nil
-		}}),
+		}, ByClass: VolumeClasses}),
 	kind[*corev1.ResourceQuota]("resourcequotas", corev1.SchemeGroupVersion.WithKind("ResourceQuota"), spaced,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*corev1.ResourceQuotaList](c.CoreV1().ResourceQuotas(""))
@@ -164,6 +167,10 @@ var kinds = []Kind{
 	kind[*storagev1.StorageClass]("storageclasses.storage.k8s.io", storagev1.SchemeGroupVersion.WithKind("StorageClass"), cluster,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*storagev1.StorageClassList](c.StorageV1().StorageClasses())
+		}, nil),
+	kind[*storagev1.VolumeAttributesClass]("volumeattributesclasses.storage.k8s.io", storagev1.SchemeGroupVersion.WithKind("VolumeAttributesClass"), cluster,
+		func(c kubernetes.Interface) informer.Source {
+			return informer.From[*storagev1.VolumeAttributesClassList](c.StorageV1().VolumeAttributesClasses())
 		}, nil),
 	kind[*storagev1.CSINode]("csinodes.storage.k8s.io", storagev1.SchemeGroupVersion.WithKind("CSINode"), cluster,
 		func(c kubernetes.Interface) informer.Source {
@@ -290,6 +297,24 @@ func PodClaims(p *corev1.Pod) []string {
 		}
 	}
 	return out
+}
+
+// ClaimClasses are the VolumeAttributesClasses that the claim asks for, has, and is being given.
+func ClaimClasses(c *corev1.PersistentVolumeClaim) []string {
+	names := []string{ptr.Deref(c.Spec.VolumeAttributesClassName, ""), ptr.Deref(c.Status.CurrentVolumeAttributesClassName, "")}
+	if m := c.Status.ModifyVolumeStatus; m != nil {
+		names = append(names, m.TargetVolumeAttributesClassName)
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(n string) bool { return n == "" })
+}
+
+// VolumeClasses is the VolumeAttributesClass that the volume has, if any.
+func VolumeClasses(v *corev1.PersistentVolume) []string {
+	if n := ptr.Deref(v.Spec.VolumeAttributesClassName, ""); n != "" {
+		return []string{n}
+	}
+	return nil
 }
 
 func podClaims(p *corev1.Pod) []string {

@@ -1,7 +1,7 @@
-// Package volumeprotection lets claims and volumes go when nobody uses them any
-// more: it takes the finalizers kubernetes.io/pvc-protection and
-// kubernetes.io/pv-protection off what is being deleted. Admission has put them
-// there; what came without them gets them here.
+// Package volumeprotection lets claims, volumes and their attributes classes go when
+// nobody uses them any more: it takes the finalizers kubernetes.io/pvc-protection,
+// kubernetes.io/pv-protection and kubernetes.io/vac-protection off what is being
+// deleted. Admission has put them there; what came without them gets them here.
 //
 // A claim is in use while a pod that has a node names it, even when the pod has
 // ended: its volume may still be mounted. [InUse] decides and is pure.
@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -26,9 +27,10 @@ import (
 const (
 	claimFinalizer  = "kubernetes.io/pvc-protection"
 	volumeFinalizer = "kubernetes.io/pv-protection"
+	classFinalizer  = "kubernetes.io/vac-protection"
 )
 
-// Claims and Volumes are the table's lines for the two kinds.
+// Claims, Volumes and Classes are the table's lines for the three kinds.
 var (
 	Claims = runtime.Row{
 		Name: "persistentvolumeclaim-protection-controller", Reads: []string{"persistentvolumeclaims", "pods"},
@@ -37,6 +39,11 @@ var (
 	Volumes = runtime.Row{
 		Name: "persistentvolume-protection-controller", Reads: []string{"persistentvolumes"},
 		Writes: []string{"update,patch persistentvolumes"}, New: buildVolumes,
+	}
+	Classes = runtime.Row{
+		Name:   "volumeattributesclass-protection-controller",
+		Reads:  []string{"volumeattributesclasses.storage.k8s.io", "persistentvolumeclaims", "persistentvolumes"},
+		Writes: []string{"update volumeattributesclasses.storage.k8s.io"}, New: buildClasses,
 	}
 )
 
@@ -154,6 +161,62 @@ func (c *volumes) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, er
 	}
 	p.Note("it is not bound")
 	return runtime.Result{}, runtime.DropFinalizer(ctx, p, api, pv, volumeFinalizer)
+}
+
+type classes struct {
+	classes *informer.Cache[*storagev1.VolumeAttributesClass]
+	claims  *informer.Cache[*corev1.PersistentVolumeClaim]
+	volumes *informer.Cache[*corev1.PersistentVolume]
+	client  kubernetes.Interface
+}
+
+func buildClasses(e *runtime.Env) error {
+	c := &classes{
+		classes: runtime.Read[*storagev1.VolumeAttributesClass](e), claims: runtime.Read[*corev1.PersistentVolumeClaim](e),
+		volumes: runtime.Read[*corev1.PersistentVolume](e), client: e.Client(),
+	}
+	q := e.Keyed("", 2, c.pass)
+	runtime.On(q, c.classes, runtime.Self[*storagev1.VolumeAttributesClass])
+	runtime.On(q, c.claims, left(runtime.ClaimClasses))
+	runtime.On(q, c.volumes, left(runtime.VolumeClasses))
+	return nil
+}
+
+// left are the classes that an object had before the event.
+func left[T informer.Object](of func(T) []string) func(informer.Event[T]) []types.NamespacedName {
+	return func(ev informer.Event[T]) (keys []types.NamespacedName) {
+		if ev.Kind == informer.Added {
+			return nil
+		}
+		for _, name := range of(ev.Old) {
+			keys = append(keys, types.NamespacedName{Name: name})
+		}
+		return keys
+	}
+}
+
+func (c *classes) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, error) {
+	class, ok := c.classes.Get(p.Key)
+	if !ok {
+		return runtime.Result{}, nil
+	}
+	has, going := slices.Contains(class.Finalizers, classFinalizer), class.DeletionTimestamp != nil
+	if has != going { // it is protected, or it waits for others
+		return runtime.Result{}, nil
+	}
+	if going && len(c.claims.By(runtime.ByClass, class.Name))+len(c.volumes.By(runtime.ByClass, class.Name)) > 0 {
+		return runtime.Result{}, nil
+	}
+	class = class.DeepCopy()
+	if going {
+		p.Note("nobody uses it")
+		class.Finalizers = slices.DeleteFunc(class.Finalizers, func(f string) bool { return f == classFinalizer })
+	} else {
+		p.Note("protect")
+		class.Finalizers = append(class.Finalizers, classFinalizer)
+	}
+	_, err := runtime.Update(ctx, p, c.client.StorageV1().VolumeAttributesClasses(), class)
+	return runtime.Result{}, gone(err)
 }
 
 // gone: what is not there any more needs no protection.

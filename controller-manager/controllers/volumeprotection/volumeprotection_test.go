@@ -2,9 +2,11 @@ package volumeprotection
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
@@ -69,5 +71,54 @@ func TestVolumeStaysWhileBound(t *testing.T) {
 		if _, err := api.Get(ctx, "v", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			t.Errorf("released, it goes: %v", err)
 		}
+	})
+}
+
+func TestClassStaysWhileAClaimOrVolumeHasIt(t *testing.T) {
+	class := func(name string) *storagev1.VolumeAttributesClass {
+		return &storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: name}, DriverName: "d.example.com"}
+	}
+	gold, silver := "gold", "silver"
+	c := claim("c")
+	c.Spec.VolumeAttributesClassName = &silver
+	c.Status.ModifyVolumeStatus = &corev1.ModifyVolumeStatus{TargetVolumeAttributesClassName: gold}
+	v := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}, Spec: corev1.PersistentVolumeSpec{VolumeAttributesClassName: &silver}}
+	ctrltest.Test(t, []runtime.Row{Classes}, []kruntime.Object{class("gold"), class("silver"), class("free"), c, v}, func(t *testing.T, h *ctrltest.Harness) {
+		api := h.Client.StorageV1().VolumeAttributesClasses()
+		left := func() (out []string) {
+			h.Rest()
+			for _, c := range ctrltest.Must(api.List(ctx, metav1.ListOptions{})).Items {
+				out = append(out, c.Name)
+			}
+			return out
+		}
+		expect := func(when string, want ...string) {
+			t.Helper()
+			if got := left(); !slices.Equal(got, want) {
+				t.Errorf("%s: %q are left, want %q", when, got, want)
+			}
+		}
+		if c := ctrltest.Must(api.Get(ctx, "free", metav1.GetOptions{})); len(c.Finalizers) != 1 || c.Finalizers[0] != classFinalizer {
+			t.Fatalf("what came without protection gets it: %v", c.Finalizers)
+		}
+		for _, n := range []string{"gold", "silver", "free"} {
+			if err := api.Delete(ctx, n, metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect("deleted", "gold", "silver")
+		claims := h.Client.CoreV1().PersistentVolumeClaims("ns")
+		now := ctrltest.Must(claims.Get(ctx, "c", metav1.GetOptions{}))
+		now.Status.ModifyVolumeStatus = nil
+		ctrltest.Must(claims.UpdateStatus(ctx, now, metav1.UpdateOptions{}))
+		expect("when the claim shall not get it any more", "silver")
+		if err := claims.Delete(ctx, "c", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		expect("without the claim", "silver")
+		if err := h.Client.CoreV1().PersistentVolumes().Delete(ctx, "v", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		expect("without the volume")
 	})
 }
