@@ -13,6 +13,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -143,6 +144,10 @@ var kinds = []Kind{
 	kind[*batchv1.CronJob]("cronjobs.batch", batchv1.SchemeGroupVersion.WithKind("CronJob"), spaced,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*batchv1.CronJobList](c.BatchV1().CronJobs(""))
+		}, nil),
+	kind[*resourcev1.ResourceClaim]("resourceclaims.resource.k8s.io", resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"), spaced,
+		func(c kubernetes.Interface) informer.Source {
+			return informer.From[*resourcev1.ResourceClaimList](c.ResourceV1().ResourceClaims(""))
 		}, nil),
 	kind[*policyv1.PodDisruptionBudget]("poddisruptionbudgets.policy", policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"), spaced,
 		func(c kubernetes.Interface) informer.Source {

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	resourcehelper "k8s.io/component-helpers/resource"
@@ -77,6 +78,8 @@ func Usage(gr schema.GroupResource, obj any) corev1.ResourceList {
 		return serviceUsage(o)
 	case *corev1.PersistentVolumeClaim:
 		return claimUsage(o)
+	case *resourcev1.ResourceClaim:
+		return deviceUsage(o)
 	}
 	use := corev1.ResourceList{Count(gr): one()}
 	if gr.Group == "" {
@@ -171,6 +174,40 @@ func claimUsage(c *corev1.PersistentVolumeClaim) corev1.ResourceList {
 	return use
 }
 
+// deviceSuffix follows a device class: "gold.deviceclass.resource.k8s.io/devices".
+const deviceSuffix = ".deviceclass.resource.k8s.io/devices"
+
+// deviceUsage counts, by class, the most devices that a claim may be given.
+//
+// Source: KEP-4840; "all" counts as the most that one claim can hold.
+func deviceUsage(c *resourcev1.ResourceClaim) corev1.ResourceList {
+	use := corev1.ResourceList{"count/resourceclaims.resource.k8s.io": one()}
+	devices := func(mode resourcev1.DeviceAllocationMode, count int64) int64 {
+		switch mode {
+		case resourcev1.DeviceAllocationModeExactCount:
+			return count
+		case resourcev1.DeviceAllocationModeAll:
+			return resourcev1.AllocationResultsMaxSize
+		}
+		return 0
+	}
+	for _, r := range c.Spec.Devices.Requests {
+		most := map[string]int64{} // of the alternatives, one is taken
+		if r.Exactly != nil {
+			most[r.Exactly.DeviceClassName] = devices(r.Exactly.AllocationMode, r.Exactly.Count)
+		}
+		for _, sub := range r.FirstAvailable {
+			most[sub.DeviceClassName] = max(most[sub.DeviceClassName], devices(sub.AllocationMode, sub.Count))
+		}
+		for class, n := range most {
+			sum := use[corev1.ResourceName(class+deviceSuffix)]
+			sum.Add(*resource.NewQuantity(n, resource.DecimalSI))
+			use[corev1.ResourceName(class+deviceSuffix)] = sum
+		}
+	}
+	return use
+}
+
 // Counts reports whether a name that a quota limits may be used by the resource at all.
 func Counts(gr schema.GroupResource, name corev1.ResourceName) bool {
 	s := string(name)
@@ -178,7 +215,7 @@ func Counts(gr schema.GroupResource, name corev1.ResourceName) bool {
 		return true
 	}
 	if gr.Group != "" {
-		return false
+		return gr.Group == resourcev1.GroupName && gr.Resource == "resourceclaims" && strings.HasSuffix(s, deviceSuffix)
 	}
 	switch gr.Resource {
 	case "pods":

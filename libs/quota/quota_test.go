@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
@@ -47,6 +48,20 @@ func TestUsage(t *testing.T) {
 	svc := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: make([]corev1.ServicePort, 2)}}
 	if got := Usage(schema.GroupResource{Resource: "services"}, svc); !Equal(got, list("services", "1", "count/services", "1", "services.loadbalancers", "1", "services.nodeports", "2")) {
 		t.Errorf("a load balancer uses %v", got)
+	}
+	claims := schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}
+	claim := &resourcev1.ResourceClaim{}
+	claim.Spec.Devices.Requests = []resourcev1.DeviceRequest{
+		{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gold", AllocationMode: "ExactCount", Count: 2}},
+		{FirstAvailable: []resourcev1.DeviceSubRequest{
+			{DeviceClassName: "gold", AllocationMode: "ExactCount", Count: 3}, {DeviceClassName: "gold", AllocationMode: "ExactCount", Count: 1},
+			{DeviceClassName: "iron", AllocationMode: "All"}}},
+	}
+	if got := Usage(claims, claim); !Equal(got, list("count/resourceclaims.resource.k8s.io", "1", "gold.deviceclass.resource.k8s.io/devices", "5", "iron.deviceclass.resource.k8s.io/devices", "32")) {
+		t.Errorf("a claim uses %v", got)
+	}
+	if !Counts(claims, "gold.deviceclass.resource.k8s.io/devices") || Counts(pods, "gold.deviceclass.resource.k8s.io/devices") {
+		t.Error("devices are counted by claims, and by nothing else")
 	}
 	if got := Usage(schema.GroupResource{Group: "apps", Resource: "deployments"}, nil); !Equal(got, list("count/deployments.apps", "1")) {
 		t.Errorf("a deployment uses %v", got)

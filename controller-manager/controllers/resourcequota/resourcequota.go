@@ -16,6 +16,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -38,6 +39,7 @@ var Row = runtime.Row{
 	Reads: []string{
 		"resourcequotas", "pods", "services", "persistentvolumeclaims", "replicationcontrollers", "secrets", "configmaps",
 		"deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "cronjobs.batch",
+		"resourceclaims.resource.k8s.io",
 	},
 	Writes: []string{"resourcequotas/status"},
 	Extra:  []rbacv1.PolicyRule{{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"list"}}},
@@ -101,6 +103,7 @@ func build(e *runtime.Env) error {
 	count[*appsv1.DaemonSet](e, q, c, "daemonsets.apps", nil)
 	count[*batchv1.Job](e, q, c, "jobs.batch", nil)
 	count[*batchv1.CronJob](e, q, c, "cronjobs.batch", nil)
+	count[*resourcev1.ResourceClaim](e, q, c, "resourceclaims.resource.k8s.io", nil) // what it asks for does not change
 	return nil
 }
 
