@@ -33,6 +33,7 @@ type server struct {
 	k   *crd.Keeper
 
 	counts *prometheus.Registry
+	client *http.Client
 }
 
 // writer writes as the server does.
@@ -84,7 +85,7 @@ func startWith(t *testing.T, webhook send) *server {
 		<-cached
 		<-kept
 	})
-	return &server{t, srv.URL, reg, k, counts}
+	return &server{t, srv.URL, reg, k, counts, http.DefaultClient}
 }
 
 type object = map[string]any
@@ -101,7 +102,7 @@ func (s *server) ask(method, path, body string, headers ...string) (int, object,
 	for i := 0; i+1 < len(headers); i += 2 {
 		req.Header.Set(headers[i], headers[i+1])
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := s.client.Do(req)
 	if err != nil {
 		s.t.Fatal(err)
 	}

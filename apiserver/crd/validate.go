@@ -16,6 +16,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/objectmeta"
 	schemavalidation "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -69,15 +70,22 @@ func (k *Kind) validateMain(rq *resources.Request, obj, old resources.Object) fi
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
-	var errs field.ErrorList
 	var ratchet *celcommon.CorrelatedObject
-	if was == nil {
-		errs = schemavalidation.ValidateCustomResource(nil, u.Object, f.all)
-	} else {
+	if was != nil {
 		ratchet = f.correlate(u, was)
+	}
+	errs, stop := k.mistaken(u)
+	mistaken := len(errs) > 0
+	switch {
+	case stop:
+		return errs
+	case mistaken:
+	case was == nil:
+		errs = schemavalidation.ValidateCustomResource(nil, u.Object, f.all)
+	default:
 		errs = schemavalidation.ValidateCustomResourceUpdate(nil, u.Object, was.Object, f.all, schemavalidation.WithRatcheting(ratchet))
 	}
-	if k.scale != nil {
+	if k.scale != nil && !mistaken {
 		errs = append(errs, replicas(u, k.scale.SpecReplicasPath)...)
 		errs = append(errs, k.scaleStatus(u)...)
 	}
@@ -92,17 +100,33 @@ func (k *Kind) validateStatus(rq *resources.Request, obj, old resources.Object) 
 	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
-	var errs field.ErrorList
 	ratchet := f.correlate(u, was)
-	if status, ok := u.Object["status"]; ok && f.status != nil {
+	errs, stop := k.mistaken(u)
+	if stop {
+		return errs
+	}
+	mistaken := len(errs) > 0
+	if status, ok := u.Object["status"]; ok && f.status != nil && !mistaken {
 		errs = schemavalidation.ValidateCustomResourceUpdate(field.NewPath("status"), status, was.Object["status"], f.status,
 			schemavalidation.WithRatcheting(ratchet.Key("status")))
 	}
-	if k.scale != nil {
+	if k.scale != nil && !mistaken {
 		errs = append(errs, k.scaleStatus(u)...)
 	}
 	errs = append(errs, f.lists(u, was)...)
 	return append(errs, f.ruled(rq, errs, u, was, ratchet)...)
+}
+
+// mistaken returns faults of an object that does not say to be what it was sent as. What the
+// schema says is not about it; rules and lists are looked at all the same, if the version is right.
+func (k *Kind) mistaken(u *unstructured.Unstructured) (errs field.ErrorList, stop bool) {
+	if got := u.GetKind(); got != k.def.kind {
+		errs = append(errs, field.Invalid(field.NewPath("kind"), got, "must be "+k.def.kind))
+	}
+	if got := u.GetAPIVersion(); got != k.apiVersion() {
+		return append(errs, field.Invalid(field.NewPath("apiVersion"), got, "must be "+k.apiVersion())), true
+	}
+	return errs, false
 }
 
 func (f *forms) correlate(u, was *unstructured.Unstructured) *celcommon.CorrelatedObject {
@@ -127,7 +151,9 @@ func (f *forms) ruled(rq *resources.Request, found field.ErrorList, u, was *unst
 	if rules == nil {
 		return nil
 	}
-	if slices.ContainsFunc(found, func(e *field.Error) bool { return slices.Contains(blocking, e.Type) }) {
+	// What is wrong with metadata is found elsewhere. These are its faults of those types.
+	unfit := u.GetName() == "" || apivalidation.ValidateAnnotationsSize(u.GetAnnotations()) != nil
+	if unfit || slices.ContainsFunc(found, func(e *field.Error) bool { return slices.Contains(blocking, e.Type) }) {
 		return field.ErrorList{field.Invalid(nil, nil, "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation")}
 	}
 	ctx := rq.Context

@@ -474,8 +474,12 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		return nil, err
 	}
 	if uid := obj.GetUID(); opts.Replace && uid != "" && uid != old.GetUID() {
+		root := "/registry/"
+		if row.Custom != nil { // upstream names their keys without it
+			root = "/"
+		}
 		return nil, apierrors.NewConflict(row.GR(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: "+
-			"Precondition failed: UID in precondition: %v, UID in object meta: %v", "/registry/"+seen.Key, uid, old.GetUID()))
+			"Precondition failed: UID in precondition: %v, UID in object meta: %v", root+seen.Key, uid, old.GetUID()))
 	}
 	pinned, err := pinnedRev(row, name, obj, old, seen)
 	if err != nil {

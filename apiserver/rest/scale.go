@@ -167,7 +167,7 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 	// with returns a copy of the object that has the replicas and version of s.
 	with := func(current resources.Object, s *autoscalingv1.Scale) (resources.Object, error) {
 		var errs field.ErrorList
-		if s.Spec.Replicas < 0 {
+		if s.Spec.Replicas < 0 && c.Row.Custom == nil { // a custom kind knows the number by its own path
 			errs = append(errs, field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0"))
 		}
 		if s.Name != "" && s.Name != c.Name {

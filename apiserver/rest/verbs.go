@@ -112,8 +112,8 @@ func (c *Call) decode() (resources.Object, error) {
 		named = got
 		switch want := row.GVK(); {
 		case got.GroupVersion() != want.GroupVersion():
-			return nil, apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), want.GroupVersion()))
-		case got.Kind != want.Kind:
+			return nil, misversioned(got.GroupVersion().String(), row)
+		case got.Kind != want.Kind && row.Custom == nil: // what a custom object says is validated with the rest of it
 			return nil, fmt.Errorf("the kind in the data (%s) does not match the expected kind (%s)", got.Kind, want.Kind)
 		}
 		return row.New(), nil
@@ -122,8 +122,13 @@ func (c *Call) decode() (resources.Object, error) {
 		return nil, decodeError(row, named, body, err)
 	}
 	obj := in.Object.(resources.Object)
-	if u, ok := in.Object.(*unstructured.Unstructured); ok && u.GetKind() == "" { // nothing is assumed of custom objects
-		return nil, decodeError(row, schema.GroupVersionKind{}, body, fmt.Errorf("Object 'Kind' is missing in '%s'", body))
+	if u, ok := in.Object.(*unstructured.Unstructured); ok { // nothing is assumed of custom objects
+		if u.GetKind() == "" {
+			return nil, decodeError(row, schema.GroupVersionKind{}, body, fmt.Errorf("Object 'Kind' is missing in '%s'", body))
+		}
+		if u.GetAPIVersion() == "" {
+			return nil, misversioned("", row)
+		}
 	}
 	unknown, err := admit(row, obj)
 	if err != nil {
@@ -136,6 +141,10 @@ func (c *Call) decode() (resources.Object, error) {
 	row.Default(obj)
 	audit.From(c.R.Context()).Named(obj)
 	return obj, nil
+}
+
+func misversioned(got string, row *resources.Row) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got, row.GVK().GroupVersion()))
 }
 
 // Admitter is what Row.Custom implements to bring what clients send into shape. It
@@ -157,11 +166,9 @@ func admit(row *resources.Row, obj resources.Object) (strict []error, err error)
 	return strict, err
 }
 
-// own puts kind and version where they belong: into custom objects, not into typed ones.
+// own takes kind and version out of typed objects. Custom objects have them, and are validated with them.
 func own(row *resources.Row, obj resources.Object) {
-	if row.Custom != nil {
-		obj.GetObjectKind().SetGroupVersionKind(row.GVK())
-	} else {
+	if row.Custom == nil {
 		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	}
 }
@@ -431,7 +438,8 @@ func (c *Call) patched(kind types.PatchType, text []byte, current resources.Obje
 		return nil, "", nil, err
 	}
 	// A strategic patch is of the object as a Go value, in which these fields mean nothing.
-	if gvk := into.GetObjectKind().GroupVersionKind(); gvk != c.Row.GVK() && kind != types.StrategicMergePatchType {
+	// Custom objects are validated for what they say to be.
+	if gvk := into.GetObjectKind().GroupVersionKind(); gvk != c.Row.GVK() && kind != types.StrategicMergePatchType && c.Row.Custom == nil {
 		return nil, "", nil, invalidPatch(shown, fmt.Errorf("no kind %q is registered for version %q", gvk.Kind, gvk.GroupVersion()))
 	}
 	return into, shown, strict, nil
