@@ -35,6 +35,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -65,11 +66,12 @@ const symlinkDir = "/var/log/containers"
 // Run runs a kubelet until ctx ends. Containers keep running.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	cfg.Config.Metrics = client.NewMetrics()
-	api, err := apiClient(cfg, log)
+	api, rc, err := apiClient(cfg, log)
 	if err != nil {
 		return err
 	}
 	counts := metrics.New()
+	counts.Started(server.BootTime(time.Time{}), time.Now())
 	runtime, version, err := dial(ctx, cfg, counts, log)
 	if err != nil {
 		return err
@@ -104,7 +106,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	prober := probes.New(execIn(runtime), events, func(uid types.UID) { pool.Think(uid) }, log)
 	self, err := node.New(cfg.Options, node.Surroundings{
 		Root: cfg.RootDir, Port: int32(cfg.Server.Port), Version: config.Version, Client: api, Runtime: runtime, Images: runtime,
-		Events: events, Log: log, RuntimeChanged: func() { pool.ThinkAll() }, Healthy: relisting(changes),
+		Events: events, Metrics: counts, Log: log, RuntimeChanged: func() { pool.ThinkAll() }, Healthy: relisting(changes),
 		Pressure:     func() (memory, disk, pid bool) { return guard.Conditions() },
 		ShuttingDown: func() error { return down.Status() },
 		Withheld:     func(capacity corev1.ResourceList) corev1.ResourceList { return eviction.Withheld(thresholds, capacity) },
@@ -152,7 +154,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	front.Registry().MustRegister(cfg.Config.Metrics, counts, pool, mounts, stats)
+	front.Registry().MustRegister(cfg.Config.Metrics, counts, pool, mounts, stats,
+		metrics.CertificateLife("client", func() (time.Time, bool) { return client.CertificateEnds(rc) }),
+		metrics.CertificateLife("server", front.CertificateEnds))
 	front.Configz("kubeletconfig", cfg)
 	for room, f := range map[string]func() any{"pods": pool.Debug, "volumes": mounts.Debug, "probes": prober.Debug, "node": self.Debug,
 		"eviction": guard.Debug, "images": collector.Debug, "shutdown": down.Debug} {
@@ -252,16 +256,15 @@ func cleanUp(ctx context.Context, synced []<-chan struct{}, mirrors *sources.Mir
 }
 
 // apiClient is nil without a kubeconfig: such a kubelet runs static pods only.
-func apiClient(cfg Config, log *slog.Logger) (kubernetes.Interface, error) {
+func apiClient(cfg Config, log *slog.Logger) (kubernetes.Interface, *rest.Config, error) {
 	if cfg.Kubeconfig == "" && cfg.Master == "" {
 		if cfg.StaticPodPath == "" {
-			return nil, config.Usage(errors.New("neither --kubeconfig nor --pod-manifest-path is set: there is nothing to run"))
+			return nil, nil, config.Usage(errors.New("neither --kubeconfig nor --pod-manifest-path is set: there is nothing to run"))
 		}
 		log.Info("no kubeconfig: static pods only")
-		return nil, nil
+		return nil, nil, nil
 	}
-	c, _, err := client.New(cfg.Config, "kubelet")
-	return c, err
+	return client.New(cfg.Config, "kubelet")
 }
 
 // dial waits for the runtime: both may be starting at the same time.

@@ -56,6 +56,7 @@ type Manager struct {
 	mu   sync.Mutex
 	last Decision
 	seen map[Signal]Left
+	at   time.Time // when what was seen was measured; zero: not known
 }
 
 const period = 10 * time.Second
@@ -119,12 +120,18 @@ func (m *Manager) pass(ctx context.Context) {
 			}
 		}
 	}
+	m.mu.Lock()
+	at := m.at
+	m.mu.Unlock()
 	for _, e := range d.Evict {
 		m.s.Log.Info("pod is evicted", "pod", e.Pod.Namespace+"/"+e.Pod.Name, "uid", e.Pod.UID, "signal", d.Signal, "reason", e.Message)
 		condition := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: e.Message}
 		var conditions []corev1.PodCondition
 		if e.Starved {
 			conditions = append(conditions, condition)
+		}
+		if e.Starved && !at.IsZero() {
+			m.s.Metrics.EvictsFor(e.Signal, time.Since(at))
 		}
 		m.s.Metrics.Evicted(e.Signal)
 		if err := m.s.Pods.Evict(e.Pod.UID, e.Message, e.Grace, conditions...); err != nil {
@@ -146,7 +153,7 @@ func (m *Manager) decide(ctx context.Context) (Decision, bool) {
 	m.mu.Lock()
 	before := m.last.Conditions
 	m.last = Decide(m.thresholds, m.o, m.last.Memory, seen, time.Now())
-	m.seen = seen.Left
+	m.seen, m.at = seen.Left, measured(sum)
 	d := m.last
 	m.mu.Unlock()
 	if !slices.Equal(before, d.Conditions) {
@@ -156,6 +163,17 @@ func (m *Manager) decide(ctx context.Context) (Decision, bool) {
 		}
 	}
 	return d, true
+}
+
+// measured is when the node's memory, or else its disk, was looked at.
+func measured(sum *statsapi.Summary) time.Time {
+	switch {
+	case sum.Node.Memory != nil:
+		return sum.Node.Memory.Time.Time
+	case sum.Node.Fs != nil:
+		return sum.Node.Fs.Time.Time
+	}
+	return time.Time{}
 }
 
 // observe takes what matters here from a summary.

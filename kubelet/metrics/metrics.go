@@ -11,6 +11,7 @@
 package metrics
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +41,8 @@ type Metrics struct {
 	cgroupSeconds     *prometheus.HistogramVec
 	storageSeconds    *prometheus.HistogramVec
 	evictions         *prometheus.CounterVec
+	evictionAge       *prometheus.HistogramVec
+	volumeSeconds     *prometheus.HistogramVec
 	preemptions       *prometheus.CounterVec
 	imagesCollected   *prometheus.CounterVec
 	pullSeconds       *prometheus.HistogramVec
@@ -55,8 +58,11 @@ type Metrics struct {
 	orphans, plainHooks                       prometheus.Counter
 	images                                    *prometheus.CounterVec
 
-	mu       sync.Mutex
-	relisted time.Time // guarded by mu
+	preKubelet, preRegistration, registration, postRegistration, startup prometheus.Gauge
+
+	mu       sync.Mutex // guards what follows
+	relisted time.Time
+	birth    birth
 }
 
 // New makes all series.
@@ -105,6 +111,13 @@ func New() *Metrics {
 		[]float64{.1, .25, .5, 1, 2.5, 5, 10, 15, 25, 50, 120, 300, 600}, "volume_plugin", "operation_name", "status", "migrated")
 	m.preemptions = counter("kubelet_preemptions", "Pods ended for a critical pod, by the resource that it lacked.", "preemption_signal")
 	m.evictions = counter("kubelet_evictions", "Pods evicted, by what the node ran short of.", "eviction_signal")
+	m.evictionAge = histogram("kubelet_eviction_stats_age_seconds", "Age of what was measured when a pod is evicted for it, by what the node ran short of.", usual, "eviction_signal")
+	m.volumeSeconds = histogram("kubelet_volume_metric_collection_duration_seconds", "Time to measure a volume whose space is not asked of its file system.", usual, "metric_source")
+	m.preKubelet = gauge("kubelet_node_startup_pre_kubelet_duration_seconds", "Time from the machine's boot to the kubelet's start, on a node that is new.").WithLabelValues()
+	m.preRegistration = gauge("kubelet_node_startup_pre_registration_duration_seconds", "Time from the kubelet's start to its first attempt to register a node that is new.").WithLabelValues()
+	m.registration = gauge("kubelet_node_startup_registration_duration_seconds", "Time from the first attempt to register a new node until that was done.").WithLabelValues()
+	m.postRegistration = gauge("kubelet_node_startup_post_registration_duration_seconds", "Time from the registration of a new node until it was ready.").WithLabelValues()
+	m.startup = gauge("kubelet_node_startup_duration_seconds", "Time from the machine's boot until a new node was ready.").WithLabelValues()
 	m.imagesCollected = counter("kubelet_image_garbage_collected_total", "Images removed, because of their age or for space.", "reason")
 	m.pullSeconds = histogram("kubelet_image_pull_duration_seconds", "Time to pull an image, by its size.",
 		[]float64{1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600}, "image_size_in_bytes")
@@ -261,6 +274,95 @@ func (m *Metrics) Storage(plugin, operation string, took time.Duration, err erro
 		status = "fail-unknown"
 	}
 	m.storageSeconds.WithLabelValues(plugin, operation, status, "false").Observe(took.Seconds())
+}
+
+// CertificateLife shows how long a certificate, "client" or "server", is good still. ends says when it ends, or
+// that there is none.
+func CertificateLife(which string, ends func() (time.Time, bool)) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kubelet_certificate_manager_" + which + "_ttl_seconds",
+		Help: "Seconds until the kubelet's " + which + " certificate ends, negative when it has; +Inf when it has none from a file.",
+	}, func() float64 {
+		at, ok := ends()
+		if !ok {
+			return math.Inf(1)
+		}
+		return math.Trunc(time.Until(at).Seconds())
+	})
+}
+
+// birth is when a node that is new in the cluster has come how far.
+type birth struct{ boot, start, attempt, registered, ready time.Time }
+
+// Started is the start of the kubelet on a machine that was booted at a time; zero: it is not known.
+func (m *Metrics) Started(boot, now time.Time) {
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.birth = birth{boot: boot, start: now}
+	}
+}
+
+// Registering is an attempt to register the node. Only the first counts.
+func (m *Metrics) Registering(now time.Time) {
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.birth.attempt.IsZero() {
+			m.birth.attempt = now
+		}
+	}
+}
+
+// Registered is a node that was made: it was not known before.
+func (m *Metrics) Registered(now time.Time) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := &m.birth
+	if b.attempt.IsZero() || !b.registered.IsZero() {
+		return
+	}
+	b.registered = now
+	if !b.boot.IsZero() {
+		m.preKubelet.Set(b.start.Sub(b.boot).Seconds())
+	}
+	m.preRegistration.Set(b.attempt.Sub(b.start).Seconds())
+	m.registration.Set(now.Sub(b.attempt).Seconds())
+}
+
+// NodeReady is a status by which the node is ready. Only the first of a new node counts.
+func (m *Metrics) NodeReady(now time.Time) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := &m.birth
+	if b.registered.IsZero() || !b.ready.IsZero() {
+		return
+	}
+	b.ready = now
+	m.postRegistration.Set(now.Sub(b.registered).Seconds())
+	if !b.boot.IsZero() {
+		m.startup.Set(now.Sub(b.boot).Seconds())
+	}
+}
+
+// VolumeMeasured is a volume whose space was found out by a source ("du").
+func (m *Metrics) VolumeMeasured(source string, took time.Duration) {
+	if m != nil {
+		m.volumeSeconds.WithLabelValues(source).Observe(took.Seconds())
+	}
+}
+
+// EvictsFor is a decision to evict for a signal, made on what was measured some time ago.
+func (m *Metrics) EvictsFor(signal string, age time.Duration) {
+	if m != nil {
+		m.evictionAge.WithLabelValues(signal).Observe(age.Seconds())
+	}
 }
 
 // Evicted is a pod that had to go because of the signal.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/expfmt"
 )
@@ -60,6 +61,44 @@ kubelet_started_pods_total 2
 		if n := testutil.CollectAndCount(m, name); n != 1 {
 			t.Errorf("%d series of %s, want 1", n, name)
 		}
+	}
+}
+
+func TestTheStartOfANewNodeIsMeasuredOnce(t *testing.T) {
+	m := New()
+	boot := time.Unix(1000, 0)
+	at := func(seconds int) time.Time { return boot.Add(time.Duration(seconds) * time.Second) }
+	m.Started(boot, at(10))
+	m.NodeReady(at(11)) // not registered yet
+	m.Registering(at(12))
+	m.Registering(at(15)) // the first has failed
+	m.Registered(at(16))
+	m.Registered(at(20)) // somebody has deleted it
+	m.NodeReady(at(24))
+	m.NodeReady(at(60))
+	for g, want := range map[string]struct {
+		gauge prometheus.Gauge
+		value float64
+	}{
+		"kubelet_node_startup_pre_kubelet_duration_seconds":       {m.preKubelet, 10},
+		"kubelet_node_startup_pre_registration_duration_seconds":  {m.preRegistration, 2},
+		"kubelet_node_startup_registration_duration_seconds":      {m.registration, 4},
+		"kubelet_node_startup_post_registration_duration_seconds": {m.postRegistration, 8},
+		"kubelet_node_startup_duration_seconds":                   {m.startup, 24},
+	} {
+		if n := testutil.CollectAndCount(m, g); n != 1 {
+			t.Errorf("%d series of %s, want 1", n, g)
+		}
+		if got := testutil.ToFloat64(want.gauge); got != want.value {
+			t.Errorf("%s is %v, want %v", g, got, want.value)
+		}
+	}
+	old := New()
+	old.Started(boot, at(10))
+	old.Registering(at(12)) // the node is there already
+	old.NodeReady(at(13))
+	if got := testutil.ToFloat64(old.startup); got != 0 {
+		t.Errorf("an old node took %v s to start, want nothing", got)
 	}
 }
 

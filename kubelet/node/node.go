@@ -44,6 +44,7 @@ import (
 	nodeutil "k8s.io/component-helpers/node/util"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/keelson/keelson/kubelet/metrics"
 	"github.com/keelson/keelson/libs/run"
 )
 
@@ -90,6 +91,7 @@ type Surroundings struct {
 	Runtime      runtimeapi.RuntimeServiceClient
 	Images       runtimeapi.ImageServiceClient
 	Events       record.EventRecorder
+	Metrics      *metrics.Metrics
 	// RuntimeChanged is called, without blocking, when readiness of the network changes.
 	RuntimeChanged func()
 	Log            *slog.Logger
@@ -310,6 +312,7 @@ func (m *Manager) sync(ctx context.Context) (ready bool, err error) {
 	due := now.Sub(m.sent) >= m.o.NodeStatusReportFrequency.Duration
 	m.mu.Unlock()
 	if !due && !Differs(&node.Status, &next.Status) {
+		m.told(ready)
 		return ready, nil
 	}
 	m.announce(&node.Status, &next.Status)
@@ -321,11 +324,19 @@ func (m *Manager) sync(ctx context.Context) (ready bool, err error) {
 	if err != nil {
 		return ready, fmt.Errorf("patch status of node %s: %w", m.name, err)
 	}
+	m.told(ready)
 	m.mu.Lock()
 	m.sent = now
 	m.mu.Unlock()
 	m.keep(patched)
 	return ready, nil
+}
+
+// told notes that the API server knows a status.
+func (m *Manager) told(ready bool) {
+	if ready {
+		m.s.Metrics.NodeReady(time.Now())
+	}
 }
 
 // keep takes over the object as the API server has answered or the watch has shown it.
@@ -353,9 +364,11 @@ func (m *Manager) register(ctx context.Context, facts Facts) (*corev1.Node, erro
 		Spec:   corev1.NodeSpec{ProviderID: m.o.ProviderID, Taints: m.taints},
 		Status: Status(facts, &corev1.NodeStatus{}, time.Now()),
 	}
+	m.s.Metrics.Registering(time.Now())
 	if m.o.RegisterNode {
 		made, err := nodes.Create(ctx, want, metav1.CreateOptions{})
 		if err == nil {
+			m.s.Metrics.Registered(time.Now())
 			m.s.Log.Info("node is registered", "node", m.name)
 			m.keep(made)
 			return made, nil

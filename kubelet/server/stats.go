@@ -109,7 +109,7 @@ func (s *Stats) rate(id string, nanos uint64, now time.Time) *uint64 {
 
 func (s *Stats) node(ctx context.Context, now time.Time) statsapi.NodeStats {
 	at := metav1.NewTime(now)
-	n := statsapi.NodeStats{NodeName: s.o.NodeName, StartTime: metav1.NewTime(bootTime(s.begin))}
+	n := statsapi.NodeStats{NodeName: s.o.NodeName, StartTime: metav1.NewTime(BootTime(s.begin))}
 	if nanos, ok := machineCPU(); ok {
 		n.CPU = &statsapi.CPUStats{Time: at, UsageCoreNanoSeconds: &nanos, UsageNanoCores: s.rate("", nanos, now)}
 	}
@@ -458,7 +458,8 @@ func machineCPU() (nanos uint64, ok bool) {
 	return nanos, ok
 }
 
-func bootTime(otherwise time.Time) time.Time {
+// BootTime is when the machine was started, to the second.
+func BootTime(otherwise time.Time) time.Time {
 	at := otherwise
 	eachLine("/proc/stat", func(fields []string) {
 		if len(fields) == 2 && fields[0] == "btime" {

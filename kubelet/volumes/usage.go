@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
@@ -59,7 +60,7 @@ func (m *Manager) Usage(uid types.UID) []Usage {
 				}
 				u.Name, u.Claim = c.Volume, c.Name
 			}
-			if measure(filepath.Join(root, plugin.Name(), e.Name()), &u) {
+			if m.measure(filepath.Join(root, plugin.Name(), e.Name()), &u) {
 				all = append(all, u)
 			}
 		}
@@ -87,7 +88,7 @@ func fileSystem(dir string, u *Usage) (s unix.Statfs_t, ok bool) {
 	return s, true
 }
 
-func measure(dir string, u *Usage) bool {
+func (m *Manager) measure(dir string, u *Usage) bool {
 	s, ok := fileSystem(dir, u)
 	if !ok {
 		return false
@@ -96,6 +97,7 @@ func measure(dir string, u *Usage) bool {
 	if mounted, err := isMounted(dir); err == nil && mounted {
 		return true
 	}
+	began := time.Now()
 	u.UsedBytes, u.InodesUsed = 0, 0
 	linked := map[uint64]bool{}
 	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
@@ -117,5 +119,6 @@ func measure(dir string, u *Usage) bool {
 		u.InodesUsed++
 		return nil
 	})
+	m.metrics.VolumeMeasured("du", time.Since(began)) // upstream's name for it
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,10 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		return
 	}
 	w.log.Debug("step", "step", s.String())
+	failing := slog.LevelWarn
+	if _, again := w.memory.Failures[target]; again && s.Do == pod.Change {
+		failing = slog.LevelDebug // it was said when it failed first: what it would need is seldom there soon
+	}
 	ctx, cancel := context.WithCancelCause(w.ctx)
 	w.memory.Busy[target] = true
 	var op func() (func(*pod.Memory), error)
@@ -122,7 +127,7 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 		var apply func(*pod.Memory)
 		err := run.Safely(s.String(), func() (err error) { apply, err = op(); return err })
 		if err != nil && w.ctx.Err() == nil && !errors.Is(err, errEnding) && !errors.Is(err, errSooner) {
-			w.log.Warn("step failed", "step", s.String(), "err", err)
+			w.log.Log(w.ctx, failing, "step failed", "step", s.String(), "err", err)
 		}
 		w.results <- result{target: target, look: look, apply: func(m *pod.Memory) {
 			if apply != nil {

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/cert"
 
 	"github.com/keelson/keelson/libs/config"
 	"github.com/keelson/keelson/libs/trace"
@@ -84,6 +85,26 @@ func load(cfg Config) (*rest.Config, error) {
 		return nil, fmt.Errorf("no kubeconfig is set (flag --kubeconfig), and this is no pod: %w", err)
 	}
 	return rc, nil
+}
+
+// CertificateEnds is when the client certificate ends that rc names, as it is now; false when it names none that
+// can be read. rc may be nil.
+func CertificateEnds(rc *rest.Config) (time.Time, bool) {
+	if rc == nil {
+		return time.Time{}, false
+	}
+	text := rc.CertData
+	if len(text) == 0 && rc.CertFile != "" {
+		var err error
+		if text, err = os.ReadFile(rc.CertFile); err != nil {
+			return time.Time{}, false
+		}
+	}
+	certs, err := cert.ParseCertsPEM(text)
+	if err != nil {
+		return time.Time{}, false
+	}
+	return certs[0].NotAfter, true
 }
 
 // New makes the clientset, and gives the configuration that it was made from. Nothing is sent yet.

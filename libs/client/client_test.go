@@ -1,6 +1,7 @@
 package client
 
 import (
+	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 )
 
 const kubeconfig = `apiVersion: v1
@@ -45,6 +47,28 @@ func TestREST(t *testing.T) {
 	}
 	if errs := (Config{QPS: 5}).Validate(); len(errs) != 1 {
 		t.Errorf("a rate without a burst: %v", errs)
+	}
+}
+
+func TestCertificateEnds(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	leaf := server.Certificate()
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})
+	path := filepath.Join(t.TempDir(), "client.crt")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, rc := range map[string]*rest.Config{"data": {TLSClientConfig: rest.TLSClientConfig{CertData: text}}, "file": {TLSClientConfig: rest.TLSClientConfig{CertFile: path}}} {
+		if at, ok := CertificateEnds(rc); !ok || !at.Equal(leaf.NotAfter) {
+			t.Errorf("%s: %v %v, want %v", name, at, ok, leaf.NotAfter)
+		}
+	}
+	for name, rc := range map[string]*rest.Config{"no configuration": nil, "a token": {BearerToken: "t"},
+		"no file": {TLSClientConfig: rest.TLSClientConfig{CertFile: path + "x"}}, "no certificate": {TLSClientConfig: rest.TLSClientConfig{CertData: []byte("x")}}} {
+		if at, ok := CertificateEnds(rc); ok {
+			t.Errorf("%s: it ends %v", name, at)
+		}
 	}
 }
 

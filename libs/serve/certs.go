@@ -89,6 +89,18 @@ func (c *certificate) get() (*tls.Certificate, error) {
 	return c.cert, nil
 }
 
+// CertificateEnds is when the serving certificate ends; false when it was made in memory, or there is none.
+func (s *Server) CertificateEnds() (time.Time, bool) {
+	if s.certs == nil || s.certs.certFile == "" {
+		return time.Time{}, false
+	}
+	c, err := s.certs.get()
+	if err != nil || c.Leaf == nil {
+		return time.Time{}, false
+	}
+	return c.Leaf.NotAfter, true
+}
+
 func selfSigned(now time.Time) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -153,6 +153,9 @@ func TestHealthIsOpenAndTheRestIsNot(t *testing.T) {
 		return resp
 	}
 	check(nobody, "/livez", 200, "ok")
+	if at, ok := s.CertificateEnds(); !ok || at.Before(time.Now()) {
+		t.Errorf("the certificate ends %v (known: %v)", at, ok)
+	}
 	check(nobody, "/readyz", 500, "[+]ping ok", "[-]sync failed: reason withheld", "readyz check failed")
 	check(nobody, "/readyz?exclude=sync&exclude=poststarthook/rbac/roles", 200, "ok")
 	check(nobody, "/readyz?exclude=sync&exclude=other&exclude=poststarthook/rbac/roles&verbose", 200, "[+]sync excluded: ok", `warn: some health checks cannot be excluded: no matches for "other"`)
