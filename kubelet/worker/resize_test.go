@@ -110,9 +110,20 @@ func TestAMemoryLimitBelowUse(t *testing.T) {
 		if c := b.condition("a", corev1.PodResizeInProgress); !strings.Contains(c.Message, `cannot decrease memory limits: attempting to set container "app" memory limit (41943040) below current usage (52428800)`) {
 			t.Errorf("says %q", c.Message)
 		}
+		for changes, limit := range []string{"40Mi", "41Mi"} {
+			b.resize("a", "100m", limit)
+			_, before := b.said.times("step failed")
+			b.until(time.Minute, "it is tried some times", func() bool {
+				_, told := b.said.times("step failed")
+				return told >= before+3
+			})
+			if warnings, told := b.said.times("step failed"); warnings != changes+1 {
+				t.Errorf("after %d changes %d warnings of %d failures, want one for each change", changes+1, warnings, told)
+			}
+		}
 		b.runtime.Used = 10 << 20
 		b.until(time.Minute, "it is done once the container uses less", func() bool {
-			return b.condition("a", corev1.PodResizeInProgress) == nil && b.pod("a").Status.ContainerStatuses[0].Resources.Limits.Memory().String() == "40Mi"
+			return b.condition("a", corev1.PodResizeInProgress) == nil && b.pod("a").Status.ContainerStatuses[0].Resources.Limits.Memory().String() == "41Mi"
 		})
 	})
 }

@@ -61,6 +61,35 @@ type bench struct {
 	dir     string
 	pool    *Pool
 	group   *run.Group
+	said    said
+}
+
+// said counts the lines of the log by their message, those of warnings and all.
+type said struct {
+	mu             sync.Mutex
+	warnings, told map[string]int
+}
+
+func (s *said) Enabled(context.Context, slog.Level) bool { return true }
+func (s *said) WithAttrs([]slog.Attr) slog.Handler       { return s }
+func (s *said) WithGroup(string) slog.Handler            { return s }
+func (s *said) Handle(_ context.Context, r slog.Record) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.told == nil {
+		s.warnings, s.told = map[string]int{}, map[string]int{}
+	}
+	s.told[r.Message]++
+	if r.Level >= slog.LevelWarn {
+		s.warnings[r.Message]++
+	}
+	return nil
+}
+
+func (s *said) times(message string) (warnings, told int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.warnings[message], s.told[message]
 }
 
 func newBench(t *testing.T, pods ...*corev1.Pod) *bench {
@@ -79,7 +108,7 @@ func (b *bench) start() {
 	client := b.runtime.Client()
 	r := rooms{&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi")}}}}
-	log := slog.New(slog.DiscardHandler)
+	log := slog.New(&b.said)
 	changes := cri.NewChanges(client, time.Second, log, func(uid types.UID) { b.pool.Poke(uid) })
 	b.pool = New(Options{
 		Config:  &criconfig.Node{Name: "n1", LogRoot: filepath.Join(b.dir, "logs"), MemoryBytes: 4 << 30},
