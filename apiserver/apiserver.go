@@ -542,6 +542,13 @@ func (s *server) paths() ([]byte, error) {
 	for _, r := range s.others.Remotes() {
 		list = append(list, "/apis/"+r.GroupVersion.String())
 	}
+	list = append(list, "/healthz/ping", "/livez/ping", "/readyz/ping", "/readyz/shutdown", "/metrics/slis")
+	for _, c := range s.checks() {
+		list = append(list, "/readyz/"+c.name)
+		if c.live {
+			list = append(list, "/healthz/"+c.name, "/livez/"+c.name)
+		}
+	}
 	list = append(list, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
 	slices.Sort(list)
 	return json.MarshalIndent(metav1.RootPaths{Paths: list}, "", "  ")

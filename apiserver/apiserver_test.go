@@ -275,6 +275,9 @@ func TestServer(t *testing.T) {
 			t.Errorf("%s:\n%s\nwant:\n%s", path, got, want)
 		}
 	}
+	if got := read(t, admin, url+"/"); !strings.Contains(got, "\n    \"/healthz/poststarthook/rbac/bootstrap-roles\",\n") || strings.Contains(got, "/livez/informer-sync") {
+		t.Errorf("the paths do not name the checks as they are: %s", got)
+	}
 	code, got := call(t, admin, "POST", url+"/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"kept"},"data":{"a":"b"}}`)
 	if code != 201 {
 		t.Fatalf("create: %d %v", code, got)
