@@ -238,6 +238,9 @@ func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
 	ec.EnableGRPCGateway = false
 	ec.UnsafeNoFsync = c.UnsafeNoFsync
 	ec.BackendFreelistType = "map"
+	// Every write is in the log, and synced, before it is answered. How often the pages of the database follow
+	// decides how often the same pages are written again; what they lack is read from the log after a crash.
+	ec.BackendBatchInterval = time.Second
 	return ec, nil
 }
 

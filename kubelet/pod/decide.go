@@ -60,6 +60,9 @@ func ends(in *Input, d *Decision) (*End, bool) {
 // the sandbox are left to stop.
 func finished(in *Input) bool {
 	p := in.Pod
+	if len(askers(in)) > 0 {
+		return false // those that have ended for good begin anew as well
+	}
 	for i := range p.Spec.InitContainers {
 		c := &p.Spec.InitContainers[i]
 		if initKind(c) != Init {

@@ -330,7 +330,7 @@ func phase(in *Input, d *Decision, st *corev1.PodStatus) corev1.PodPhase {
 		switch {
 		case t == nil:
 			pendingInit = true
-		case t.ExitCode != 0 && t.Reason != restartingAll && !Restarts(p, c, Init, t.ExitCode):
+		case t.ExitCode != 0 && t.Reason != restartingAll && !d.RestartsAll && !Restarts(p, c, Init, t.ExitCode):
 			return corev1.PodFailed
 		case t.ExitCode != 0 && !begun:
 			pendingInit = true
@@ -348,7 +348,7 @@ func phase(in *Input, d *Decision, st *corev1.PodStatus) corev1.PodPhase {
 			running++
 		case t != nil:
 			stopped++
-			if t.Reason != restartingAll && !Restarts(p, c, Main, t.ExitCode) {
+			if t.Reason != restartingAll && !d.RestartsAll && !Restarts(p, c, Main, t.ExitCode) {
 				final++
 			}
 			if t.ExitCode == 0 && s.State.Terminated != nil {
