@@ -483,7 +483,7 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 		base = "https://[" + s.advertised().String() + "]"
 	}
 	base += fmt.Sprintf(":%d", s.cfg.Port)
-	s.web.HandleOpen("/.well-known/openid-configuration", text("application/json", func() ([]byte, error) {
+	s.web.HandleOpen("/.well-known/openid-configuration", kept(text("application/json", func() ([]byte, error) {
 		c, _, err := accounts.Discovery(base)
 		if err == nil && s.cfg.ServiceAccountJWKSURI != "" {
 			var doc map[string]any
@@ -493,11 +493,21 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 			}
 		}
 		return c, err
-	}))
-	s.web.HandleOpen("/openid/v1/jwks", text("application/jwk-set+json", func() ([]byte, error) {
+	})))
+	s.web.HandleOpen("/openid/v1/jwks", kept(text("application/jwk-set+json", func() ([]byte, error) {
 		_, k, err := accounts.Discovery(base)
 		return k, err
-	}))
+	})))
+}
+
+// kept lets clients keep the issuer's documents for an hour, as upstream: those who verify tokens ask for them.
+func kept(f http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			w.Header().Set("Cache-Control", "public, max-age=3600")
+		}
+		f.ServeHTTP(w, r)
+	})
 }
 
 // text is a document that can only be read.
@@ -517,6 +527,7 @@ func index(contentType string, f func() ([]byte, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := f()
 		if err != nil {
+			w.Header().Set("Cache-Control", "no-cache, private")
 			rest.WriteError(w, r, err)
 			return
 		}

@@ -295,6 +295,14 @@ func TestServer(t *testing.T) {
 			t.Errorf("/metrics does not show %s", series)
 		}
 	}
+	keys, err := admin.Get(url + "/openid/v1/jwks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys.Body.Close()
+	if got := keys.Header.Get("Cache-Control"); got != "public, max-age=3600" {
+		t.Errorf("the issuer's keys may be kept: Cache-Control %q", got)
+	}
 	// A watch is open while the server ends.
 	watch, err := admin.Get(url + "/api/v1/configmaps?watch=true")
 	if err != nil {

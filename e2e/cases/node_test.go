@@ -113,6 +113,65 @@ spec:
 	})
 }
 
+// A critical pod that finds no room on its node takes it from pods that are not, and they say so.
+func TestRoomForCriticalPods(t *testing.T) {
+	s := begin(t, "critical", 2*time.Minute)
+	m := cluster.Nodes[len(cluster.Nodes)-1]
+	file := m.Path("etc/keelson/manifests/needed.yaml")
+	t.Cleanup(func() { os.Remove(file) })
+	node, err := cluster.Client.CoreV1().Nodes().Get(s.ctx, m.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.apply(fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: large}
+spec:
+  nodeName: %s
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: $TEST, args: [tick], resources: {requests: {cpu: %dm}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: small}
+spec:
+  nodeName: %[1]s
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: $TEST, args: [tick]}]
+`, m.Name, node.Status.Allocatable.Cpu().MilliValue()-100))
+	s.running(20*time.Second, "", 2)
+	if err := os.WriteFile(file, []byte(fill(`
+apiVersion: v1
+kind: Pod
+metadata: {name: needed, namespace: critical}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: $TEST, args: [tick], resources: {requests: {cpu: 500m}}}]
+`)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually(30*time.Second, "the critical pod is ready", func() (bool, string) {
+		p, err := cluster.Client.CoreV1().Pods(s.ns).Get(s.ctx, "needed-"+m.Name, metav1.GetOptions{})
+		return err == nil && ready(p), fmt.Sprint(err, p)
+	})
+	ended, err := cluster.Client.CoreV1().Pods(s.ns).Get(s.ctx, "large", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disrupted := false
+	for _, c := range ended.Status.Conditions {
+		disrupted = disrupted || c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonTerminationByKubelet
+	}
+	if ended.Status.Phase != corev1.PodFailed || ended.Status.Reason != "Preempting" || !disrupted {
+		t.Errorf("the pod that made room: %v", ended.Status)
+	}
+	s.says(s.kubectl("get", "events", "--field-selector=involvedObject.name=large"), "Preempted in order to admit critical pod")
+	if p, err := cluster.Client.CoreV1().Pods(s.ns).Get(s.ctx, "small", metav1.GetOptions{}); err != nil || p.Status.Phase != corev1.PodRunning {
+		t.Errorf("a pod that had nothing to give: %v %v", p, err)
+	}
+}
+
 // A log that grows beyond its size is rotated; somebody who follows it misses nothing.
 func TestLogsAcrossRotation(t *testing.T) {
 	s := begin(t, "rotation", 3*time.Minute)
