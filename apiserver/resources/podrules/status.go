@@ -237,13 +237,17 @@ func validateTransitions(now, was []corev1.ContainerStatus, specs []corev1.Conta
 
 func mayRestart(name string, specs []corev1.Container, s *corev1.PodSpec, exit int32) bool {
 	policy := s.RestartPolicy
-	for i := range specs {
-		c := &specs[i]
-		for _, rule := range c.RestartPolicyRules {
-			if rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
-				return true
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} { // any of them may take all along
+		for i := range list {
+			for _, rule := range list[i].RestartPolicyRules {
+				if rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+					return true
+				}
 			}
 		}
+	}
+	for i := range specs {
+		c := &specs[i]
 		if c.Name != name {
 			continue
 		}
