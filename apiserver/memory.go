@@ -22,6 +22,7 @@ const (
 	mostPercent        = 400
 	tendEvery          = 2 * time.Second
 	worthReturning     = 32 << 20 // bytes allocated since the last return
+	unmapEvery         = 10 * time.Second
 )
 
 // returns are the moments of a quiet time when the cache is packed and what is free goes back to the system:
@@ -46,7 +47,7 @@ func tendMemory(ctx context.Context, pack func() int) error {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	var last, allocated uint64
-	var quiet time.Duration
+	var quiet, busy time.Duration
 	next := 0    // of returns; all are over when nothing is worth it
 	percent := 0 // none yet
 	for {
@@ -65,6 +66,11 @@ func tendMemory(ctx context.Context, pack func() int) error {
 		}
 		if percent != idlePercent {
 			quiet, next = 0, 0
+			// Each write maps pages of etcd's database that nobody reads again.
+			if busy += tendEvery; busy >= unmapEvery {
+				resident.Release()
+				busy = 0
+			}
 			continue
 		}
 		quiet += tendEvery
@@ -75,7 +81,7 @@ func tendMemory(ctx context.Context, pack func() int) error {
 		default:
 			pack()
 			debug.FreeOSMemory()
-			resident.Release() // etcd's pages: it answers what the cache does not
+			resident.Release()
 			allocated = now
 			next++
 		}

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -88,7 +89,7 @@ func (p partial) JSON() ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// metadataJSON is the object's metadata as JSON.
+// metadataJSON is the object's metadata as JSON, shared.
 func metadataJSON(it *watchcache.Item, custom bool) ([]byte, error) {
 	if custom {
 		var head struct {
@@ -97,11 +98,14 @@ func metadataJSON(it *watchcache.Item, custom bool) ([]byte, error) {
 		err := json.Unmarshal(it.Raw(), &head)
 		return head.Metadata, err
 	}
-	raw, err := rawMetadata(it.Raw())
-	if err != nil {
-		return nil, err
-	}
-	return codec.AppendMetadata(nil, raw)
+	return it.Form(watchcache.FormMetadata, func() ([]byte, error) {
+		raw, err := rawMetadata(it.Raw())
+		if err != nil {
+			return nil, err
+		}
+		text, err := codec.AppendMetadata(nil, raw)
+		return bytes.Clone(text), err // without the room that it grew in
+	})
 }
 
 func (c *Call) writeMetadataList(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta) error {

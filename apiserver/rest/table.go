@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -12,7 +13,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
@@ -48,11 +48,7 @@ func columns(row *resources.Row) []resources.ErasedColumn {
 	}
 	// Columns of -o wide stand behind Age.
 	age := resources.ErasedColumn{TableColumnDefinition: ageColumn, Cell: func(o resources.Object, now time.Time) any {
-		at := o.GetCreationTimestamp()
-		if at.IsZero() {
-			return "<unknown>"
-		}
-		return duration.HumanDuration(now.Sub(at.Time))
+		return resources.Age(o.GetCreationTimestamp(), now)
 	}}
 	placed := false
 	for _, c := range row.Columns {
@@ -74,10 +70,12 @@ type tableWriter struct {
 	include metav1.IncludeObjectPolicy
 	now     time.Time
 	version string
+	age     int // index of the Age column; -1: there is none
 }
 
 func (c *Call) newTable() (*tableWriter, error) {
 	t := &tableWriter{c: c, columns: columns(c.Row), now: c.Request.Now, version: c.format.Version, include: metav1.IncludeMetadata}
+	t.age = slices.IndexFunc(t.columns, func(col resources.ErasedColumn) bool { return col.Name == ageColumn.Name })
 	switch p := metav1.IncludeObjectPolicy(c.Query.Get("includeObject")); p {
 	case "":
 	case metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
@@ -111,11 +109,10 @@ func (t *tableWriter) head(dst []byte, meta metav1.ListMeta, definitions bool) [
 }
 
 func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
-	obj, err := it.Object()
+	dst, err := t.cells(dst, it)
 	if err != nil {
 		return dst, err
 	}
-	dst = t.cells(dst, obj)
 	if t.include == metav1.IncludeNone {
 		return append(dst, `,"object":null}`...), nil
 	}
@@ -138,30 +135,113 @@ func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
 	return append(dst, "}}"...), nil
 }
 
-func (t *tableWriter) cells(dst []byte, obj resources.Object) []byte {
+// cells appends the cells. Rows of built-in kinds are kept, where nothing in them changes with the time but Age.
+func (t *tableWriter) cells(dst []byte, it *watchcache.Item) ([]byte, error) {
 	dst = append(dst, `{"cells":[`...)
-	for i, c := range t.columns {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		switch v := c.Cell(obj, t.now).(type) {
-		case nil:
-			dst = append(dst, "null"...)
-		case string:
-			dst = appendString(dst, v)
-		case int64:
-			dst = strconv.AppendInt(dst, v, 10)
-		case bool:
-			dst = strconv.AppendBool(dst, v)
-		default:
-			raw, err := json.Marshal(v)
+	if it.Row == t.c.Row && it.Row.Custom == nil {
+		kept, err := it.Form(watchcache.FormCells, func() ([]byte, error) {
+			obj, err := it.Object()
 			if err != nil {
-				raw = []byte("null")
+				return nil, err
 			}
-			dst = append(dst, raw...)
+			return t.timeless(obj), nil
+		})
+		if err != nil {
+			return dst, err
+		}
+		if len(kept) > 0 {
+			return append(t.spliced(dst, kept), ']'), nil
 		}
 	}
-	return append(dst, ']')
+	obj, err := it.Object()
+	if err != nil {
+		return dst, err
+	}
+	return append(t.cellsOf(dst, obj), ']'), nil
+}
+
+func (t *tableWriter) cellsOf(dst []byte, obj resources.Object) []byte {
+	for i := range t.columns {
+		dst = t.cell(dst, i, obj, t.now)
+	}
+	return dst
+}
+
+// timeless is what is kept of a row: the second of creation and the length of what stands before Age (as varints),
+// the cells before it, and those behind it. It is empty when another cell depends on the time: then one
+// of two times that are years apart shows.
+func (t *tableWriter) timeless(obj resources.Object) []byte {
+	const years = 3 * 365 * 24 * time.Hour
+	created := obj.GetCreationTimestamp()
+	var before, after, later []byte
+	for i := range t.columns {
+		if i == t.age {
+			if t.columns[i].Cell(obj, t.now) != any(resources.Age(created, t.now)) {
+				return nil // it tells another age
+			}
+			before, after = after, nil
+			continue
+		}
+		from := len(after)
+		after = t.cell(after, i, obj, t.now)
+		if later = t.cell(later[:0], i, obj, t.now.Add(years)); !bytes.Equal(later, after[from:]) {
+			return nil
+		}
+	}
+	if t.age < 0 {
+		before, after = after, nil
+	}
+	seconds := int64(0)
+	if !created.IsZero() {
+		seconds = created.Unix()
+	}
+	out := make([]byte, 0, len(before)+len(after)+2*binary.MaxVarintLen64)
+	out = binary.AppendVarint(out, seconds)
+	out = binary.AppendUvarint(out, uint64(len(before)))
+	return append(append(out, before...), after...)
+}
+
+// spliced appends a row that was kept, with the age that it has now.
+func (t *tableWriter) spliced(dst, kept []byte) []byte {
+	seconds, n := binary.Varint(kept)
+	kept = kept[n:]
+	length, n := binary.Uvarint(kept)
+	kept = kept[n:]
+	dst = append(dst, kept[:length]...)
+	if t.age >= 0 {
+		var created metav1.Time
+		if seconds != 0 {
+			created = metav1.Unix(seconds, 0)
+		}
+		if t.age > 0 {
+			dst = append(dst, ',')
+		}
+		dst = appendString(dst, resources.Age(created, t.now))
+	}
+	return append(dst, kept[length:]...)
+}
+
+// cell appends one cell, with the comma before it.
+func (t *tableWriter) cell(dst []byte, i int, obj resources.Object, now time.Time) []byte {
+	if i > 0 {
+		dst = append(dst, ',')
+	}
+	switch v := t.columns[i].Cell(obj, now).(type) {
+	case nil:
+		return append(dst, "null"...)
+	case string:
+		return appendString(dst, v)
+	case int64:
+		return strconv.AppendInt(dst, v, 10)
+	case bool:
+		return strconv.AppendBool(dst, v)
+	default:
+		raw, err := json.Marshal(v)
+		if err != nil {
+			raw = []byte("null")
+		}
+		return append(dst, raw...)
+	}
 }
 
 // appendString writes a JSON string; nearly every cell needs no escape.

@@ -310,8 +310,9 @@ func (s *stream) bookmark(rev int64, last bool) error {
 		dst = append(dst, `{"type":"BOOKMARK","object":`...)
 		dst = t.head(dst, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, s.definitions)
 		s.definitions = false
-		dst = t.cells(dst, obj)
-		dst = append(dst, `,"object":`...)
+		dst = append(dst, `{"cells":[`...)
+		dst = t.cellsOf(dst, obj)
+		dst = append(dst, `],"object":`...)
 		dst = append(dst, bytes.TrimRight(raw, "\n")...)
 		dst = append(dst, "}]}}\n"...)
 	default:

@@ -32,6 +32,7 @@ type Item struct {
 	budget     *budgets    // nil outside the cache
 	object     atomic.Pointer[resources.Object]
 	json       atomic.Pointer[[]byte]
+	made       [forms]atomic.Pointer[[]byte]
 	fields     atomic.Pointer[fieldsAs]
 }
 
@@ -154,6 +155,31 @@ func (it *Item) JSON() ([]byte, error) {
 	}
 	if !it.budget.keepJSON(it, len(text)) {
 		it.json.Store(nil)
+	}
+	return text, nil
+}
+
+// A Form is something else that readers make of an item and ask for again. It depends on nothing but the
+// item as its own row has it.
+type Form uint8
+
+const (
+	FormMetadata Form = iota // the metadata as JSON text
+	FormCells                // its row of a Table, up to what the time changes
+	forms
+)
+
+// Form returns a form, which make makes when it is not kept. What it returns is shared and read-only.
+func (it *Item) Form(f Form, make func() ([]byte, error)) ([]byte, error) {
+	if p := it.made[f].Load(); p != nil {
+		return *p, nil
+	}
+	text, err := make()
+	if err != nil {
+		return nil, err
+	}
+	if it.made[f].CompareAndSwap(nil, &text) && !it.budget.keepForm(it, f, len(text)) {
+		it.made[f].Store(nil)
 	}
 	return text, nil
 }
@@ -291,6 +317,10 @@ func (b *budgets) keepJSON(it *Item, size int) bool {
 	return b == nil || b.texts.keep(it, formJSON, int64(size))
 }
 
+func (b *budgets) keepForm(it *Item, f Form, size int) bool {
+	return b == nil || b.texts.keep(it, formMade+formKind(f), int64(size)+formOverhead)
+}
+
 // keepObject counts a decoded object with four times its encoded size, about what a pod takes.
 func (b *budgets) keepObject(it *Item) bool {
 	return b == nil || b.objects.keep(it, formObject, 4*int64(len(it.Raw())))
@@ -301,7 +331,11 @@ type formKind uint8
 const (
 	formJSON formKind = iota
 	formObject
+	formMade // and the Form
 )
+
+// formOverhead is what keeping a small form takes beside its text.
+const formOverhead = 64
 
 // budget bounds the bytes of all forms kept. The oldest leave first; while a scan
 // larger than the budget runs over unchanged items, what is kept stays, so that the
@@ -356,6 +390,8 @@ func (b *budget) drop() {
 		f.it.json.Store(nil)
 	case formObject:
 		f.it.object.Store(nil)
+	default:
+		f.it.made[f.kind-formMade].Store(nil)
 	}
 	b.used -= f.size
 	*f = form{}

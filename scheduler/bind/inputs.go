@@ -54,7 +54,7 @@ func newInputs(s *Scheduler) *inputs {
 
 	pods := informer.Of(informer.From(core.Pods("")), informer.Options[*corev1.Pod]{
 		FieldSelector: "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed),
-		Transform:     stripped[*corev1.Pod],
+		Transform:     decisive,
 	})
 	parsed := map[types.UID]*framework.Pod{} // belongs to the informer's goroutine
 	pods.OnEvent(func(e informer.Event[*corev1.Pod]) {
@@ -187,6 +187,19 @@ func (s *Scheduler) storage(kind informer.Kind, o any, set func() framework.Even
 func stripped[T informer.Object](o T) T {
 	o.SetManagedFields(nil)
 	return o
+}
+
+// decisive leaves of a pod what decisions look at: what its containers run, and how, is most of it.
+func decisive(p *corev1.Pod) *corev1.Pod {
+	p = stripped(p)
+	p.Spec.EphemeralContainers = nil
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			list[i] = corev1.Container{Name: c.Name, Image: c.Image, Ports: c.Ports, Resources: c.Resources, ResizePolicy: c.ResizePolicy, RestartPolicy: c.RestartPolicy}
+		}
+	}
+	return p
 }
 
 func identity(m *metav1.ObjectMeta) metav1.ObjectMeta {
