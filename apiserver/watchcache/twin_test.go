@@ -316,9 +316,14 @@ func TestTwin(t *testing.T) {
 				}
 			},
 			"pack": func(rt *rapid.T) {
+				if _, err := c.Fresh(ctx); err != nil { // nothing is superseded while it is counted
+					rt.Fatal(err)
+				}
 				c.Pack()
+				c.mu.Lock()
+				defer c.mu.Unlock()
 				live := map[*slab]int64{}
-				c.Snapshot().keys.Scan(func(it *Item) bool {
+				c.state.keys.Scan(func(it *Item) bool {
 					if b := it.body.Load(); b.slab != nil {
 						live[b.slab] += int64(len(b.raw))
 					}
