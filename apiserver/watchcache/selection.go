@@ -2,9 +2,11 @@ package watchcache
 
 import (
 	"strings"
+	"unique"
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	labelop "k8s.io/apimachinery/pkg/selection"
 
 	"github.com/keelson/keelson/apiserver/resources"
 )
@@ -16,8 +18,10 @@ type query struct {
 	name  string // compare the name (all namespaces, one name)
 	node  string // look in the node index
 	label labels.Selector
-	field fields.Selector
-	row   *resources.Row // whose fields are compared; nil: the storage row's
+	// labels are those that an object must have to be matched by label: where to look.
+	labels []unique.Handle[Label]
+	field  fields.Selector
+	row    *resources.Row // whose fields are compared; nil: the storage row's
 
 	failed error // the first item whose fields could not be had
 }
@@ -28,6 +32,17 @@ func (s Selection) query() query {
 	q := query{label: s.Labels, field: s.Fields, row: s.Row}
 	if q.label != nil && q.label.Empty() {
 		q.label = nil
+	}
+	if q.label != nil {
+		wanted, _ := q.label.Requirements()
+		for _, r := range wanted {
+			if op := r.Operator(); op != labelop.Equals && op != labelop.DoubleEquals && op != labelop.In {
+				continue
+			}
+			if values := r.ValuesUnsorted(); len(values) == 1 {
+				q.labels = append(q.labels, unique.Make(Label{r.Key(), values[0]}))
+			}
+		}
 	}
 	namespace, name := s.Namespace, s.Name
 	if q.field != nil && q.field.Empty() {

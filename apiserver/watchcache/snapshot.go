@@ -2,7 +2,9 @@ package watchcache
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"unique"
 
 	"github.com/tidwall/btree"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,9 +19,18 @@ type Snapshot struct {
 	trees
 }
 
-// trees is the state: every item by key, and the pods that have a node by node and key.
+// trees is the state: every item by key, the pods that have a node by node and key, and the keys
+// of all items by label.
 type trees struct {
 	keys, nodes *btree.BTreeG[*Item]
+	marks       *btree.BTreeG[mark]
+}
+
+// mark says that the object at a key has a label. Marks name keys and not items, so that a change
+// which leaves the labels alone leaves them alone too.
+type mark struct {
+	label unique.Handle[Label]
+	key   string
 }
 
 func newTrees() trees {
@@ -32,17 +43,28 @@ func newTrees() trees {
 			}
 			return a.Key < b.Key
 		}, opts),
+		marks: btree.NewBTreeGOptions(func(a, b mark) bool {
+			if a.label == b.label {
+				return a.key < b.key
+			}
+			l, m := a.label.Value(), b.label.Value()
+			if l.Key != m.Key {
+				return l.Key < m.Key
+			}
+			return l.Value < m.Value
+		}, opts),
 	}
 }
 
 // copy is a second version of the trees; nodes are copied when either side writes.
-func (t trees) copy() trees { return trees{t.keys.Copy(), t.nodes.Copy()} }
+func (t trees) copy() trees { return trees{t.keys.Copy(), t.nodes.Copy(), t.marks.Copy()} }
 
 // set replaces prev by it; either may be nil.
 func (t trees) set(it, prev *Item) {
 	if prev != nil && prev.node != "" && (it == nil || it.node != prev.node) {
 		t.nodes.Delete(prev)
 	}
+	t.mark(it, prev)
 	if it == nil {
 		if prev != nil {
 			t.keys.Delete(prev)
@@ -53,6 +75,46 @@ func (t trees) set(it, prev *Item) {
 	if it.node != "" {
 		t.nodes.Set(it)
 	}
+}
+
+// mark does set's part for labels.
+func (t trees) mark(it, prev *Item) {
+	var is, was Labels
+	if it != nil {
+		is = it.Head().Labels
+	}
+	if prev != nil {
+		was = prev.Head().Labels
+	}
+	if slices.Equal(is, was) {
+		return
+	}
+	for _, l := range was {
+		t.marks.Delete(mark{unique.Make(l), prev.Key})
+	}
+	for _, l := range is {
+		t.marks.Set(mark{unique.Make(l), it.Key})
+	}
+}
+
+// rarest returns the label that the fewest objects below start have, as far as a short look at each tells.
+func (t trees) rarest(wanted []unique.Handle[Label], start string) unique.Handle[Label] {
+	const look = 100
+	best, fewest := wanted[0], look+1
+	for _, l := range wanted {
+		n := 0
+		t.marks.Ascend(mark{l, start}, func(m mark) bool {
+			if m.label != l || !strings.HasPrefix(m.key, start) || n == look {
+				return false
+			}
+			n++
+			return true
+		})
+		if n < fewest {
+			best, fewest = l, n
+		}
+	}
+	return best
 }
 
 // get returns the item also when it has no row.
@@ -94,6 +156,24 @@ func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) err
 				return false
 			}
 			return !q.matches(it) || yield(it)
+		})
+		return q.failed
+	}
+	if len(q.labels) > 0 {
+		label := q.labels[0]
+		if len(q.labels) > 1 {
+			label = s.rarest(q.labels, q.start)
+		}
+		var near btree.PathHint
+		s.marks.Ascend(mark{label, from}, func(m mark) bool {
+			if m.label != label || !strings.HasPrefix(m.key, q.start) {
+				return false
+			}
+			it, _ := s.keys.GetHint(&Item{Key: m.key}, &near)
+			if !q.matches(it) {
+				return q.failed == nil
+			}
+			return yield(it)
 		})
 		return q.failed
 	}

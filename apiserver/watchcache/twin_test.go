@@ -130,10 +130,21 @@ var selections = map[string]Selection{
 	"one pod":        {Namespace: "a", Name: "p1"},
 	"name anywhere":  {Fields: fields.ParseSelectorOrDie("metadata.name=p1")},
 	"label":          {Labels: labels.SelectorFromSet(labels.Set{"app": "x"})},
+	"label in a":     {Namespace: "a", Labels: labels.SelectorFromSet(labels.Set{"app": "x"})},
+	"two labels":     {Labels: labels.SelectorFromSet(labels.Set{"app": "x", "tier": "front"})},
+	"label, not two": {Labels: mustParse("app in (y),tier!=front")},
 	"node n1":        {Fields: fields.ParseSelectorOrDie("spec.nodeName=n1")},
 	"node n1 in a":   {Namespace: "a", Fields: fields.ParseSelectorOrDie("spec.nodeName=n1")},
 	"no node":        {Fields: fields.ParseSelectorOrDie("spec.nodeName=")},
 	"running not n2": {Fields: fields.ParseSelectorOrDie("status.phase=Running,spec.nodeName!=n2")},
+}
+
+func mustParse(s string) labels.Selector {
+	sel, err := labels.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return sel
 }
 
 func selection(name string) Selection {
@@ -254,6 +265,9 @@ func TestTwin(t *testing.T) {
 				p.Status.Phase = rapid.SampledFrom([]corev1.PodPhase{"Running", "Pending"}).Draw(rt, "phase")
 				if app := rapid.SampledFrom([]string{"", "x", "y"}).Draw(rt, "app"); app != "" {
 					p.Labels = map[string]string{"app": app}
+					if rapid.Bool().Draw(rt, "front") {
+						p.Labels["tier"] = "front"
+					}
 				}
 				value, err := codec.Stored(pods, p)
 				if err != nil {
