@@ -83,7 +83,7 @@ func (m *Machine) down(ctx context.Context, grace time.Duration) error {
 }
 
 func (m *Machine) stopPods(ctx context.Context, grace time.Duration) (int, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, grace+20*time.Second, errors.New("the runtime took too long to stop the pods"))
+	ctx, cancel := context.WithTimeoutCause(ctx, grace+time.Minute, errors.New("the runtime took too long to stop the pods"))
 	defer cancel()
 	return runtime.StopAll(ctx, m.Paths.ContainerdSocket, grace)
 }

@@ -179,7 +179,8 @@ func StopAll(ctx context.Context, socket string, grace time.Duration) (stopped i
 	if err != nil {
 		return 0, fmt.Errorf("list containers: %w", err)
 	}
-	err = each(len(containers.Containers), func(i int) error {
+	// Most of them wait for their grace to end, all at the same time.
+	err = each(len(containers.Containers), 256, func(i int) error {
 		id := containers.Containers[i].Id
 		_, err := c.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: int64(grace.Seconds())})
 		if err != nil {
@@ -191,7 +192,7 @@ func StopAll(ctx context.Context, socket string, grace time.Duration) (stopped i
 	if lerr != nil {
 		return 0, errors.Join(err, fmt.Errorf("list sandboxes: %w", lerr))
 	}
-	serr := each(len(sandboxes.Items), func(i int) error {
+	serr := each(len(sandboxes.Items), 16, func(i int) error {
 		id := sandboxes.Items[i].Id
 		if _, err := c.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: id}); err != nil {
 			return fmt.Errorf("stop sandbox %.12s: %w", id, err)
@@ -201,11 +202,11 @@ func StopAll(ctx context.Context, socket string, grace time.Duration) (stopped i
 	return len(sandboxes.Items), errors.Join(err, serr)
 }
 
-// each runs f for 0..n-1, at most 16 at a time.
-func each(n int, f func(int) error) error {
+// each runs f for 0..n-1, at most so many at a time.
+func each(n, atOnce int, f func(int) error) error {
 	errs := make([]error, n)
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, 16)
+	slots := make(chan struct{}, atOnce)
 	for i := range n {
 		wg.Add(1)
 		slots <- struct{}{}

@@ -80,7 +80,7 @@ func Render(services []config.Service, p config.Paths) map[string][]byte {
 	out := map[string][]byte{}
 	var target bytes.Buffer
 	fmt.Fprintf(&target, "# Written by `keelson up`.\n[Unit]\nDescription=Keelson: all Kubernetes services of this machine\n")
-	fmt.Fprintf(&target, "Documentation=man:systemd.special(7)\n\n[Install]\nWantedBy=multi-user.target\n")
+	fmt.Fprintf(&target, "\n[Install]\nWantedBy=multi-user.target\n")
 	out[Target] = target.Bytes()
 	for _, sv := range services {
 		var b bytes.Buffer
