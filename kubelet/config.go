@@ -39,12 +39,13 @@ type Config struct {
 	ClusterDomain string   `yaml:"clusterDomain" flag:"cluster-domain" help:"DNS domain of the cluster"`
 	ResolvConf    string   `yaml:"resolvConf" flag:"resolv-conf" help:"the node's resolver configuration, which pods start from"`
 
-	CgroupDriver       string          `yaml:"cgroupDriver" flag:"cgroup-driver" help:"cgroupfs or systemd, as the runtime's; empty asks the runtime, and takes cgroupfs where it does not say"`
-	CgroupRoot         string          `yaml:"cgroupRoot" flag:"cgroup-root" help:"cgroup below which the pods' cgroups are made; empty: the machine's root"`
-	CPUCFSQuota        bool            `yaml:"cpuCFSQuota" flag:"cpu-cfs-quota" help:"enforce CPU limits"`
-	CPUCFSQuotaPeriod  metav1.Duration `yaml:"cpuCFSQuotaPeriod" flag:"cpu-cfs-quota-period" help:"period of CPU limits"`
-	EnforceAllocatable []string        `yaml:"enforceNodeAllocatable" flag:"enforce-node-allocatable" help:"pods: limit all pods together to the capacity without what is reserved; none: do not"`
-	PodPidsLimit       int64           `yaml:"podPidsLimit" flag:"pod-max-pids" help:"processes that a pod may have; -1: no limit"`
+	CgroupDriver         string          `yaml:"cgroupDriver" flag:"cgroup-driver" help:"cgroupfs or systemd, as the runtime's; empty asks the runtime, and takes cgroupfs where it does not say"`
+	CgroupRoot           string          `yaml:"cgroupRoot" flag:"cgroup-root" help:"cgroup below which the pods' cgroups are made; empty: the machine's root"`
+	CPUCFSQuota          bool            `yaml:"cpuCFSQuota" flag:"cpu-cfs-quota" help:"enforce CPU limits"`
+	CPUCFSQuotaPeriod    metav1.Duration `yaml:"cpuCFSQuotaPeriod" flag:"cpu-cfs-quota-period" help:"period of CPU limits"`
+	EnforceAllocatable   []string        `yaml:"enforceNodeAllocatable" flag:"enforce-node-allocatable" help:"pods: limit all pods together to the capacity without what is reserved; none: do not"`
+	SingleProcessOOMKill *bool           `yaml:"singleProcessOOMKill" flag:"single-process-oom-kill" help:"whether the kernel ends only one process of a container that is out of memory, not all of them; false needs cgroup v2, and is the default there"`
+	PodPidsLimit         int64           `yaml:"podPidsLimit" flag:"pod-max-pids" help:"processes that a pod may have; -1: no limit"`
 
 	ContainerLogMaxSize  string          `yaml:"containerLogMaxSize" flag:"container-log-max-size" help:"size at which a container's log is rotated, such as 10Mi"`
 	ContainerLogMaxFiles int             `yaml:"containerLogMaxFiles" flag:"container-log-max-files" help:"log files kept for a container; at least 2"`

@@ -82,15 +82,10 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			return fmt.Errorf("directory of the kubelet: %w", err)
 		}
 	}
-	groups, err := cgroupTree(ctx, cfg, runtime, counts)
-	if err != nil {
-		return err
-	}
 	name, err := node.Name(cfg.Options)
 	if err != nil {
 		return err
 	}
-	counts.Node(name, groups.V2())
 	events, stopEvents := recorder(api, name)
 	defer stopEvents()
 
@@ -114,6 +109,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	groups, err := cgroupTree(ctx, cfg, self.Capacity(), runtime, counts)
+	if err != nil {
+		return err
+	}
+	counts.Node(name, groups.V2())
 	mounts := volumes.New(volumes.Options{Root: cfg.RootDir, Allocatable: self.Allocatable, Metrics: counts}, api, store, log)
 	mirrors := sources.NewMirrors(api, self.Node, func(uid types.UID) { pool.Think(uid) }, log)
 	services, servicesKnown := serviceCache(api)
@@ -189,7 +189,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		synced = append(synced, pods.Synced(), services.Synced())
 	}
 	g.Go("node allocatable", func(ctx context.Context) error {
-		var room corev1.ResourceList
+		room := self.Capacity()
 		if slices.Contains(cfg.EnforceAllocatable, "pods") {
 			room = self.Unreserved()
 		}
@@ -211,7 +211,7 @@ func enforce(ctx context.Context, room corev1.ResourceList, groups *cgroups.Mana
 		case err != nil:
 			self.Event(corev1.EventTypeWarning, "FailedNodeAllocatableEnforcement",
 				fmt.Sprintf("Failed to update Node Allocatable Limits %q: %v", "kubepods", err))
-		case room != nil:
+		default:
 			self.Event(corev1.EventTypeNormal, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
 		}
 		if err == nil {
@@ -292,7 +292,7 @@ func dial(ctx context.Context, cfg Config, counts *metrics.Metrics, log *slog.Lo
 	}
 }
 
-func cgroupTree(ctx context.Context, cfg Config, runtime *cri.Client, counts *metrics.Metrics) (*cgroups.Manager, error) {
+func cgroupTree(ctx context.Context, cfg Config, capacity corev1.ResourceList, runtime *cri.Client, counts *metrics.Metrics) (*cgroups.Manager, error) {
 	driver := cfg.CgroupDriver
 	if driver == "" {
 		driver = "cgroupfs"
@@ -302,9 +302,13 @@ func cgroupTree(ctx context.Context, cfg Config, runtime *cri.Client, counts *me
 		}
 	}
 	m, err := cgroups.New(cgroups.Options{Root: cfg.CgroupRoot, Driver: driver, CPUQuota: cfg.CPUCFSQuota,
-		CPUQuotaPeriodMicros: cfg.CPUCFSQuotaPeriod.Microseconds(), PodPids: cfg.PodPidsLimit, Metrics: counts})
+		CPUQuotaPeriodMicros: cfg.CPUCFSQuotaPeriod.Microseconds(), PodPids: cfg.PodPidsLimit,
+		Hugepages: criconfig.HugepageResources(capacity), Metrics: counts})
 	if err != nil {
 		return nil, err
+	}
+	if one := cfg.SingleProcessOOMKill; one != nil && !*one && !m.V2() {
+		return nil, config.Usage(errors.New("singleProcessOOMKill: false needs cgroup v2, and this machine has v1"))
 	}
 	return m, m.Init()
 }
@@ -317,8 +321,9 @@ func nodeFacts(cfg Config, name string, self *node.Manager, groups *cgroups.Mana
 	}
 	memory := self.Capacity()[corev1.ResourceMemory]
 	return &criconfig.Node{
-		Name: name, LogRoot: cfg.PodLogsDir, MemoryBytes: memory.Value(), Allocatable: self.Allocatable(),
-		CgroupV2: groups.V2(), AllowedUnsafeSysctls: cfg.AllowedUnsafeSysctls, SeccompDefault: cfg.SeccompDefault,
+		Name: name, LogRoot: cfg.PodLogsDir, MemoryBytes: memory.Value(), Capacity: self.Capacity(), Allocatable: self.Allocatable(),
+		CgroupV2: groups.V2(), SwapLimits: groups.SwapLimits(), SingleProcessOOMKill: cfg.SingleProcessOOMKill != nil && *cfg.SingleProcessOOMKill,
+		AllowedUnsafeSysctls: cfg.AllowedUnsafeSysctls, SeccompDefault: cfg.SeccompDefault,
 		SeccompRoot: filepath.Join(cfg.RootDir, "seccomp"), CPUQuota: cfg.CPUCFSQuota, CPUQuotaPeriodMicros: cfg.CPUCFSQuotaPeriod.Microseconds(),
 		DNS: criconfig.NodeDNS{ClusterServers: cfg.ClusterDNS, ClusterDomain: cfg.ClusterDomain, Host: criconfig.ParseResolvConf(string(text))},
 	}, nil

@@ -47,6 +47,9 @@ type Options struct {
 	CPUQuotaPeriodMicros int64
 	// PodPids limits the processes of a pod; below 1: no limit.
 	PodPids int64
+	// Hugepages are the resources of the page sizes that the machine has: what a pod does not ask for of
+	// them it does not get.
+	Hugepages []corev1.ResourceName
 	// Mount is where the hierarchies are mounted; empty: /sys/fs/cgroup.
 	Mount string
 	// Metrics times what is done to pods' cgroups. May be nil.
@@ -118,6 +121,16 @@ func New(o Options) (*Manager, error) {
 	return m, nil
 }
 
+// SwapLimits reports whether the kernel can limit how much a cgroup swaps: not every kernel is made or
+// started so.
+func (m *Manager) SwapLimits() bool {
+	file := "memory.memsw.limit_in_bytes"
+	if m.v2 {
+		file = "memory.swap.max"
+	}
+	return slices.ContainsFunc(m.roots, func(root string) bool { return present(filepath.Join(root, m.All(), file)) })
+}
+
 // V2 reports whether the machine uses the unified hierarchy.
 func (m *Manager) V2() bool { return m.v2 }
 
@@ -187,10 +200,11 @@ func (m *Manager) Init() error {
 }
 
 // Enforce limits all pods together to room: memory as a limit, CPU as a weight against the
-// machine's other processes. A nil room takes the limit away.
+// machine's other processes.
 //
 // Source: Kubernetes documentation, "Reserve Compute Resources for System Daemons": room is the
-// capacity without what is reserved; eviction thresholds stay inside, or nothing could reach them.
+// capacity, without what is reserved where that is to be enforced; eviction thresholds stay
+// inside, or nothing could reach them.
 func (m *Manager) Enforce(room corev1.ResourceList) error {
 	v := Values{MemoryBytes: -1}
 	if q, ok := room[corev1.ResourceMemory]; ok {
@@ -238,13 +252,12 @@ func (m *Manager) PodValues(p *corev1.Pod) Values {
 	if memoryLimited {
 		v.MemoryBytes = limits.Memory().Value()
 	}
-	for name, q := range limits {
-		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
-			if v.Hugepages == nil {
-				v.Hugepages = map[string]int64{}
-			}
-			v.Hugepages[strings.TrimSuffix(size, "i")+"B"] = q.Value()
-		}
+	if len(m.options.Hugepages) > 0 {
+		v.Hugepages = map[string]int64{}
+	}
+	for _, name := range m.options.Hugepages {
+		q := limits[name]
+		v.Hugepages[criconfig.HugepageSize(name)] = q.Value()
 	}
 	return v
 }
@@ -372,11 +385,12 @@ func (m *Manager) files(v Values) map[string]string {
 		f["pids.max"] = num(v.Pids)
 	}
 	for size, bytes := range v.Hugepages {
+		file := ".limit_in_bytes"
 		if m.v2 {
-			f["hugetlb."+size+".max"] = num(bytes)
-		} else {
-			f["hugetlb."+size+".limit_in_bytes"] = num(bytes)
+			file = ".max"
 		}
+		// Pages that are reserved count apart from those that are used.
+		f["hugetlb."+size+file], f["hugetlb."+size+".rsvd"+file] = num(bytes), num(bytes)
 	}
 	return f
 }

@@ -65,6 +65,7 @@ func (m *manager1) slice(name string, v Values) error {
 		{Name: "Description", Value: godbus.MakeVariant("pods: " + name)},
 		{Name: "DefaultDependencies", Value: godbus.MakeVariant(false)},
 		{Name: "CPUAccounting", Value: godbus.MakeVariant(true)},
+		{Name: "IOAccounting", Value: godbus.MakeVariant(true)},
 		{Name: "MemoryAccounting", Value: godbus.MakeVariant(true)},
 		{Name: "TasksAccounting", Value: godbus.MakeVariant(true)},
 	}, limits...)
@@ -105,9 +106,12 @@ func properties(v Values, periodMicros int64) []dbus.Property {
 	}
 	switch period := max(periodMicros, 1000); {
 	case v.QuotaMicros > 0:
-		// The kernel's quota is for one period, systemd's for a second.
+		// The kernel's quota is for one period, systemd's for a second. It keeps whole percents: what is
+		// more is rounded up, or a reload of systemd would leave the pod less than its containers have.
+		const percent = 10_000
+		perSecond := uint64(v.QuotaMicros) * 1_000_000 / uint64(period)
 		put("CPUQuotaPeriodUSec", uint64(period))
-		put("CPUQuotaPerSecUSec", uint64(v.QuotaMicros)*1_000_000/uint64(period))
+		put("CPUQuotaPerSecUSec", (perSecond+percent-1)/percent*percent)
 	case v.QuotaMicros < 0:
 		put("CPUQuotaPeriodUSec", uint64(period))
 		put("CPUQuotaPerSecUSec", infinity)

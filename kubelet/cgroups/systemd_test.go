@@ -17,6 +17,7 @@ func TestProperties(t *testing.T) {
 	}{
 		{"nothing is set", Values{}, ""},
 		{"a quarter of a core", Values{QuotaMicros: 25_000}, "CPUQuotaPeriodUSec=100000 CPUQuotaPerSecUSec=250000"},
+		{"a little more than a whole percent", Values{QuotaMicros: 12_345}, "CPUQuotaPeriodUSec=100000 CPUQuotaPerSecUSec=130000"},
 		{"limits", Values{MemoryBytes: 64 << 20, Pids: 100}, "MemoryMax=67108864 TasksMax=100"},
 		{"limits that were removed", Values{QuotaMicros: -1, MemoryBytes: -1}, "CPUQuotaPeriodUSec=100000 CPUQuotaPerSecUSec=" + none + " MemoryMax=" + none},
 	} {

@@ -2,6 +2,8 @@ package cgroups
 
 import (
 	"bufio"
+	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,14 +21,40 @@ type Usage struct {
 	// still. All are zero without a quota.
 	Periods, ThrottledPeriods uint64
 	Throttled                 time.Duration
-	User, System              time.Duration
+	CPU, User, System         time.Duration // CPU is exact, its parts may be counted in ticks
 
 	RSSBytes, CacheBytes, MappedBytes, SwapBytes uint64
 	UsageBytes, MostBytes                        uint64 // now, and at most so far
-	OOMKills                                     uint64
-	Processes                                    uint64 // threads count as well
+	// WorkingSetBytes is what the kernel could not take back at once.
+	WorkingSetBytes uint64
+	LimitBytes      uint64 // 0: none
+	SwapLimitBytes  uint64 // of swap alone; NoLimit: none, or not known
+	Faults          uint64 // pages that had to be brought in
+	MajorFaults     uint64 // those of them that were read from disk
+	OOMKills        uint64
+	Threads         uint64
+
+	// Pressure tells how long tasks had to wait; nil where the kernel does not say (cgroup v1, psi=0).
+	CPUPressure, MemoryPressure, IOPressure *Pressure
 
 	Disks []DiskUsage // by device name
+}
+
+// NoLimit stands for a limit that is not set.
+const NoLimit = math.MaxUint64
+
+// Pressure is how much work stood still for want of one resource.
+//
+// Source: Linux, Documentation/accounting/psi.rst.
+type Pressure struct {
+	Some Stall // at least one task waited
+	Full Stall // all of them did
+}
+
+// Stall is the share of time, in percent, over the last seconds, and the sum of all time.
+type Stall struct {
+	Avg10, Avg60, Avg300 float64
+	TotalMicros          uint64
 }
 
 // DiskUsage is what one block device has been asked for.
@@ -54,6 +82,36 @@ func (m *Manager) Containers(p *corev1.Pod) map[string]string {
 	return out
 }
 
+// All is the cgroup of all pods together.
+func (m *Manager) All() string { return m.qosName(corev1.PodQOSGuaranteed) }
+
+// Own is the cgroup of this process below the hierarchies, "" where it is not known.
+func (m *Manager) Own() (path string) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		// "0::/path", or "4:memory:/path" (cgroups(7)).
+		f := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(f) == 3 && (m.v2 && f[1] == "" || slices.Contains(strings.Split(f[1], ","), "memory")) {
+			path = f[2]
+		}
+	}
+	return path
+}
+
+// Processes is how many processes a cgroup has, with those of the cgroups below it.
+func (m *Manager) Processes(path string) (n uint64) {
+	_ = filepath.WalkDir(filepath.Join(m.roots[0], path), func(at string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			lines(at, "cgroup.procs", func([]string) { n++ })
+		}
+		return nil // cgroups come and go while we look
+	})
+	return n
+}
+
 // Process is one of the pod's processes, 0 when there is none: all of them are in its network.
 func (m *Manager) Process(p *corev1.Pod) (pid int) {
 	path := m.Path(p)
@@ -78,7 +136,7 @@ func (m *Manager) Process(p *corev1.Pod) (pid int) {
 //
 // Source: Linux, Documentation/admin-guide/cgroup-v1 and cgroup-v2.rst.
 func (m *Manager) Usage(path string) (Usage, bool) {
-	var u Usage
+	u := Usage{SwapLimitBytes: NoLimit}
 	dirs := make([]string, 0, len(m.roots))
 	for _, root := range m.roots {
 		if dir := filepath.Join(root, path); present(dir) {
@@ -103,7 +161,7 @@ func (m *Manager) Usage(path string) (Usage, bool) {
 		} else {
 			u.readV1(dir, disk)
 		}
-		u.Processes = max(u.Processes, number(dir, "pids.current"))
+		u.Threads = max(u.Threads, number(dir, "pids.current"))
 	}
 	for _, d := range disks {
 		u.Disks = append(u.Disks, *d)
@@ -116,12 +174,26 @@ func (u *Usage) readV2(dir string, disk func(string) *DiskUsage) {
 	cpu := pairs(dir, "cpu.stat")
 	u.Periods, u.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
 	u.Throttled = time.Duration(cpu["throttled_usec"]) * time.Microsecond
+	u.CPU = time.Duration(cpu["usage_usec"]) * time.Microsecond
 	u.User, u.System = time.Duration(cpu["user_usec"])*time.Microsecond, time.Duration(cpu["system_usec"])*time.Microsecond
 	memory := pairs(dir, "memory.stat")
 	u.RSSBytes, u.CacheBytes, u.MappedBytes = memory["anon"], memory["file"], memory["file_mapped"]
+	u.Faults, u.MajorFaults = memory["pgfault"], memory["pgmajfault"]
 	u.UsageBytes, u.MostBytes, u.SwapBytes = number(dir, "memory.current"), number(dir, "memory.peak"), number(dir, "memory.swap.current")
+	if !present(filepath.Join(dir, "memory.current")) { // the root
+		u.UsageBytes = memory["anon"] + memory["file"]
+	}
+	u.WorkingSetBytes = u.UsageBytes - min(u.UsageBytes, memory["inactive_file"])
+	u.LimitBytes = number(dir, "memory.max") // "max" is no number
+	if most, ok := word(dir, "memory.swap.max"); ok && most != "max" {
+		u.SwapLimitBytes, _ = strconv.ParseUint(most, 10, 64)
+	}
 	u.OOMKills = pairs(dir, "memory.events")["oom_kill"]
+	u.CPUPressure, u.MemoryPressure, u.IOPressure = pressure(dir, "cpu.pressure"), pressure(dir, "memory.pressure"), pressure(dir, "io.pressure")
 	lines(dir, "io.stat", func(f []string) {
+		if len(f) < 2 {
+			return // a device that was never used
+		}
 		d := disk(f[0])
 		for _, field := range f[1:] {
 			name, value, _ := strings.Cut(field, "=")
@@ -146,12 +218,21 @@ func (u *Usage) readV1(dir string, disk func(string) *DiskUsage) {
 	if cpu := pairs(dir, "cpu.stat"); len(cpu) > 0 {
 		u.Periods, u.ThrottledPeriods, u.Throttled = cpu["nr_periods"], cpu["nr_throttled"], time.Duration(cpu["throttled_time"])
 	}
+	if nanos, ok := word(dir, "cpuacct.usage"); ok {
+		n, _ := strconv.ParseInt(nanos, 10, 64)
+		u.CPU = time.Duration(n)
+	}
 	if cpu := pairs(dir, "cpuacct.stat"); len(cpu) > 0 {
 		u.User, u.System = time.Duration(cpu["user"])*tick, time.Duration(cpu["system"])*tick
 	}
 	if memory := pairs(dir, "memory.stat"); len(memory) > 0 {
 		u.RSSBytes, u.CacheBytes, u.MappedBytes, u.SwapBytes = memory["total_rss"], memory["total_cache"], memory["total_mapped_file"], memory["total_swap"]
+		u.Faults, u.MajorFaults = memory["total_pgfault"], memory["total_pgmajfault"]
 		u.UsageBytes, u.MostBytes = number(dir, "memory.usage_in_bytes"), number(dir, "memory.max_usage_in_bytes")
+		u.WorkingSetBytes = u.UsageBytes - min(u.UsageBytes, memory["total_inactive_file"])
+		if limit := number(dir, "memory.limit_in_bytes"); limit < 1<<62 { // the kernel's "none" is the largest whole page
+			u.LimitBytes = limit
+		}
 		u.OOMKills = pairs(dir, "memory.oom_control")["oom_kill"]
 	}
 	count := func(file string, read, write func(*DiskUsage) *uint64) {
@@ -207,6 +288,40 @@ func pairs(dir, file string) map[string]uint64 {
 func number(dir, file string) (n uint64) {
 	lines(dir, file, func(f []string) { n, _ = strconv.ParseUint(f[0], 10, 64) })
 	return n
+}
+
+// word is the one word of a file that is there.
+func word(dir, file string) (text string, ok bool) {
+	lines(dir, file, func(f []string) { text, ok = f[0], true })
+	return text, ok
+}
+
+// pressure reads "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and "full ..."; nil where there is no such
+// line: reading fails while the kernel keeps no account.
+func pressure(dir, file string) (p *Pressure) {
+	lines(dir, file, func(f []string) {
+		if p == nil {
+			p = &Pressure{}
+		}
+		stall := &p.Some
+		if f[0] == "full" {
+			stall = &p.Full
+		}
+		for _, field := range f[1:] {
+			name, value, _ := strings.Cut(field, "=")
+			switch name {
+			case "avg10":
+				stall.Avg10, _ = strconv.ParseFloat(value, 64)
+			case "avg60":
+				stall.Avg60, _ = strconv.ParseFloat(value, 64)
+			case "avg300":
+				stall.Avg300, _ = strconv.ParseFloat(value, 64)
+			case "total":
+				stall.TotalMicros, _ = strconv.ParseUint(value, 10, 64)
+			}
+		}
+	})
+	return p
 }
 
 // deviceName is the name in /dev of "8:0"; the numbers themselves where the kernel tells none.

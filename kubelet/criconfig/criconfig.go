@@ -45,12 +45,17 @@ type Node struct {
 	Name string
 	// LogRoot is the directory of all pods' logs, /var/log/pods.
 	LogRoot string
-	// MemoryBytes is the node's capacity.
+	// MemoryBytes is the node's capacity of memory, Capacity all of it.
 	MemoryBytes int64
+	Capacity    corev1.ResourceList
 	// Allocatable are the limits that resourceFieldRef shows for containers without.
 	Allocatable corev1.ResourceList
 	// CgroupV2 tells which form of memory protection and weights to ask for.
 	CgroupV2 bool
+	// SwapLimits says that the kernel can keep containers from swapping.
+	SwapLimits bool
+	// SingleProcessOOMKill leaves a container's other processes alone when one is out of memory (cgroup v2).
+	SingleProcessOOMKill bool
 	// AllowedUnsafeSysctls are names or prefixes ending in "*".
 	AllowedUnsafeSysctls []string
 	SeccompDefault       bool

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -168,14 +169,48 @@ func TestResources(t *testing.T) {
 		Requests: corev1.ResourceList{"cpu": resource.MustParse("250m"), "memory": resource.MustParse("64Mi")},
 		Limits:   corev1.ResourceList{"cpu": resource.MustParse("1500m"), "memory": resource.MustParse("128Mi"), "hugepages-2Mi": resource.MustParse("4Mi")}}}
 	p := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{*c}}}
-	r := Resources(Node{MemoryBytes: 1 << 30, CPUQuota: true, CPUQuotaPeriodMicros: 100000}, p, c)
+	node := Node{MemoryBytes: 1 << 30, CPUQuota: true, CPUQuotaPeriodMicros: 100000, SwapLimits: true,
+		Capacity: corev1.ResourceList{"memory": resource.MustParse("1Gi"), "hugepages-2Mi": resource.MustParse("0"), "hugepages-1Gi": resource.MustParse("0")}}
+	r := Resources(node, p, c)
 	if r.CpuShares != 256 || r.CpuQuota != 150000 || r.CpuPeriod != 100000 || r.MemoryLimitInBytes != 128<<20 || r.OomScoreAdj != 938 {
 		t.Errorf("resources %v", r)
 	}
-	if len(r.HugepageLimits) != 1 || r.HugepageLimits[0].PageSize != "2MB" || r.HugepageLimits[0].Limit != 4<<20 {
-		t.Errorf("huge pages %v", r.HugepageLimits)
+	pages := []*cri.HugepageLimit{{PageSize: "1GB"}, {PageSize: "2MB", Limit: 4 << 20}} // what is not asked for is not given
+	if diff := cmp.Diff(pages, r.HugepageLimits, cmpopts.IgnoreUnexported(cri.HugepageLimit{})); diff != "" {
+		t.Errorf("huge pages: -want +got:\n%s", diff)
 	}
-	for shares, weight := range map[int64]int64{2: 1, 1024: 100, 262144: 10000} {
+	node.CgroupV2 = true
+	for _, row := range []struct {
+		says               string
+		swapLimits, single bool
+		limit              bool
+		unified            map[string]string
+	}{
+		{"all of a container dies of too little memory, and nothing of it swaps", true, false, true, map[string]string{"memory.oom.group": "1", "memory.swap.max": "0"}},
+		{"also without a limit", true, false, false, map[string]string{"memory.oom.group": "1", "memory.swap.max": "0"}},
+		{"unless the administrator wants it otherwise", true, true, true, map[string]string{"memory.swap.max": "0"}},
+		{"or the kernel cannot", false, false, true, map[string]string{"memory.oom.group": "1"}},
+		{"or neither", false, true, true, nil},
+	} {
+		n, one := node, *c
+		n.SwapLimits, n.SingleProcessOOMKill = row.swapLimits, row.single
+		if !row.limit {
+			one.Resources = corev1.ResourceRequirements{}
+		}
+		r := Resources(n, p, &one)
+		if diff := cmp.Diff(row.unified, r.Unified); diff != "" || r.MemorySwapLimitInBytes != 0 {
+			t.Errorf("%s: swap %d, -want +got:\n%s", row.says, r.MemorySwapLimitInBytes, diff)
+		}
+	}
+	node.CgroupV2 = false
+	if r := Resources(node, p, c); r.MemorySwapLimitInBytes != 128<<20 || r.Unified != nil {
+		t.Errorf("cgroup v1: %v", r)
+	}
+	node.SwapLimits = false
+	if r := Resources(node, p, c); r.MemorySwapLimitInBytes != 0 {
+		t.Errorf("cgroup v1 that cannot limit swap: %v", r)
+	}
+	for shares, weight := range map[int64]int64{0: 1, 2: 1, 102: 4, 512: 20, 1024: 39, 2048: 79, 262144: 10000, 300000: 10000} {
 		if got := Weight(shares); got != weight {
 			t.Errorf("weight of %d shares: %d, want %d", shares, got, weight)
 		}

@@ -1,6 +1,7 @@
 package criconfig
 
 import (
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,16 +30,14 @@ func Quota(milli, periodMicros int64) int64 {
 	return max(milli*periodMicros/1000, minQuotaMicro)
 }
 
-// Weight turns cpu.shares into cgroup v2 cpu.weight, as runc does (log curve: 2 → 1,
-// 1024 → 100, 262144 → 10000). Source: opencontainers/cgroups, ConvertCPUSharesToCgroupV2Value.
+// Weight turns cpu.shares into the cpu.weight of a pod's cgroup: a straight line from 2 → 1 to
+// 262144 → 10000, so that pods share a busy processor as their requests stand to each other.
+// Containers' own weights are the runtime's affair: it is given shares.
+//
+// Source: KEP-2254, "Phase 1: Convert from cgroups v1 settings to v2".
 func Weight(shares int64) int64 {
-	switch {
-	case shares <= minShares:
-		return 1
-	case shares >= maxShares:
-		return 10000
-	}
-	return weightOf(shares)
+	shares = min(max(shares, minShares), maxShares)
+	return 1 + (shares-minShares)*9999/(maxShares-minShares)
 }
 
 // Resources are the limits of one container.
@@ -64,34 +63,57 @@ func Resources(n Node, p *corev1.Pod, c *corev1.Container) *cri.LinuxContainerRe
 			r.CpuPeriod, r.CpuQuota = n.CPUQuotaPeriodMicros, Quota(limitMilli, n.CPUQuotaPeriodMicros)
 		}
 	}
-	// No swap: memory and swap together are the memory limit.
-	if r.MemoryLimitInBytes > 0 {
+	switch {
+	case !n.SwapLimits:
+	case n.CgroupV2:
+		r.Unified = map[string]string{"memory.swap.max": "0"}
+	default: // memory and swap together are the memory limit
 		r.MemorySwapLimitInBytes = r.MemoryLimitInBytes
 	}
-	if n.CgroupV2 {
-		r.Unified = map[string]string{"memory.oom.group": "1"}
-		if r.MemoryLimitInBytes > 0 {
-			r.Unified["memory.swap.max"] = "0"
-			r.MemorySwapLimitInBytes = 0
+	if n.CgroupV2 && !n.SingleProcessOOMKill {
+		if r.Unified == nil {
+			r.Unified = map[string]string{}
 		}
+		r.Unified["memory.oom.group"] = "1"
 	}
-	r.HugepageLimits = hugepages(limit)
+	if p.Spec.Resources != nil {
+		r.HugepageLimits = hugepages(n, limit, p.Spec.Resources.Limits)
+	} else {
+		r.HugepageLimits = hugepages(n, limit)
+	}
 	return r
 }
 
-// hugepages sets a limit, 0 where none is asked, for each page size that is named.
-func hugepages(limit corev1.ResourceList) []*cri.HugepageLimit {
-	var out []*cri.HugepageLimit
-	for name, q := range limit {
-		size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix)
-		if !ok {
-			continue
+// hugepages limits each page size that the node has: to what the first of the lists says that names it,
+// else to none.
+func hugepages(n Node, limits ...corev1.ResourceList) (out []*cri.HugepageLimit) {
+	for _, name := range HugepageResources(n.Capacity) {
+		one := &cri.HugepageLimit{PageSize: HugepageSize(name)}
+		for _, list := range limits {
+			if q, ok := list[name]; ok {
+				one.Limit = uint64(q.Value())
+				break
+			}
 		}
-		// hugepages-2Mi is the kernel's 2MB.
-		size = strings.TrimSuffix(size, "i") + "B"
-		out = append(out, &cri.HugepageLimit{PageSize: size, Limit: uint64(q.Value())})
+		out = append(out, one)
 	}
 	return out
+}
+
+// HugepageResources are the huge pages in a list, sorted by name.
+func HugepageResources(list corev1.ResourceList) (names []corev1.ResourceName) {
+	for name := range list {
+		if strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// HugepageSize is the kernel's name of a page size: hugepages-2Mi is its 2MB.
+func HugepageSize(name corev1.ResourceName) string {
+	return strings.TrimSuffix(strings.TrimPrefix(string(name), corev1.ResourceHugePagesPrefix), "i") + "B"
 }
 
 // podResources are the sums over the pod, for runtimes that size the sandbox by them.

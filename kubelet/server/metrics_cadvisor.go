@@ -48,6 +48,12 @@ var (
 	cadvisorSwap       = of("container_memory_swap", "Container swap usage in bytes.")
 	cadvisorOOM        = of("container_oom_events_total", "Count of out of memory events observed for the container")
 	cadvisorProcesses  = of("container_threads", "Number of threads running inside the container")
+	cadvisorCPUFull    = of("container_pressure_cpu_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to CPU congestion.")
+	cadvisorCPUSome    = of("container_pressure_cpu_waiting_seconds_total", "Total time duration tasks in the container have waited due to CPU congestion.")
+	cadvisorMemoryFull = of("container_pressure_memory_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to memory congestion.")
+	cadvisorMemorySome = of("container_pressure_memory_waiting_seconds_total", "Total time duration tasks in the container have waited due to memory congestion.")
+	cadvisorIOFull     = of("container_pressure_io_stalled_seconds_total", "Total time duration no tasks in the container could make progress due to IO congestion.")
+	cadvisorIOSome     = of("container_pressure_io_waiting_seconds_total", "Total time duration tasks in the container have waited due to IO congestion.")
 	cadvisorFs         = of("container_fs_usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", "device")
 	cadvisorFsLimit    = of("container_fs_limit_bytes", "Number of bytes that can be consumed by the container on this filesystem.", "device")
 	cadvisorReads      = of("container_fs_reads_total", "Cumulative count of reads completed", "device")
@@ -106,8 +112,22 @@ func (s series) told(cpu *statsapi.CPUStats, memory *statsapi.MemoryStats, kerne
 	}
 }
 
+// pressed is how long tasks had to wait.
+func (s series) pressed(u *cgroups.Usage) {
+	for _, p := range []struct {
+		of         *cgroups.Pressure
+		some, full *prometheus.Desc
+	}{{u.CPUPressure, cadvisorCPUSome, cadvisorCPUFull}, {u.MemoryPressure, cadvisorMemorySome, cadvisorMemoryFull}, {u.IOPressure, cadvisorIOSome, cadvisorIOFull}} {
+		if p.of != nil {
+			s.counter(p.some, float64(p.of.Some.TotalMicros)/1e6)
+			s.counter(p.full, float64(p.of.Full.TotalMicros)/1e6)
+		}
+	}
+}
+
 // counted is what the kernel has counted.
 func (s series) counted(u *cgroups.Usage) {
+	s.pressed(u)
 	s.counter(cadvisorUser, u.User.Seconds())
 	s.counter(cadvisorSystem, u.System.Seconds())
 	if u.Periods > 0 {
@@ -121,7 +141,7 @@ func (s series) counted(u *cgroups.Usage) {
 	s.gauge(cadvisorCache, &u.CacheBytes)
 	s.gauge(cadvisorMapped, &u.MappedBytes)
 	s.gauge(cadvisorSwap, &u.SwapBytes)
-	s.gauge(cadvisorProcesses, &u.Processes)
+	s.gauge(cadvisorProcesses, &u.Threads)
 	s.counter(cadvisorOOM, float64(u.OOMKills))
 	for _, d := range u.Disks {
 		s.counter(cadvisorReads, float64(d.Reads), d.Device)
@@ -142,6 +162,11 @@ func (m containerMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 	machine := series{out, []string{"", "/", "", "", "", ""}}
 	machine.told(sum.Node.CPU, sum.Node.Memory, false)
+	if groups := m.stats.o.Cgroups; groups != nil {
+		if u, ok := groups.Usage("/"); ok {
+			machine.pressed(&u)
+		}
+	}
 	now := float64(time.Now().Unix())
 	for i := range sum.Pods {
 		p := &sum.Pods[i]

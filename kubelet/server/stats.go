@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -51,7 +52,7 @@ type Stats struct {
 	mu       sync.Mutex // held while measuring: measurements do not overlap
 	last     *statsapi.Summary
 	lastTime time.Time
-	cpu      map[string]cpuSample // by container ID; "" is the node
+	cpu      map[string]cpuSample // by container ID or cgroup; "" is the node
 	disk     map[types.UID]diskSample
 }
 
@@ -114,15 +115,18 @@ func (s *Stats) node(ctx context.Context, now time.Time) statsapi.NodeStats {
 		n.CPU = &statsapi.CPUStats{Time: at, UsageCoreNanoSeconds: &nanos, UsageNanoCores: s.rate("", nanos, now)}
 	}
 	if m := meminfo(); m["MemTotal"] > 0 {
-		usage := m["MemTotal"] - m["MemFree"]
-		working := usage - min(usage, m["Inactive(file)"])
-		available := m["MemTotal"] - working
-		rss := m["AnonPages"]
-		n.Memory = &statsapi.MemoryStats{Time: at, AvailableBytes: &available, UsageBytes: &usage, WorkingSetBytes: &working, RSSBytes: &rss}
-		swapUsed := m["SwapTotal"] - m["SwapFree"]
-		swapFree := m["SwapFree"]
-		n.Swap = &statsapi.SwapStats{Time: at, SwapAvailableBytes: &swapFree, SwapUsageBytes: &swapUsed}
+		var root cgroups.Usage
+		if s.o.Cgroups != nil {
+			root, _ = s.o.Cgroups.Usage("/")
+		}
+		n.Memory = machineMemoryUse(m, root, at)
+		n.Swap = &statsapi.SwapStats{Time: at, SwapAvailableBytes: new(m["SwapFree"]), SwapUsageBytes: new(m["SwapTotal"] - m["SwapFree"])}
+		n.Memory.PSI, n.IO = stalls(root.MemoryPressure), diskStalls(root.IOPressure, at)
+		if n.CPU != nil {
+			n.CPU.PSI = stalls(root.CPUPressure)
+		}
 	}
+	n.SystemContainers = s.system(now)
 	n.Network = machineNetwork(at)
 	n.Fs = filesystem(s.o.Root, at)
 	n.Rlimit = processes(at)
@@ -141,6 +145,80 @@ func (s *Stats) node(ctx context.Context, now time.Time) statsapi.NodeStats {
 		}
 	}
 	return n
+}
+
+// machineMemoryUse is the machine's memory: what the kernel counts for its root cgroup, or all that is not free
+// where it does not count. What it keeps for itself is not usage, as upstream's kubelet sees it.
+func machineMemoryUse(info map[string]uint64, root cgroups.Usage, at metav1.Time) *statsapi.MemoryStats {
+	if root.UsageBytes == 0 {
+		root.UsageBytes = info["MemTotal"] - info["MemFree"]
+		root.WorkingSetBytes = root.UsageBytes - min(root.UsageBytes, info["Inactive(file)"])
+		root.RSSBytes = info["AnonPages"]
+	}
+	return &statsapi.MemoryStats{Time: at, AvailableBytes: new(info["MemTotal"] - min(info["MemTotal"], root.WorkingSetBytes)),
+		UsageBytes: &root.UsageBytes, WorkingSetBytes: &root.WorkingSetBytes, RSSBytes: &root.RSSBytes,
+		PageFaults: &root.Faults, MajorPageFaults: &root.MajorFaults}
+}
+
+// system are the node's parts that have cgroups of their own: all pods together, and this kubelet.
+func (s *Stats) system(now time.Time) (out []statsapi.ContainerStats) {
+	if s.o.Cgroups == nil {
+		return nil
+	}
+	for _, part := range []struct {
+		name, path string
+		since      time.Time
+	}{
+		{statsapi.SystemContainerKubelet, s.o.Cgroups.Own(), s.begin},
+		{statsapi.SystemContainerPods, s.o.Cgroups.All(), BootTime(s.begin)},
+	} {
+		u, ok := s.o.Cgroups.Usage(part.path)
+		if part.path == "" || part.path == "/" || !ok {
+			continue
+		}
+		c := statsapi.ContainerStats{Name: part.name, StartTime: metav1.NewTime(part.since)}
+		c.CPU, c.Memory = s.counted(part.path, u, now)
+		c.Swap, c.IO = swap(u, metav1.NewTime(now)), diskStalls(u.IOPressure, metav1.NewTime(now))
+		out = append(out, c)
+	}
+	return out
+}
+
+// counted are the kernel's counters of a cgroup.
+func (s *Stats) counted(path string, u cgroups.Usage, now time.Time) (*statsapi.CPUStats, *statsapi.MemoryStats) {
+	at, nanos := metav1.NewTime(now), uint64(u.CPU)
+	memory := &statsapi.MemoryStats{Time: at, UsageBytes: &u.UsageBytes, WorkingSetBytes: &u.WorkingSetBytes, RSSBytes: &u.RSSBytes,
+		PageFaults: &u.Faults, MajorPageFaults: &u.MajorFaults, PSI: stalls(u.MemoryPressure)}
+	if u.LimitBytes > 0 {
+		memory.AvailableBytes = new(u.LimitBytes - min(u.LimitBytes, u.WorkingSetBytes))
+	}
+	return &statsapi.CPUStats{Time: at, UsageCoreNanoSeconds: &nanos, UsageNanoCores: s.rate(path, nanos, now), PSI: stalls(u.CPUPressure)}, memory
+}
+
+func swap(u cgroups.Usage, at metav1.Time) *statsapi.SwapStats {
+	out := &statsapi.SwapStats{Time: at, SwapUsageBytes: &u.SwapBytes}
+	if u.SwapLimitBytes != cgroups.NoLimit {
+		out.SwapAvailableBytes = new(u.SwapLimitBytes - min(u.SwapLimitBytes, u.SwapBytes))
+	}
+	return out
+}
+
+// stalls has totals in microseconds, as upstream's kubelet tells them.
+func stalls(p *cgroups.Pressure) *statsapi.PSIStats {
+	if p == nil {
+		return nil
+	}
+	one := func(s cgroups.Stall) statsapi.PSIData {
+		return statsapi.PSIData{Total: s.TotalMicros, Avg10: s.Avg10, Avg60: s.Avg60, Avg300: s.Avg300}
+	}
+	return &statsapi.PSIStats{Some: one(p.Some), Full: one(p.Full)}
+}
+
+func diskStalls(p *cgroups.Pressure, at metav1.Time) *statsapi.IOStats {
+	if p == nil {
+		return nil
+	}
+	return &statsapi.IOStats{Time: at, PSI: stalls(p)}
 }
 
 // used puts what images or containers take into the stats of their file system.
@@ -173,6 +251,8 @@ func (s *Stats) pods(ctx context.Context, sum *statsapi.Summary, now time.Time) 
 		}
 	}
 	index := map[types.UID]int{}
+	paths := map[string]string{} // of cgroups, by container ID
+	groups := map[types.UID]string{}
 	for _, p := range s.o.Pods.Pods() {
 		if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			continue
@@ -188,6 +268,10 @@ func (s *Stats) pods(ctx context.Context, sum *statsapi.Summary, now time.Time) 
 		}
 		if stats.Network == nil && !p.Spec.HostNetwork {
 			stats.Network = networkStats(s.podInterfaces(p), at)
+		}
+		if s.o.Cgroups != nil {
+			maps.Copy(paths, s.o.Cgroups.Containers(p))
+			groups[p.UID] = s.o.Cgroups.Path(p)
 		}
 		index[p.UID] = len(sum.Pods)
 		sum.Pods = append(sum.Pods, stats)
@@ -205,17 +289,19 @@ func (s *Stats) pods(ctx context.Context, sum *statsapi.Summary, now time.Time) 
 		}
 	}
 	live := map[string]bool{"": true}
+	if s.o.Cgroups != nil {
+		live[s.o.Cgroups.Own()], live[s.o.Cgroups.All()] = true, true
+	}
 	for _, c := range newest {
 		live[c.GetAttributes().GetId()] = true
 		l := c.GetAttributes().GetLabels()
 		uid := types.UID(l[labelPodUID])
 		pod := &sum.Pods[index[uid]]
-		pod.Containers = append(pod.Containers, s.container(c, s.disk[uid].logs, sum.Node.Fs, now))
-	}
-	for id := range s.cpu {
-		if !live[id] {
-			delete(s.cpu, id)
+		stats := s.container(c, s.disk[uid].logs, sum.Node.Fs, now)
+		if path := paths[c.GetAttributes().GetId()]; path != "" {
+			live[path] = s.kernel(&stats, path, now)
 		}
+		pod.Containers = append(pod.Containers, stats)
 	}
 	for uid := range s.disk {
 		if _, ok := index[uid]; !ok {
@@ -223,9 +309,44 @@ func (s *Stats) pods(ctx context.Context, sum *statsapi.Summary, now time.Time) 
 		}
 	}
 	for i := range sum.Pods {
-		total(&sum.Pods[i], at)
+		p := &sum.Pods[i]
+		total(p, at)
+		if path := groups[types.UID(p.PodRef.UID)]; path != "" {
+			s.whole(p, path, now)
+			live[path] = true
+		}
+	}
+	for id := range s.cpu {
+		if !live[id] {
+			delete(s.cpu, id)
+		}
 	}
 	return nil
+}
+
+// whole is what the kernel counts for the pod: also its sandbox, and what ended containers have left behind.
+func (s *Stats) whole(p *statsapi.PodStats, path string, now time.Time) {
+	u, ok := s.o.Cgroups.Usage(path)
+	if !ok {
+		return
+	}
+	at := metav1.NewTime(now)
+	p.CPU, p.Memory = s.counted(path, u, now)
+	p.Swap, p.IO = swap(u, at), diskStalls(u.IOPressure, at)
+	p.ProcessStats = &statsapi.ProcessStats{ProcessCount: new(s.o.Cgroups.Processes(path))}
+}
+
+// kernel puts what the kernel counts for a container in the place of what the runtime tells: runtimes
+// differ in what they know.
+func (s *Stats) kernel(c *statsapi.ContainerStats, path string, now time.Time) bool {
+	u, ok := s.o.Cgroups.Usage(path)
+	if !ok {
+		return false
+	}
+	at := metav1.NewTime(now)
+	c.CPU, c.Memory = s.counted(path, u, now)
+	c.Swap, c.IO = swap(u, at), diskStalls(u.IOPressure, at)
+	return true
 }
 
 func (s *Stats) container(c *runtimeapi.ContainerStats, logs map[string]uint64, node *statsapi.FsStats, now time.Time) statsapi.ContainerStats {
