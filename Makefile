@@ -27,8 +27,8 @@ build: ## compile all daemons and the keelson command into bin/
 	@$(GO) version >/dev/null 2>&1 || { echo 'Go is needed to build: https://go.dev/doc/install (1.26 or later)'; exit 1; }
 	@mkdir -p $(BIN)
 	@echo "building $(DAEMONS) keelson (the first time takes some minutes)"
-	@n=0; for d in $(DAEMONS) keelson pause; do n=$$((n+1)); m=$$d; case $$d in keelson|pause) m=deploy;; esac; \
-	  printf '  [%d/7] %-20s' $$n $$d; s=$$(date +%s); \
+	@n=0; for d in $(DAEMONS) keelson-net keelson pause; do n=$$((n+1)); m=$$d; case $$d in keelson|pause) m=deploy;; keelson-net) m=kube-proxy;; esac; \
+	  printf '  [%d/8] %-20s' $$n $$d; s=$$(date +%s); \
 	  $(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/$$d ./$$m/cmd/$$d || exit 1; \
 	  printf '%ds\n' $$(( $$(date +%s) - s )); done
 

@@ -122,6 +122,9 @@ func (m *Machine) Reset(ctx context.Context) error {
 	for _, f := range conf {
 		errs = append(errs, os.Remove(f))
 	}
+	if err := os.Remove(m.Paths.Plugin()); !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("forget the cluster: %w", err)
 	}

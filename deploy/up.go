@@ -94,8 +94,12 @@ func (m *Machine) checkBinaries(s config.Settings) error {
 			missing = append(missing, sv.Command[0])
 		}
 	}
-	if s.Worker && !exists(filepath.Join(s.Binaries, "pause")) {
-		missing = append(missing, filepath.Join(s.Binaries, "pause"))
+	if s.Worker {
+		for _, program := range []string{"pause", config.PluginProgram} {
+			if at := filepath.Join(s.Binaries, program); !exists(at) {
+				missing = append(missing, at)
+			}
+		}
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("not built: %s; run `make build`, or say where they are with --binaries", strings.Join(missing, ", "))
@@ -312,6 +316,13 @@ func (m *Machine) services(ctx context.Context, s config.Settings) (list []confi
 		}
 		version = v
 		if _, err := config.WriteFile(p.ContainerdConfig(), []byte(runtime.Config(p, rt)), 0o644); err != nil {
+			return nil, "", err
+		}
+		plugin, err := os.ReadFile(filepath.Join(s.Binaries, config.PluginProgram))
+		if err != nil {
+			return nil, "", err
+		}
+		if _, err := config.WriteFile(p.Plugin(), plugin, 0o755); err != nil {
 			return nil, "", err
 		}
 		if err := pause.Archive(m.pauseArchive(), filepath.Join(s.Binaries, "pause")); err != nil {

@@ -40,6 +40,7 @@ type Config struct {
 
 	PodNetwork bool   `yaml:"podNetwork" flag:"pod-network" help:"set up the pod network: CNI configuration, routes or VXLAN to other nodes, masquerade to the outside"`
 	CNIDir     string `yaml:"cniConfDir" flag:"cni-conf-dir" help:"directory of CNI configurations that the runtime reads"`
+	CNIBin     string `yaml:"cniBinDir" flag:"cni-bin-dir" help:"directory of the runtime's CNI plugins: where it holds keelson-net, pods are connected by that; else, or empty, by bridge, host-local and portmap"`
 	VNI        int    `yaml:"vxlanID" flag:"vxlan-id" help:"VXLAN network identifier"`
 	VXLANPort  int    `yaml:"vxlanPort" flag:"vxlan-port" help:"VXLAN UDP port"`
 

@@ -105,7 +105,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	if cfg.PodNetwork {
 		n := network.New(network.Config{
-			ClusterCIDRs: prefixes(cfg.ClusterCIDR), VNI: cfg.VNI, Port: cfg.VXLANPort, CNIDir: cfg.CNIDir, CNIFile: "10-keelson.conflist",
+			ClusterCIDRs: prefixes(cfg.ClusterCIDR), VNI: cfg.VNI, Port: cfg.VXLANPort, CNIDir: cfg.CNIDir, CNIFile: "10-keelson.conflist", CNIBin: cfg.CNIBin,
 		}, name, p.nodes.List, log)
 		p.nodes.OnEvent(func(informer.Event[*corev1.Node]) { n.Changed() })
 		g.Go("pod network", func(ctx context.Context) error {

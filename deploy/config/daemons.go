@@ -164,6 +164,7 @@ func keelsonOptions(daemon string, s Settings, p Paths) []option {
 			{"cluster-dns", s.DNSAddress},
 			{"cluster-domain", s.ClusterDomain},
 			{"cni-conf-dir", p.CNIConf},
+			{"cni-bin-dir", p.CNIBin},
 		}
 	}
 	return nil

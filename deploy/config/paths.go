@@ -24,8 +24,8 @@ type Paths struct {
 	PodLogs       string
 	ContainerLogs string
 	CNIConf       string // kube-proxy writes our network's configuration here
-	CNIBin        string // where Debian's containernetworking-plugins puts the plugins
-	CNIState      string // addresses given out by the host-local plugin
+	CNIBin        string // where Debian's containernetworking-plugins puts the plugins, and we ours
+	CNIState      string // addresses given out by our plugin
 }
 
 // At returns the paths below prefix, "" for the usual ones.
@@ -44,6 +44,12 @@ func At(prefix string) Paths {
 		CNIConf: at("etc/cni/net.d"), CNIBin: "/usr/lib/cni", CNIState: "/var/lib/cni",
 	}
 }
+
+// Plugin is the CNI plugin of our pod network, where the runtime looks for it.
+func (p Paths) Plugin() string { return filepath.Join(p.CNIBin, PluginProgram) }
+
+// PluginProgram is its name, also among the binaries.
+const PluginProgram = "keelson-net"
 
 // AdminKubeconfig is the kubeconfig of the cluster's administrator.
 func (p Paths) AdminKubeconfig() string { return filepath.Join(p.Etc, "admin.conf") }

@@ -52,7 +52,8 @@ else
 fi
 hostname "$NAME"
 for d in $PRIVATE; do mkdir -p /$d "$DIR/$d"; mount --bind "$DIR/$d" /$d; done
-mkdir -p /run/lock /run/netns
+mkdir -p /run/lock /run/netns "$DIR/plugins/upper" "$DIR/plugins/work"
+mount -t overlay -o lowerdir=/usr/lib/cni,upperdir="$DIR/plugins/upper",workdir="$DIR/plugins/work" plugins /usr/lib/cni
 mount --bind "$DIR/hosts" /etc/hosts
 mount --make-rshared /
 echo up >"$DIR/started"

@@ -23,6 +23,8 @@ import (
 const (
 	Bridge = "cni0"
 	Tunnel = "keelson-vxlan"
+	// Plugin is our CNI plugin's program, see kube-proxy/cni.
+	Plugin = "keelson-net"
 	// tunnelOverhead are the bytes that VXLAN over IPv4 adds to a packet.
 	tunnelOverhead = 50
 )
@@ -34,6 +36,7 @@ type Config struct {
 	Port         int // UDP, of VXLAN
 	CNIDir       string
 	CNIFile      string
+	CNIBin       string // where the runtime has its plugins
 }
 
 // Link is the machine's interface that carries the node's address.
@@ -69,8 +72,9 @@ type Plan struct {
 	CNI       []byte // content of the configuration file; nil: not yet
 }
 
-// Decide plans the network of the node named self. nodes may be in any order.
-func Decide(cfg Config, self string, link Link, nodes []*corev1.Node) Plan {
+// Decide plans the network of the node named self. nodes may be in any order. plugin says
+// that the runtime has our plugin.
+func Decide(cfg Config, self string, link Link, nodes []*corev1.Node, plugin bool) Plan {
 	var p Plan
 	var own netip.Addr
 	for _, n := range nodes {
@@ -106,7 +110,11 @@ func Decide(cfg Config, self string, link Link, nodes []*corev1.Node) Plan {
 		p.TunnelMAC = MAC(own)
 	}
 	if len(p.PodCIDRs) > 0 {
-		p.CNI = conflist(p.PodCIDRs, p.MTU)
+		plugins := chain(p.PodCIDRs, p.MTU)
+		if plugin {
+			plugins = one(p.PodCIDRs, p.MTU)
+		}
+		p.CNI = conflist(plugins)
 	}
 	return p
 }
@@ -144,8 +152,17 @@ func ranges(n *corev1.Node) []netip.Prefix {
 	return out
 }
 
-// conflist is the CNI configuration: a bridge, addresses from the node's ranges, and host ports.
-func conflist(podCIDRs []netip.Prefix, mtu int) []byte {
+// portMappings has the runtime tell a plugin the host ports of each pod.
+var portMappings = map[string]bool{"portMappings": true}
+
+// one is our own plugin, which is started once for a pod.
+func one(podCIDRs []netip.Prefix, mtu int) []any {
+	return []any{map[string]any{"type": Plugin, "bridge": Bridge, "mtu": mtu, "ranges": podCIDRs, "capabilities": portMappings}}
+}
+
+// chain are the usual plugins, which together do the same and keep the same books: a
+// bridge, addresses from the node's ranges, and host ports.
+func chain(podCIDRs []netip.Prefix, mtu int) []any {
 	var subnets []any
 	var routes []any
 	for _, c := range podCIDRs {
@@ -156,17 +173,17 @@ func conflist(podCIDRs []netip.Prefix, mtu int) []byte {
 		}
 		routes = append(routes, map[string]string{"dst": dst})
 	}
-	conf := map[string]any{
-		"cniVersion": "0.4.0", "name": "keelson",
-		"plugins": []any{
-			map[string]any{
-				"type": "bridge", "bridge": Bridge, "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": mtu,
-				"ipam": map[string]any{"type": "host-local", "ranges": subnets, "routes": routes},
-			},
-			map[string]any{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}},
+	return []any{
+		map[string]any{
+			"type": "bridge", "bridge": Bridge, "isGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": mtu,
+			"ipam": map[string]any{"type": "host-local", "ranges": subnets, "routes": routes},
 		},
+		map[string]any{"type": "portmap", "capabilities": portMappings},
 	}
-	text, err := json.MarshalIndent(conf, "", "  ")
+}
+
+func conflist(plugins []any) []byte {
+	text, err := json.MarshalIndent(map[string]any{"cniVersion": "0.4.0", "name": "keelson", "plugins": plugins}, "", "  ")
 	if err != nil {
 		panic(fmt.Sprintf("network: a map of plain values cannot be marshalled: %v", err))
 	}

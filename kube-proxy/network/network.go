@@ -79,8 +79,17 @@ func (n *Network) pass() error {
 	if err != nil {
 		return err
 	}
-	p := Decide(n.cfg, n.self, link, nodes)
+	p := Decide(n.cfg, n.self, link, nodes, n.hasPlugin())
 	return errors.Join(n.tunnel(p, link, own), n.writeCNI(p))
+}
+
+// hasPlugin tells whether our plugin is where the runtime looks for plugins.
+func (n *Network) hasPlugin() bool {
+	if n.cfg.CNIBin == "" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(n.cfg.CNIBin, Plugin))
+	return err == nil
 }
 
 // linkOf finds the interface that has the node's address.
