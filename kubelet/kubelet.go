@@ -145,6 +145,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		Images: runtime, Pods: pool, Volumes: mounts.Usage, Cgroups: groups, Log: log})
 	collector := images.NewCollector(cfg.ImageGC, name, runtime, runtime, events, counts, log)
 	guard, err = eviction.New(cfg.Eviction, eviction.Surroundings{NodeName: name, Pods: pool, Summary: stats.Summary, FreeImages: collector.FreeAll,
+		Enforced:   slices.Contains(cfg.EnforceAllocatable, "pods"),
 		BestEffort: func(p *corev1.Pod) bool { return pod.QOS(p) == corev1.PodQOSBestEffort }, Changed: self.Poke, Metrics: counts, Events: events, Log: log})
 	if err != nil {
 		return config.Usage(err)

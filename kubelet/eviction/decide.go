@@ -114,7 +114,7 @@ func Decide(thresholds []Threshold, o Options, was Memory, seen Seen, now time.T
 		return d
 	}
 	sort.SliceStable(acting, func(i, j int) bool { // memory first: it kills fastest
-		return acting[i].Signal == MemoryAvailable && acting[j].Signal != MemoryAvailable
+		return ofMemory(acting[i].Signal) && !ofMemory(acting[j].Signal)
 	})
 	t := acting[0]
 	d.Signal, d.Reclaim = t.Signal, signals[t.Signal].resource
@@ -127,6 +127,8 @@ func Decide(thresholds []Threshold, o Options, was Memory, seen Seen, now time.T
 	}
 	return d
 }
+
+func ofMemory(s Signal) bool { return s == MemoryAvailable || s == AllocatableMemoryAvailable }
 
 // first is the pod that goes first for a signal: one that uses more than it asked for
 // before others, then the lower priority, then the larger excess.
@@ -143,7 +145,7 @@ func first(signal Signal, seen Seen) *corev1.Pod {
 			r.priority = *p.Spec.Priority
 		}
 		switch signal {
-		case MemoryAvailable:
+		case MemoryAvailable, AllocatableMemoryAvailable:
 			r.excess = u.MemoryBytes - requested(p, corev1.ResourceMemory)
 		case NodeFsAvailable, ImageFsAvailable:
 			r.excess = u.DiskBytes - requested(p, corev1.ResourceEphemeralStorage)

@@ -36,6 +36,8 @@ type Surroundings struct {
 	NodeName string
 	Pods     Evictor
 	Summary  func(ctx context.Context) (*statsapi.Summary, error)
+	// Enforced says that all pods together have a limit of memory.
+	Enforced bool
 	// FreeImages removes all images that nothing uses. May be nil.
 	FreeImages func(ctx context.Context) error
 	// BestEffort says whether a pod has no requests and limits at all.
@@ -66,6 +68,9 @@ func New(o Options, s Surroundings) (*Manager, error) {
 	thresholds, err := Parse(o)
 	if err != nil {
 		return nil, err
+	}
+	if s.Enforced {
+		thresholds = Enforced(thresholds)
 	}
 	return &Manager{o: o, s: s, thresholds: thresholds}, nil
 }
@@ -182,6 +187,11 @@ func observe(sum *statsapi.Summary, pods []*corev1.Pod) Seen {
 	if m := sum.Node.Memory; m != nil && m.AvailableBytes != nil && m.WorkingSetBytes != nil {
 		seen.Left[MemoryAvailable] = Left{Capacity: int64(*m.AvailableBytes + *m.WorkingSetBytes), Available: int64(*m.AvailableBytes)}
 	}
+	for _, part := range sum.Node.SystemContainers {
+		if m := part.Memory; part.Name == statsapi.SystemContainerPods && m != nil && m.AvailableBytes != nil && m.WorkingSetBytes != nil {
+			seen.Left[AllocatableMemoryAvailable] = Left{Capacity: int64(*m.AvailableBytes + *m.WorkingSetBytes), Available: int64(*m.AvailableBytes)}
+		}
+	}
 	disk := func(f *statsapi.FsStats, bytes, inodes Signal) {
 		if f != nil && f.AvailableBytes != nil && f.CapacityBytes != nil {
 			seen.Left[bytes] = Left{Capacity: int64(*f.CapacityBytes), Available: int64(*f.AvailableBytes)}
@@ -230,6 +240,9 @@ func observe(sum *statsapi.Summary, pods []*corev1.Pod) Seen {
 			}
 			u.MemoryBytes += one.MemoryBytes
 			u.Containers[c.Name] = one
+		}
+		if p.Memory != nil && p.Memory.WorkingSetBytes != nil { // more than its containers together
+			u.MemoryBytes = value(p.Memory.WorkingSetBytes)
 		}
 		for _, v := range p.VolumeStats {
 			u.EmptyDirs[v.Name] = value(v.UsedBytes)

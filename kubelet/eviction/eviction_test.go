@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
 const mi = int64(1 << 20)
@@ -25,7 +26,7 @@ func TestParse(t *testing.T) {
 	if _, err := Parse(DefaultOptions()); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []string{"memory.available", "memory.available<x", "air.available<1", "nodefs.available<101%", "memory.available<1,memory.available<2"} {
+	for _, bad := range []string{"allocatableMemory.available<1Gi", "memory.available", "memory.available<x", "air.available<1", "nodefs.available<101%", "memory.available<1,memory.available<2"} {
 		if _, err := Parse(Options{EvictionHard: bad}); err == nil {
 			t.Errorf("%s is accepted", bad)
 		}
@@ -45,6 +46,44 @@ func podUsing(name string, requestMi int64, priority int32) *corev1.Pod {
 
 func using(memoryMi int64) Usage {
 	return Usage{MemoryBytes: memoryMi * mi, Containers: map[string]ContainerUsage{"c": {MemoryBytes: memoryMi * mi}}}
+}
+
+// What all pods together may use ends before the node's memory does: then they are evicted just the same.
+func TestTheirOwnLimit(t *testing.T) {
+	thresholds, _ := Parse(Options{EvictionHard: "memory.available<100Mi,nodefs.available<10%"})
+	bytes := func(mib int64) *uint64 { return new(uint64(mib * mi)) }
+	sum := &statsapi.Summary{}
+	sum.Node.Memory = &statsapi.MemoryStats{AvailableBytes: bytes(2000), WorkingSetBytes: bytes(1000)}
+	sum.Node.SystemContainers = []statsapi.ContainerStats{
+		{Name: statsapi.SystemContainerKubelet, Memory: &statsapi.MemoryStats{AvailableBytes: bytes(1), WorkingSetBytes: bytes(1)}},
+		{Name: statsapi.SystemContainerPods, Memory: &statsapi.MemoryStats{AvailableBytes: bytes(60), WorkingSetBytes: bytes(940)}},
+	}
+	p := podUsing("p", 0, 0)
+	sum.Pods = []statsapi.PodStats{{PodRef: statsapi.PodReference{UID: "p"}, Memory: &statsapi.MemoryStats{WorkingSetBytes: bytes(930)},
+		Containers: []statsapi.ContainerStats{{Name: "c", Memory: &statsapi.MemoryStats{WorkingSetBytes: bytes(5)}}}}}
+	seen := observe(sum, []*corev1.Pod{p})
+	if got := seen.Usage["p"].MemoryBytes; got != 930*mi {
+		t.Errorf("the pod uses %d bytes, want all that its cgroup has", got)
+	}
+	if d := Decide(thresholds, Options{}, Memory{}, seen, time.Unix(0, 0)); len(d.Evict) != 0 || len(d.Conditions) != 0 {
+		t.Errorf("without a limit of the pods: %+v", d)
+	}
+	limited := Enforced(thresholds)
+	if len(thresholds) != 2 || len(limited) != 3 {
+		t.Fatalf("%d thresholds become %d", len(thresholds), len(limited))
+	}
+	d := Decide(limited, Options{}, Memory{}, seen, time.Unix(0, 0))
+	if len(d.Evict) != 1 || d.Evict[0].Signal != "allocatableMemory.available" || d.Reclaim != corev1.ResourceMemory ||
+		!strings.HasPrefix(d.Evict[0].Message, "The node was low on resource: memory. Threshold quantity: 100Mi, available: 60Mi. ") {
+		t.Errorf("%+v", d)
+	}
+	if w := Withheld(limited, corev1.ResourceList{"memory": resource.MustParse("1Gi")}); w.Memory().String() != "100Mi" {
+		t.Errorf("withheld %v: counted once", w)
+	}
+	soft, _ := Parse(Options{EvictionSoft: "memory.available<200Mi", EvictionSoftGracePeriod: "memory.available=1m"})
+	if len(Enforced(soft)) != 1 {
+		t.Error("a soft threshold acts on the pods' limit")
+	}
 }
 
 func TestWhoGoesFirst(t *testing.T) {

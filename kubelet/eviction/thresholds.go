@@ -2,6 +2,7 @@ package eviction
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -41,6 +42,10 @@ const (
 	ImageFsAvailable  Signal = "imagefs.available"
 	ImageFsInodesFree Signal = "imagefs.inodesFree"
 	PIDAvailable      Signal = "pid.available"
+
+	// AllocatableMemoryAvailable is what all pods together have left of their own limit. Nobody sets a
+	// threshold for it: it has that of memory.available.
+	AllocatableMemoryAvailable Signal = "allocatableMemory.available"
 )
 
 // signals says which condition a signal stands for and what users call the resource.
@@ -54,6 +59,8 @@ var signals = map[Signal]struct {
 	ImageFsAvailable:  {corev1.NodeDiskPressure, corev1.ResourceEphemeralStorage},
 	ImageFsInodesFree: {corev1.NodeDiskPressure, "inodes"},
 	PIDAvailable:      {corev1.NodePIDPressure, "pids"},
+
+	AllocatableMemoryAvailable: {corev1.NodeMemoryPressure, corev1.ResourceMemory},
 }
 
 // Amount is absolute, or a part of the capacity when Percent is set.
@@ -135,6 +142,18 @@ func Parse(o Options) ([]Threshold, error) {
 	return out, nil
 }
 
+// Enforced adds what follows when all pods together have a limit of memory: they are evicted before they
+// reach it, as before the node's memory ends. Otherwise the kernel would choose.
+func Enforced(thresholds []Threshold) []Threshold {
+	for _, t := range thresholds {
+		if t.Signal == MemoryAvailable && t.Grace == 0 {
+			t.Signal = AllocatableMemoryAvailable
+			return append(slices.Clip(thresholds), t)
+		}
+	}
+	return thresholds
+}
+
 func parseList(text, operator, name string) (map[Signal]string, error) {
 	out := map[Signal]string{}
 	for _, part := range strings.Split(text, ",") {
@@ -145,7 +164,7 @@ func parseList(text, operator, name string) (map[Signal]string, error) {
 		if !ok {
 			return nil, fmt.Errorf("%s: %q: want signal%svalue", name, part, operator)
 		}
-		if _, known := signals[Signal(signal)]; !known {
+		if _, known := signals[Signal(signal)]; !known || Signal(signal) == AllocatableMemoryAvailable {
 			return nil, fmt.Errorf("%s: unknown signal %q", name, signal)
 		}
 		if _, double := out[Signal(signal)]; double {
