@@ -11,7 +11,7 @@
 // Promises: containers outlive the kubelet, and a kubelet that starts adopts them; what no
 // source wants any more is stopped and removed; a pod is deleted at the API server only when
 // nothing of it runs. Beside pods there are the node's own matters: registration, lease and
-// conditions (node), pressure (eviction, images), the machine's shutdown (shutdown), and the HTTPS server for logs, exec and
+// conditions (node), pressure (eviction, images, oom), the machine's shutdown (shutdown), and the HTTPS server for logs, exec and
 // statistics (server).
 //
 // Debug: /debug/pods, /debug/volumes, /debug/probes, /debug/node, /debug/shutdown on the server; `kubelet plan`
@@ -48,6 +48,7 @@ import (
 	"github.com/keelson/keelson/kubelet/metrics"
 	"github.com/keelson/keelson/kubelet/node"
 	"github.com/keelson/keelson/kubelet/objects"
+	"github.com/keelson/keelson/kubelet/oom"
 	"github.com/keelson/keelson/kubelet/pod"
 	"github.com/keelson/keelson/kubelet/probes"
 	"github.com/keelson/keelson/kubelet/server"
@@ -195,6 +196,14 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 			room = self.Unreserved()
 		}
 		enforce(ctx, room, groups, self)
+		return nil
+	})
+	g.Go("machine out of memory", func(ctx context.Context) error {
+		err := oom.Run(ctx, oom.Log, func(v oom.Victim) { self.Event(corev1.EventTypeWarning, "SystemOOM", v.Text()) })
+		if err != nil { // some containers and security modules do not show the kernel's log
+			log.Warn("it will not be told when the machine has too little memory", "err", err)
+		}
+		<-ctx.Done()
 		return nil
 	})
 	g.Go("leftovers", func(ctx context.Context) error {
