@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/same"
 )
 
 // Fields keeps metadata.managedFields. It is safe for concurrent use.
@@ -279,10 +279,10 @@ func clearSame(a, b reflect.Value, depth int) {
 		x, y := a.Field(i), b.Field(i)
 		switch {
 		case x.IsZero() && y.IsZero():
-		case equality.Semantic.DeepEqual(x.Interface(), y.Interface()):
+		case same.Fields(x, y):
 			x.SetZero()
 			y.SetZero()
-		case depth > 1 && x.Kind() == reflect.Struct && x.Type().PkgPath() == a.Type().PkgPath():
+		case depth > 1 && x.Kind() == reflect.Struct && (i <= 1 || x.Type().PkgPath() == a.Type().PkgPath()):
 			clearSame(x, y, depth-1)
 		}
 	}

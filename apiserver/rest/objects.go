@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,6 +29,7 @@ import (
 	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/patch"
 	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/same"
 	"github.com/keelson/keelson/apiserver/store"
 	"github.com/keelson/keelson/apiserver/watchcache"
 )
@@ -682,7 +682,7 @@ func specChanged(a, b resources.Object) bool {
 		case "TypeMeta", "ObjectMeta", "Status":
 			continue
 		}
-		if !equality.Semantic.DeepEqual(x.Field(i).Interface(), y.Field(i).Interface()) {
+		if !same.Fields(x.Field(i), y.Field(i)) {
 			return true
 		}
 	}

@@ -402,6 +402,18 @@ func invalidPatch(doc string, err error) error {
 // patched applies a patch that is not an apply.
 // shown is the document that errors quote.
 func (c *Call) patched(kind types.PatchType, text []byte, current resources.Object) (obj resources.Object, shown string, strict []error, err error) {
+	if kind != types.JSONPatchType && c.Row.Custom == nil {
+		if narrow, widen, ok := patch.Narrow(current, text); ok {
+			if obj, shown, strict, err = c.patchedWhole(kind, text, narrow); err == nil && len(strict) == 0 {
+				widen(obj)
+				return obj, shown, nil, nil
+			}
+		}
+	} // errors quote the whole
+	return c.patchedWhole(kind, text, current)
+}
+
+func (c *Call) patchedWhole(kind types.PatchType, text []byte, current resources.Object) (obj resources.Object, shown string, strict []error, err error) {
 	into := c.Row.New()
 	if kind == types.StrategicMergePatchType {
 		doc := current.DeepCopyObject().(resources.Object)

@@ -2,7 +2,6 @@ package watchcache
 
 import (
 	"strings"
-	"unique"
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -18,8 +17,8 @@ type query struct {
 	name  string // compare the name (all namespaces, one name)
 	node  string // look in the node index
 	label labels.Selector
-	// labels are those that an object must have to be matched by label: where to look.
-	labels []unique.Handle[Label]
+	// labels are those that an object must have to be matched by label, as hashes: where to look.
+	labels []uint64
 	field  fields.Selector
 	row    *resources.Row // whose fields are compared; nil: the storage row's
 
@@ -40,7 +39,7 @@ func (s Selection) query() query {
 				continue
 			}
 			if values := r.ValuesUnsorted(); len(values) == 1 {
-				q.labels = append(q.labels, unique.Make(Label{r.Key(), values[0]}))
+				q.labels = append(q.labels, hash(Label{r.Key(), values[0]}))
 			}
 		}
 	}

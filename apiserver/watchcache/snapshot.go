@@ -2,9 +2,9 @@ package watchcache
 
 import (
 	"context"
+	"hash/maphash"
 	"slices"
 	"strings"
-	"unique"
 
 	"github.com/tidwall/btree"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -26,12 +26,16 @@ type trees struct {
 	marks       *btree.BTreeG[mark]
 }
 
-// mark says that the object at a key has a label. Marks name keys and not items, so that a change
-// which leaves the labels alone leaves them alone too.
+// mark says that the object at a key has a label of this hash. Marks name keys and not items, so that a
+// change which leaves the labels alone leaves them alone too; of labels with one hash the object tells which it has.
 type mark struct {
-	label unique.Handle[Label]
+	label uint64
 	key   string
 }
+
+var labelSeed = maphash.MakeSeed()
+
+func hash(l Label) uint64 { return maphash.Comparable(labelSeed, l) }
 
 func newTrees() trees {
 	opts := btree.Options{NoLocks: true}
@@ -44,14 +48,10 @@ func newTrees() trees {
 			return a.Key < b.Key
 		}, opts),
 		marks: btree.NewBTreeGOptions(func(a, b mark) bool {
-			if a.label == b.label {
-				return a.key < b.key
+			if a.label != b.label {
+				return a.label < b.label
 			}
-			l, m := a.label.Value(), b.label.Value()
-			if l.Key != m.Key {
-				return l.Key < m.Key
-			}
-			return l.Value < m.Value
+			return a.key < b.key
 		}, opts),
 	}
 }
@@ -90,15 +90,15 @@ func (t trees) mark(it, prev *Item) {
 		return
 	}
 	for _, l := range was {
-		t.marks.Delete(mark{unique.Make(l), prev.Key})
+		t.marks.Delete(mark{hash(l), prev.Key})
 	}
 	for _, l := range is {
-		t.marks.Set(mark{unique.Make(l), it.Key})
+		t.marks.Set(mark{hash(l), it.Key})
 	}
 }
 
-// rarest returns the label that the fewest objects below start have, as far as a short look at each tells.
-func (t trees) rarest(wanted []unique.Handle[Label], start string) unique.Handle[Label] {
+// rarest returns the label (its hash) that the fewest objects below start have, as far as a short look at each tells.
+func (t trees) rarest(wanted []uint64, start string) uint64 {
 	const look = 100
 	best, fewest := wanted[0], look+1
 	for _, l := range wanted {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
+	"github.com/keelson/keelson/apiserver/same"
 	"github.com/keelson/keelson/libs/quota"
 )
 
@@ -73,7 +74,7 @@ func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 			f.Forbidden(p.Child("schedulingGates").Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name))
 		}
 	}
-	if equality.Semantic.DeepEqual(pod.Spec, old.Spec) {
+	if same.Values(&pod.Spec, &old.Spec) {
 		return f.List()
 	}
 

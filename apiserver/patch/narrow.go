@@ -1,0 +1,69 @@
+package patch
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"sync"
+
+	"github.com/keelson/keelson/apiserver/resources"
+)
+
+// Narrow returns an object that has of current only those top-level fields which a merge patch (or a strategic
+// one) names, and a function that gives such an object, patched, the others back, as copies. Most patches are
+// about metadata or about status: the rest need not become JSON and an object again.
+//
+// ok is false when the patch is no object, or names a field that the type does not have, or its kind.
+func Narrow(current resources.Object, patch []byte) (narrow resources.Object, widen func(resources.Object), ok bool) {
+	var names map[string]json.RawMessage
+	if json.Unmarshal(patch, &names) != nil || names == nil {
+		return nil, nil, false
+	}
+	whole := reflect.ValueOf(current).Elem()
+	if whole.Kind() != reflect.Struct {
+		return nil, nil, false
+	}
+	fields := topFields(whole.Type())
+	named := make([]bool, whole.NumField())
+	for name := range names {
+		i, has := fields[name]
+		if !has {
+			return nil, nil, false
+		}
+		named[i] = true
+	}
+	part, rest := reflect.New(whole.Type()), reflect.New(whole.Type())
+	for i, is := range named {
+		into := rest
+		if is {
+			into = part
+		}
+		into.Elem().Field(i).Set(whole.Field(i))
+	}
+	widen = func(obj resources.Object) {
+		into, copied := reflect.ValueOf(obj).Elem(), reflect.ValueOf(rest.Interface().(resources.Object).DeepCopyObject()).Elem()
+		for i, is := range named {
+			if !is && whole.Type().Field(i).Name != "TypeMeta" {
+				into.Field(i).Set(copied.Field(i))
+			}
+		}
+	}
+	return part.Interface().(resources.Object), widen, true
+}
+
+var topFieldsOf sync.Map // reflect.Type → map[string]int
+
+// topFields are the fields of a type by their names in JSON, without kind and apiVersion.
+func topFields(t reflect.Type) map[string]int {
+	if known, ok := topFieldsOf.Load(t); ok {
+		return known.(map[string]int)
+	}
+	fields := map[string]int{}
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "" && name != "-" {
+			fields[name] = i
+		}
+	}
+	topFieldsOf.Store(t, fields)
+	return fields
+}

@@ -1,0 +1,77 @@
+// Package same tells whether two values of an API type say the same, without walking them by
+// reflection when that can be avoided.
+//
+// What differs in memory and not in meaning (an empty and an absent list, 1 and 1000m) is the same,
+// as for [equality.Semantic]. What is not stored does not count: parts of a second, the Object of a RawExtension.
+package same
+
+import (
+	"bytes"
+	"reflect"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+)
+
+// message is what the generated types do.
+type message interface {
+	Size() int
+	MarshalToSizedBuffer([]byte) (int, error)
+}
+
+// largest is the size of an encoding from which buffers are not kept.
+const largest = 64 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 8<<10); return &b }}
+
+// Values compares what two pointers of one type point to. Messages that are encoded alike are the same:
+// encoding both takes a tenth of the time of a comparison field by field. Those that are not are compared.
+func Values(a, b any) bool {
+	return alike(a, b) || equality.Semantic.DeepEqual(a, b)
+}
+
+// Fields is Values for two addressable parts of values, such as fields of structs: lists are compared
+// element by element.
+func Fields(a, b reflect.Value) bool {
+	if a.Kind() == reflect.Pointer && !a.IsNil() && !b.IsNil() {
+		return Fields(a.Elem(), b.Elem())
+	}
+	if a.Kind() == reflect.Slice && a.Type().Elem().Kind() == reflect.Struct {
+		if a.Len() != b.Len() {
+			return false
+		}
+		for i := range a.Len() {
+			if !Fields(a.Index(i), b.Index(i)) {
+				return false
+			}
+		}
+		return true
+	}
+	return Values(a.Addr().Interface(), b.Addr().Interface())
+}
+
+func alike(a, b any) bool {
+	m, ok := a.(message)
+	if !ok || reflect.ValueOf(a).IsNil() || reflect.ValueOf(b).IsNil() {
+		return false
+	}
+	n, size := b.(message), m.Size()
+	if n.Size() != size {
+		return false
+	}
+	kept := buffers.Get().(*[]byte)
+	defer func() {
+		if cap(*kept) <= largest {
+			buffers.Put(kept)
+		}
+	}()
+	if cap(*kept) < 2*size {
+		*kept = make([]byte, 0, 2*size)
+	}
+	x, y := (*kept)[:size], (*kept)[size:2*size]
+	if i, err := m.MarshalToSizedBuffer(x); err != nil || i != size {
+		return false
+	}
+	j, err := n.MarshalToSizedBuffer(y)
+	return err == nil && j == size && bytes.Equal(x, y)
+}
