@@ -49,7 +49,7 @@ type Config struct {
 	PeerTrustedCAFile string   `yaml:"peerTrustedCAFile" flag:"etcd-peer-trusted-ca-file" help:"authority of member certificates"`
 	QuotaBytes        int64    `yaml:"quotaBytes" flag:"etcd-quota-backend-bytes" help:"bytes that the database may grow to; then only deletions work"`
 	SnapshotCount     int64    `yaml:"snapshotCount" flag:"etcd-snapshot-count" help:"writes between raft snapshots; each write in between is held in memory"`
-	HeartbeatInterval int      `yaml:"heartbeatInterval" flag:"etcd-heartbeat-interval" help:"milliseconds between heartbeats; default: 100, or 50 for a single member"`
+	HeartbeatInterval int      `yaml:"heartbeatInterval" flag:"etcd-heartbeat-interval" help:"milliseconds between heartbeats; default: 100"`
 	ElectionTimeout   int      `yaml:"electionTimeout" flag:"etcd-election-timeout" help:"milliseconds without a heartbeat until an election; default: ten heartbeats, or five for a single member"`
 	UnsafeNoFsync     bool     `yaml:"unsafeNoFsync" flag:"etcd-unsafe-no-fsync" help:"do not wait for the disk; a crash of the machine loses writes"`
 }
@@ -225,8 +225,8 @@ func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
 	}
 	ec.MaxRequestBytes = 3 << 20 // an object may have 1.5 MiB as JSON and grow a little
 	ec.TickMs, ec.ElectionMs = 100, 1000
-	if single { // nobody to wait for
-		ec.TickMs, ec.ElectionMs = 50, 250
+	if single { // nobody to wait for; a shorter tick would wake an idle machine more often
+		ec.ElectionMs = 500
 	}
 	if c.HeartbeatInterval > 0 {
 		ec.TickMs = uint(c.HeartbeatInterval)

@@ -11,8 +11,8 @@
 // resourceVersions.
 //
 // A standby watches the lease, so it sees each renewal when it is written, and takes over LeaseDuration
-// after the last one: with the defaults 2.2 to 3 seconds after the leader has died. The price are four writes
-// in three seconds by the leader. Where the watch does not work, it looks every RetryPeriod. Where writes take long the
+// after the last one: with the defaults 2.1 to 3 seconds after the leader has died. The price are seven writes
+// in six seconds by the leader. Where the watch does not work, it looks every RetryPeriod. Where writes take long the
 // leader claims the lease for longer, up to 15 s, so that a crowded machine does not depose it (pace.go).
 //
 // Goroutines: Run owns them all. lead is called again on each election, one call at a time. To debug:
@@ -49,13 +49,13 @@ type Config struct {
 	ResourceName      string          `yaml:"resourceName" flag:"leader-elect-resource-name" help:"name of the lease"`
 }
 
-// Default is the configuration of the daemon with this name: 3 s, 2.7 s and 0.75 s.
+// Default is the configuration of the daemon with this name: 3 s, 2.7 s and 0.85 s.
 func Default(name string) Config {
 	return Config{
 		LeaderElect:       true,
 		LeaseDuration:     metav1.Duration{Duration: 3 * time.Second},
 		RenewDeadline:     metav1.Duration{Duration: 2700 * time.Millisecond},
-		RetryPeriod:       metav1.Duration{Duration: 750 * time.Millisecond},
+		RetryPeriod:       metav1.Duration{Duration: 850 * time.Millisecond},
 		ResourceNamespace: metav1.NamespaceSystem,
 		ResourceName:      name,
 	}
