@@ -93,7 +93,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		upper.Stop() // nothing can be served without it
 		return nil
 	})
-	lower.Go("memory", func(ctx context.Context) error { return tendMemory(ctx, s.cache.Pack) })
+	lower.Go("memory", func(ctx context.Context) error { return tendMemory(ctx, s.cache) })
 	upper.Go("custom resources", s.custom.Run)
 	upper.Go("aggregation", s.others.Run)
 	if cfg.PriorityFairness {

@@ -1,0 +1,24 @@
+package apiserver
+
+import "testing"
+
+func TestGCPercent(t *testing.T) {
+	for _, c := range []struct {
+		rate, live uint64
+		added      int
+		want       int
+	}{
+		{0, 20 << 20, 0, idlePercent},
+		{0, 20 << 20, 1000, idlePercent},
+		{8 << 20, 24 << 20, 0, 400}, // 96 MiB are allocated before the next collection
+		{8 << 20, 64 << 20, 0, 150},
+		{8 << 20, 64 << 20, growing, 50},
+		{8 << 20, 16 << 20, growing, 200},
+		{8 << 20, 1, growing, mostPercent},
+		{8 << 20, 1 << 30, 0, busyPercent},
+	} {
+		if got := gcPercent(c.rate, c.live, c.added); got != c.want {
+			t.Errorf("%d bytes a second, %d live, %d added a second: %d %%, want %d", c.rate, c.live, c.added, got, c.want)
+		}
+	}
+}
