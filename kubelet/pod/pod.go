@@ -177,8 +177,9 @@ type Memory struct {
 	Phase   Phase
 	Busy    map[string]bool // targets (Step.Target) of operations under way
 	Volumes bool            // all volumes are set up
-	Clean   bool            // volumes are unmounted and the cgroup is removed
-	Deleted bool            // the API server has confirmed the deletion (or never knew the pod)
+	// TornDown: the volumes are unmounted. Clean: the cgroup is removed as well.
+	TornDown, Clean bool
+	Deleted         bool // the API server has confirmed the deletion (or never knew the pod)
 	// Failures are kept by target; a failed Start by "start/" and the container's name.
 	Failures map[string]Failure
 	Backoff  map[string]Backoff // by container name
@@ -231,7 +232,8 @@ const (
 	RemoveContainer             // forget a dead one
 	StopSandbox                 //
 	RemoveSandbox               // with all containers in it
-	TearDown                    // unmount, remove the cgroup
+	TearDown                    // unmount the volumes
+	RemoveCgroup                //
 	Delete                      // delete at the API server
 	Forget                      // remove directories and logs; the worker ends
 )
@@ -266,6 +268,8 @@ func (s Step) Target() string {
 		return "resize"
 	case RemoveContainer:
 		return "remove/" + s.ID
+	case RemoveCgroup:
+		return "cgroup"
 	case CreateSandbox:
 		return "sandbox"
 	case StopSandbox, RemoveSandbox:
@@ -301,7 +305,9 @@ func (s Step) String() string {
 	case RemoveSandbox:
 		return "remove sandbox " + s.ID
 	case TearDown:
-		return "tear down volumes and cgroup"
+		return "tear down volumes"
+	case RemoveCgroup:
+		return "remove cgroup"
 	case Delete:
 		return "delete pod"
 	default:

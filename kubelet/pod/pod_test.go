@@ -210,7 +210,7 @@ func TestDecideProperties(t *testing.T) {
 				ExitCode: int32(rapid.IntRange(0, 1).Draw(t, "code")), Finished: now.Add(-time.Second),
 			})
 		}
-		in.Memory = Memory{Phase: Phase(rapid.IntRange(0, 3).Draw(t, "phase")), Volumes: rapid.Bool().Draw(t, "volumes"), Clean: rapid.Bool().Draw(t, "clean"),
+		in.Memory = Memory{Phase: Phase(rapid.IntRange(0, 3).Draw(t, "phase")), Volumes: rapid.Bool().Draw(t, "volumes"), TornDown: rapid.Bool().Draw(t, "torn down"), Clean: rapid.Bool().Draw(t, "clean"),
 			Busy: map[string]bool{}, Probes: map[string]Probe{}, Failures: map[string]Failure{}, Backoff: map[string]Backoff{}}
 		d := Decide(in)
 		if d.Phase < in.Memory.Phase {
@@ -238,6 +238,10 @@ func TestDecideProperties(t *testing.T) {
 			case Delete, TearDown, Forget:
 				if live {
 					t.Fatalf("%v while containers run", s)
+				}
+			case RemoveCgroup:
+				if live || slices.ContainsFunc(in.Seen.Sandboxes, func(sb Sandbox) bool { return sb.Ready }) || !in.Memory.TornDown {
+					t.Fatalf("%v while there is something in it", s)
 				}
 			}
 		}

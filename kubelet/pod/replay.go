@@ -23,7 +23,7 @@ import (
 //	container NAME ID SANDBOX STATE [code=N] [restarts=N] [reason=R] [hash=H]
 //	gone ID                      the runtime has the container or sandbox no more
 //	probe ID [started] [ready] [failed=KIND]
-//	memory [volumes] [clean] [deleted] [busy=T] [idle=T] [fail=T:REASON:DELAY] [backoff=NAME:DELAY]
+//	memory [volumes] [torndown] [clean] [deleted] [busy=T] [idle=T] [fail=T:REASON:DELAY] [backoff=NAME:DELAY]
 //	delete GRACE | remove | evict GRACE MESSAGE
 //	advance DURATION             time passes
 //	decide                       answers with phase, steps and waits, and takes the phase over
@@ -220,6 +220,8 @@ func (r *replay) memory(options map[string]string) error {
 			m.Volumes = true
 		case "clean":
 			m.Clean = true
+		case "torndown":
+			m.TornDown = true
 		case "deleted":
 			m.Deleted = true
 		case "busy":

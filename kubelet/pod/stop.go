@@ -23,17 +23,23 @@ func StopGrace(p *corev1.Pod, end *End) time.Duration {
 }
 
 // stop decides for a pod that ends: containers, then sidecars in reverse order, then the
-// sandbox, then volumes and cgroup, then the object.
+// sandbox and at the same time the volumes, which nothing uses any more, then the cgroup,
+// then the object.
 func stop(in *Input, d *Decision) {
 	d.Phase = max(d.Phase, Stopping)
 	if running := stopContainers(in, d); running {
 		return
 	}
-	if busy(in, "kill/") || in.Memory.Busy["start"] || in.Memory.Busy["sandbox"] || in.Memory.Busy["volumes"] {
+	settingUp := in.Memory.Busy["volumes"] && in.Memory.Phase < Stopped // later it is the teardown
+	if busy(in, "kill/") || in.Memory.Busy["start"] || in.Memory.Busy["sandbox"] || settingUp {
 		return
 	}
 	d.Phase = max(d.Phase, Stopped)
 	left := false
+	if !in.Memory.TornDown && !in.Memory.Clean {
+		left = true
+		d.step(in, Step{Do: TearDown})
+	}
 	for _, sb := range in.Seen.Sandboxes {
 		if sb.Ready {
 			left = true
@@ -44,7 +50,7 @@ func stop(in *Input, d *Decision) {
 		return
 	}
 	if !in.Memory.Clean {
-		d.step(in, Step{Do: TearDown})
+		d.step(in, Step{Do: RemoveCgroup})
 		return
 	}
 	d.Phase = max(d.Phase, Released)

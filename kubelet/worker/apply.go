@@ -114,6 +114,14 @@ func (w *worker) begins(o *corev1.Pod, s pod.Step) {
 	case pod.TearDown:
 		op = func() (func(*pod.Memory), error) { return w.tearDown(ctx) }
 		look = false
+	case pod.RemoveCgroup:
+		op = func() (func(*pod.Memory), error) {
+			if err := w.Cgroups.Delete(w.uid); err != nil {
+				return nil, err
+			}
+			return func(m *pod.Memory) { m.Clean = true }, nil
+		}
+		look = false
 	case pod.Delete:
 		st := w.last
 		op = func() (func(*pod.Memory), error) { return w.delete(ctx, o, st) }
@@ -372,10 +380,7 @@ func (w *worker) tearDown(ctx context.Context) (func(*pod.Memory), error) {
 	if err := w.Volumes.Teardown(ctx, w.uid); err != nil {
 		return nil, fmt.Errorf("tear down volumes: %w", err)
 	}
-	if err := w.Cgroups.Delete(w.uid); err != nil {
-		return nil, err
-	}
-	return func(m *pod.Memory) { m.Clean = true }, nil
+	return func(m *pod.Memory) { m.TornDown = true }, nil
 }
 
 // delete writes the last status and deletes the object, of this UID only, without grace:
