@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -233,6 +234,45 @@ func TestPodRunsAndIsDeleted(t *testing.T) {
 			t.Errorf("deletion took %v", took)
 		}
 		b.until(time.Second, "nothing is left", func() bool { return b.runtime.Empty() && len(b.pool.UIDs()) == 0 })
+	})
+}
+
+// A start is told in two writes, that it began and that the pod runs; when it takes long, the
+// steps between are told as well.
+func TestStatusWritesOfAStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, testPod("quick", image("app", "serve:1")), testPod("slow", image("late", "serve:1")))
+		slow := make(chan struct{})
+		b.runtime.Hook = func(_ context.Context, call, name string) error {
+			if call == "CreateContainer" && name == "late" {
+				<-slow
+			}
+			return nil
+		}
+		defer b.end()
+		b.start()
+		writes := func(name string) (n int) {
+			for _, a := range b.api.Actions() {
+				if p, ok := a.(clienttesting.PatchAction); ok && p.GetSubresource() == "status" && p.GetName() == name {
+					n++
+				}
+			}
+			return n
+		}
+		b.until(time.Second, "pod runs", func() bool { return running(b.pod("quick")) })
+		if p := b.pod("slow"); p.Status.StartTime == nil || p.Status.PodIP != "" || writes("slow") != 1 {
+			t.Errorf("of the slow pod is told, in %d writes: %+v", writes("slow"), p.Status)
+		}
+		b.until(2*time.Second, "the slow pod's address is told", func() bool { return b.pod("slow").Status.PodIP != "" })
+		began := time.Now()
+		close(slow)
+		b.until(time.Second, "the slow pod runs", func() bool { return running(b.pod("slow")) })
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Errorf("that the slow pod runs was told after %v", took)
+		}
+		if quick, slow := writes("quick"), writes("slow"); quick != 2 || slow != 3 {
+			t.Errorf("the quick pod took %d writes, the slow one %d", quick, slow)
+		}
 	})
 }
 
