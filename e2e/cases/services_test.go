@@ -61,6 +61,32 @@ func TestServices(t *testing.T) {
 		spread(t, "a pod of the service", s.in(web[0].Name, "load", "http://web", "40", "2"))
 	})
 
+	t.Run("a host port", func(t *testing.T) {
+		s := s.sub(t)
+		s.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: porter}
+spec:
+  nodeName: node-2
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: c, image: $TEST, ports: [{containerPort: 8080, hostPort: 8123}]}
+`)
+		s.becomes(30*time.Second, "True", "get", "pod", "porter", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`)
+		at := "http://" + cluster.Nodes[1].Address + ":8123"
+		s.says(s.on(cluster.Nodes[0], program, "get", at), "porter")
+		s.says(s.in("client-1", "get", at), "porter")
+		s.kubectl("delete", "pod", "porter")
+		if out, err := cluster.Nodes[0].Exec(s.ctx, program, "get", at); err == nil {
+			t.Errorf("the port still answers: %s", out)
+		}
+		s.eventually(10*time.Second, "its rules are gone", func() (bool, string) {
+			out := s.on(cluster.Nodes[1], "iptables", "-w", "-t", "nat", "-S")
+			return !strings.Contains(out, "8123"), out
+		})
+	})
+
 	t.Run("NodePort", func(t *testing.T) {
 		s := s.sub(t)
 		s.kubectl("expose", "deployment", "web", "--name", "web-np", "--type", "NodePort", "--port", "80", "--target-port", "8080")
