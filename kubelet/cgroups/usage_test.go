@@ -75,7 +75,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// The files are those of Debian 12 (Linux 6.1) with systemd and psi=1.
+// The files are those of Debian 12 (Linux 6.1) with systemd.
 func TestUsageOfRecordedV2(t *testing.T) {
 	m := &Manager{v2: true, roots: []string{tree(t, map[string]string{
 		"cgroup.procs":    "1\n2\n",
@@ -107,7 +107,7 @@ func TestUsageOfRecordedV2(t *testing.T) {
 			MemoryPressure: &Pressure{Some: Stall{TotalMicros: 11817}, Full: Stall{TotalMicros: 6333}},
 			Disks:          []DiskUsage{{Device: "9999:0", Reads: 2124, Writes: 15231, ReadBytes: 106558464, WrittenBytes: 895971328}},
 		},
-		"/p.slice": { // without psi=1 reading the pressure fails
+		"/p.slice": { // psi=0: there is no account of pressure
 			Periods: 2421, ThrottledPeriods: 2380, Throttled: 258741172 * time.Microsecond,
 			CPU: 12004220 * time.Microsecond, User: 10004220 * time.Microsecond, System: 2 * time.Second,
 			RSSBytes: 2322432, CacheBytes: 16384, UsageBytes: 2666496, MostBytes: 6897664, WorkingSetBytes: 2666496 - 12288,
