@@ -2,7 +2,9 @@ package patch
 
 import (
 	"encoding/json"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -11,7 +13,8 @@ import (
 
 // Narrow returns an object that has of current only those top-level fields which a merge patch (or a strategic
 // one) names, and a function that gives such an object, patched, the others back, as copies. Most patches are
-// about metadata or about status: the rest need not become JSON and an object again.
+// about metadata or about status: the rest need not become JSON and an object again. Of metadata that is
+// managedFields, often the larger part.
 //
 // ok is false when the patch is no object, or names a field that the type does not have, or its kind.
 func Narrow(current resources.Object, patch []byte) (narrow resources.Object, widen func(resources.Object), ok bool) {
@@ -32,6 +35,13 @@ func Narrow(current resources.Object, patch []byte) (narrow resources.Object, wi
 		}
 		named[i] = true
 	}
+	var metadata map[string]json.RawMessage
+	if text, has := names["metadata"]; has && json.Unmarshal(text, &metadata) != nil {
+		return nil, nil, false
+	}
+	_, managed := metadata["managedFields"]
+	// null forgets all metadata, a directive may.
+	booked := metadata != nil && !managed && !slices.ContainsFunc(slices.Collect(maps.Keys(metadata)), func(k string) bool { return strings.HasPrefix(k, "$") })
 	part, rest := reflect.New(whole.Type()), reflect.New(whole.Type())
 	for i, is := range named {
 		into := rest
@@ -40,15 +50,24 @@ func Narrow(current resources.Object, patch []byte) (narrow resources.Object, wi
 		}
 		into.Elem().Field(i).Set(whole.Field(i))
 	}
+	narrow = part.Interface().(resources.Object)
+	if booked {
+		rest.Interface().(resources.Object).SetManagedFields(narrow.GetManagedFields())
+		narrow.SetManagedFields(nil)
+	}
 	widen = func(obj resources.Object) {
-		into, copied := reflect.ValueOf(obj).Elem(), reflect.ValueOf(rest.Interface().(resources.Object).DeepCopyObject()).Elem()
+		others := rest.Interface().(resources.Object).DeepCopyObject().(resources.Object)
+		into, copied := reflect.ValueOf(obj).Elem(), reflect.ValueOf(others).Elem()
 		for i, is := range named {
 			if !is && whole.Type().Field(i).Name != "TypeMeta" {
 				into.Field(i).Set(copied.Field(i))
 			}
 		}
+		if booked {
+			obj.SetManagedFields(others.GetManagedFields())
+		}
 	}
-	return part.Interface().(resources.Object), widen, true
+	return narrow, widen, true
 }
 
 var topFieldsOf sync.Map // reflect.Type → map[string]int

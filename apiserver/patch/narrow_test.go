@@ -33,11 +33,12 @@ func patchedBy(strategic bool, pod resources.Object, text []byte) (*corev1.Pod, 
 func FuzzNarrow(f *testing.F) {
 	for _, patch := range []string{
 		`{"metadata":{"annotations":{"a":"b","c":null}}}`, `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`,
+		`{"metadata":{"managedFields":[]}}`, `{"metadata":null}`, `{"metadata":{"$patch":"replace","name":"p"}}`, `{"metadata":{"labels":null},"spec":{"nodeName":"n"}}`,
 		`{"spec":null}`, `{"spec":{"containers":[{"name":"c","image":"x"}]},"metadata":{"labels":{"x":"y"}}}`, `{}`,
 		`{"kind":"Pod"}`, `{"spec":{"nosuch":1}}`, `{"Spec":{}}`, `[]`, `null`, `{"$patch":"replace","spec":{}}`, `{"status":"x"}`,
 	} {
 		for _, strategic := range []bool{false, true} {
-			f.Add([]byte(patch), []byte(`{"metadata":{"name":"p","labels":{"x":"1"},"annotations":{"c":"d"}},"spec":{"containers":[{"name":"c"},{"name":"d"}]},"status":{"conditions":[{"type":"Ready","status":"False"}]}}`), strategic)
+			f.Add([]byte(patch), []byte(`{"metadata":{"name":"p","labels":{"x":"1"},"annotations":{"c":"d"},"managedFields":[{"manager":"m","operation":"Update","apiVersion":"v1","fieldsType":"FieldsV1","fieldsV1":{"f:spec":{}}}]},"spec":{"containers":[{"name":"c"},{"name":"d"}]},"status":{"conditions":[{"type":"Ready","status":"False"}]}}`), strategic)
 		}
 	}
 	f.Fuzz(func(t *testing.T, text, doc []byte, strategic bool) {

@@ -75,11 +75,6 @@ func New(o Options, s Surroundings) (*Manager, error) {
 	return &Manager{o: o, s: s, thresholds: thresholds}, nil
 }
 
-// Withheld is what the hard thresholds keep back of the node's capacity.
-func (m *Manager) Withheld(capacity corev1.ResourceList) corev1.ResourceList {
-	return Withheld(m.thresholds, capacity)
-}
-
 // Conditions says which pressures the node is under.
 func (m *Manager) Conditions() (memory, disk, pid bool) {
 	m.mu.Lock()
