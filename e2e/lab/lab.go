@@ -206,6 +206,9 @@ func (l *Lab) sweep() error {
 		}
 	}
 	links, err := netlink.LinkList()
+	for tries := 0; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 20; tries++ { // those of ended machines are still going
+		links, err = netlink.LinkList()
+	}
 	if err != nil {
 		return err
 	}

@@ -135,7 +135,7 @@ func bridge(cfg *Config) (netlink.Link, error) {
 	if br.Type() != "bridge" {
 		return nil, fmt.Errorf("%s is there and is no bridge but a %s", cfg.Bridge, br.Type())
 	}
-	have, err := netlink.AddrList(br, netlink.FAMILY_ALL)
+	have, err := addresses(br)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", cfg.Bridge, err)
 	}
@@ -168,6 +168,17 @@ func bridge(cfg *Config) (netlink.Link, error) {
 		}
 	}
 	return br, nil
+}
+
+// addresses are those of an interface. The kernel says when others have changed while it
+// was telling them, as they do where many pods start: then it is asked again.
+func addresses(link netlink.Link) (out []netlink.Addr, err error) {
+	for range 20 {
+		if out, err = netlink.AddrList(link, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return out, err
 }
 
 func holds(have []netlink.Addr, want netip.Prefix) bool {
@@ -216,7 +227,7 @@ func unplug(_ *Config, call *Call) error {
 		if err != nil {
 			return err
 		}
-		have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		have, err := addresses(link)
 		if err != nil {
 			return err
 		}
@@ -264,7 +275,7 @@ func plugged(call *Call, ips []IP) error {
 		if err != nil {
 			return fmt.Errorf("the pod's %s: %w", call.Interface, err)
 		}
-		have, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+		have, err := addresses(link)
 		if err != nil {
 			return err
 		}
