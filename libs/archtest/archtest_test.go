@@ -16,7 +16,7 @@ var rules = map[string]struct {
 	"proto": {},
 	"apiserver": {
 		mayImport: []string{"libs", "proto"},
-		pure:      []string{"resources", "patch", "codec"}, // discovery answers conditional requests itself
+		pure:      []string{"resources", "patch", "codec", "same"}, // discovery answers conditional requests itself
 	},
 	"scheduler": {
 		mayImport: []string{"libs", "proto"},
