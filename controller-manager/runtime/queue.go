@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/clock"
 )
 
 const (
@@ -71,6 +72,14 @@ type Decided struct {
 	Took  string    `json:"took"`
 }
 
+// patient is the machine's clock, whose tickers tick every ten seconds at most: each of the library's queues looks
+// twice a second for work that takes long, which only a metric tells, and forty of them keep an idle machine awake.
+type patient struct{ clock.RealClock }
+
+func (patient) NewTicker(d time.Duration) clock.Ticker {
+	return clock.RealClock{}.NewTicker(max(d, 10*time.Second))
+}
+
 // Keyed adds a queue with its workers. name distinguishes several queues of one
 // controller and is empty for the only one.
 func (e *Env) Keyed(name string, workers int, pass PassFunc) *Queue {
@@ -85,7 +94,7 @@ func (e *Env) Keyed(name string, workers int, pass PassFunc) *Queue {
 		name: full, env: e, pass: pass, workers: workers,
 		work: workqueue.NewTypedRateLimitingQueueWithConfig(
 			workqueue.NewTypedItemExponentialFailureRateLimiter[types.NamespacedName](backoffBase, backoffMax),
-			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Name: queueName(full), MetricsProvider: e.manager.metrics}),
+			workqueue.TypedRateLimitingQueueConfig[types.NamespacedName]{Name: queueName(full), MetricsProvider: e.manager.metrics, Clock: patient{}}),
 		gather: map[types.NamespacedName]time.Time{},
 		debts:  map[types.NamespacedName]*debts{},
 	}
