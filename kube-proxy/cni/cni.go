@@ -213,7 +213,7 @@ func add(cfg *Config, call *Call) (answer any, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, unplug(cfg, call), book.give(call.Container, call.Interface))
+			err = errors.Join(err, unplug(call), book.give(call.Container, call.Interface))
 		}
 	}()
 	res := &Result{Version: cfg.CNIVersion}
@@ -247,7 +247,7 @@ func del(cfg *Config, call *Call) error {
 		_, err := ports(cfg, call)
 		faults = append(faults, err)
 	}
-	if err := unplug(cfg, call); err != nil {
+	if err := unplug(call); err != nil {
 		return errors.Join(append(faults, err)...) // the address may still answer: it stays booked
 	}
 	return errors.Join(append(faults, bookOf(cfg).give(call.Container, call.Interface))...)

@@ -181,7 +181,7 @@ func (n *node) call(verb, container, netns, more string) (string, error) {
 
 func newNode(t *testing.T) *node {
 	if os.Geteuid() != 0 {
-		t.Skip("network namespaces need root")
+		t.Fatal("network namespaces need root: sudo make test")
 	}
 	n := &node{newPod(t), t.TempDir(), t.TempDir()}
 	n.in(func() {

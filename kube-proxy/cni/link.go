@@ -207,7 +207,7 @@ func sysctl(name, value string) error {
 // unplug takes the pod's addresses away. Its interfaces go with the namespace, which the
 // runtime removes next: the kernel does that by and by, whereas to remove them here is to
 // wait for it.
-func unplug(_ *Config, call *Call) error {
+func unplug(call *Call) error {
 	if call.Namespace == "" {
 		return nil
 	}
@@ -293,7 +293,8 @@ func within(ns *os.File, f func() error) error {
 	runtime.LockOSThread()
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		return err
+		runtime.UnlockOSThread()
+		return fmt.Errorf("the node's network namespace: %w", err)
 	}
 	defer home.Close()
 	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {

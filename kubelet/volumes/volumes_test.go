@@ -205,7 +205,7 @@ func TestChangesAreAtomic(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("mounting needs root")
+		t.Fatal("mounting needs root: sudo make test")
 	}
 	m := volumes.New(volumes.Options{Root: t.TempDir()}, client(time.Second), things(), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -238,7 +238,7 @@ func TestTokens(t *testing.T) {
 
 func TestSubPath(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("mounting needs root")
+		t.Fatal("mounting needs root: sudo make test")
 	}
 	root, outside := t.TempDir(), t.TempDir()
 	m := volumes.New(volumes.Options{Root: root}, nil, things(), slog.New(slog.DiscardHandler))

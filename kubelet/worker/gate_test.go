@@ -55,6 +55,12 @@ func (q *queue) all() []string {
 	return slices.Clone(q.came)
 }
 
+// pass lets d pass on the bubble's clock, which nobody waits for, until all that then has to happen has happened.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
 func TestGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &queue{gate: newGate(2), leaves: map[string]func(){}}
@@ -91,8 +97,7 @@ func TestGatePatience(t *testing.T) {
 		q.enter(t.Context(), "hangs", forSandbox)
 		q.enter(t.Context(), "next", forSandbox)
 		q.want(t, "hangs")
-		time.Sleep(patience[forSandbox])
-		synctest.Wait()
+		pass(patience[forSandbox])
 		q.want(t, "hangs", "next")
 		q.leave("hangs")
 		q.leave("next")
@@ -108,7 +113,7 @@ func TestGatePatience(t *testing.T) {
 		q.enter(ctx, "unwanted", forRemoval)
 		n := 0
 		for began := time.Now(); time.Since(began) < removalWait-time.Second; n++ {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			q.enter(t.Context(), fmt.Sprintf("call %d", n+1), forStart)
 			q.leave(fmt.Sprintf("call %d", n))
 		}
@@ -116,8 +121,7 @@ func TestGatePatience(t *testing.T) {
 			t.Errorf("the removal came in before its time: %q", q.all())
 		}
 		cancel(errors.New("the kubelet ends"))
-		time.Sleep(time.Second)
-		synctest.Wait()
+		pass(time.Second)
 		if came := q.all(); !slices.Equal(came[len(came)-2:], []string{"unwanted gave up", "removal"}) {
 			t.Errorf("at the end came %q", came)
 		}
@@ -142,13 +146,13 @@ func TestGateOfASlowMachine(t *testing.T) {
 					return
 				}
 				most.Store(max(most.Load(), under.Add(1)))
-				time.Sleep(patience[forSandbox] - time.Second)
+				<-time.After(patience[forSandbox] - time.Second) // so long the call takes
 				under.Add(-1)
 				leave()
 			}()
 			synctest.Wait()
 		}
-		time.Sleep(20 * patience[forSandbox])
+		pass(20 * patience[forSandbox])
 		if under.Load() != 0 || most.Load() != 1 {
 			t.Errorf("%d calls were under way at once, %d still are", most.Load(), under.Load())
 		}
@@ -168,8 +172,7 @@ func TestGateOfASlowMachine(t *testing.T) {
 			other <- time.Now()
 			leave()
 		}()
-		time.Sleep(2 * patience[forSandbox])
-		synctest.Wait()
+		pass(2 * patience[forSandbox])
 		if len(other) != 0 {
 			t.Error("a call lost its place as soon as on a quick machine")
 		}
