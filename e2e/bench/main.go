@@ -104,7 +104,7 @@ func resume(ctx context.Context, c *lab.Cluster, add adder) error {
 		return err
 	}
 	began := time.Now()
-	if _, err := m.Keelson(ctx, "up", "--no-install"); err != nil {
+	if _, err := m.Up(ctx); err != nil {
 		return err
 	}
 	add("keelson up (resumed) to node Ready", "≤ 5 s", "%s", time.Since(began).Round(10*time.Millisecond))

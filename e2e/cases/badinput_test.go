@@ -244,7 +244,7 @@ func TestBadInput(t *testing.T) {
 			t.Helper()
 			ctx, cancel := context.WithTimeout(s.ctx, 90*time.Second)
 			defer cancel()
-			_, err := m.Keelson(ctx, append([]string{"up", "--no-install"}, args...)...)
+			_, err := m.Up(ctx, args...)
 			if err == nil {
 				t.Errorf("keelson up %v succeeded", args)
 				return ""

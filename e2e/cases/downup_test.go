@@ -34,7 +34,7 @@ func TestDownUp(t *testing.T) {
 	clean := look(s, m)
 
 	began := time.Now()
-	out, err := m.Keelson(s.ctx, "up", "--no-install")
+	out, err := m.Up(s.ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestDownUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Keelson(s.ctx, "up", "--no-install"); err != nil {
+	if _, err := m.Up(s.ctx); err != nil {
 		t.Errorf("up on a running machine: %v", err)
 	}
 	if after, _ := m.PID("apiserver"); after != before {
@@ -79,7 +79,7 @@ func TestDownUp(t *testing.T) {
 	}
 
 	began = time.Now()
-	if out, err = m.Keelson(s.ctx, "up", "--no-install"); err != nil {
+	if out, err = m.Up(s.ctx); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("up again: %s\n%s", time.Since(began), out)
@@ -106,7 +106,7 @@ func TestDownUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.on(m, "sh", "-c", `kill -KILL $(ps ax -o pid,args | awk '/keelson supervise/ && !/awk/ {print $1}')`)
-	if _, err := m.Keelson(s.ctx, "up", "--no-install"); err != nil {
+	if _, err := m.Up(s.ctx); err != nil {
 		t.Errorf("up after the supervisor's death: %v", err)
 	}
 	if after, _ := m.PID("apiserver"); after != before {

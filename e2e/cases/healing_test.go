@@ -329,7 +329,7 @@ spec:
 			}
 		}
 		for _, m := range cluster.Nodes {
-			out, err := m.Keelson(s.ctx, "up", "--no-install")
+			out, err := m.Up(s.ctx)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -43,7 +43,7 @@ func Start(ctx context.Context, o Options, n int, archives []string, up ...strin
 	}
 	first := c.Nodes[0]
 	began := time.Now()
-	out, err := first.Keelson(ctx, append([]string{"up", "--no-install", "--api-name", l.Subnet + ".1"}, up...)...)
+	out, err := first.Up(ctx, append([]string{"--api-name", l.Subnet + ".1"}, up...)...)
 	if err != nil {
 		return c, err
 	}
@@ -91,7 +91,7 @@ func (c *Cluster) Join(ctx context.Context, m *Machine) error {
 	if err := os.WriteFile(m.Path(bundle), b, 0o600); err != nil {
 		return err
 	}
-	_, err = m.Keelson(ctx, "up", "--no-install", "--node", bundle)
+	_, err = m.Up(ctx, "--node", bundle)
 	return errors.Join(err, os.Remove(m.Path(bundle)), os.Remove(c.Nodes[0].Path(bundle)))
 }
 

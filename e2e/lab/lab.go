@@ -4,8 +4,8 @@
 // test, brought up by the same `keelson up` that users type.
 //
 // Main calls: Start (a cluster of several machines), New and Lab.Machine (bare ones),
-// Lab.Segment (a network of its own behind a router), Machine.Exec, Keelson, Cut, Heal,
-// Kill.
+// Lab.Segment (a network of its own behind a router), Machine.Up, Exec, Keelson, Cut,
+// Heal, Kill.
 //
 // Promises: machines see nothing of each other but the network. Close removes
 // everything; if the process dies before, the next New with the same prefix does. A
@@ -92,6 +92,12 @@ func New(o Options) (*Lab, error) {
 	l := &Lab{Options: o}
 	if err := l.sweep(); err != nil {
 		return nil, fmt.Errorf("remove what an earlier lab left: %w", err)
+	}
+	if err := os.MkdirAll(l.Dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := checkDisk(l.Dir); err != nil {
+		return nil, errors.Join(err, os.Remove(l.Dir))
 	}
 	var err error
 	if l.Segment, err = l.segment(0); err == nil {

@@ -177,6 +177,11 @@ func (m *Machine) Keelson(ctx context.Context, args ...string) (string, error) {
 	return m.Exec(ctx, append([]string{filepath.Join(m.lab.Bin, "keelson")}, args...)...)
 }
 
+// Up runs `keelson up` in the machine, with what a disk needs that it shares with other machines.
+func (m *Machine) Up(ctx context.Context, args ...string) (string, error) {
+	return m.Keelson(ctx, append(append([]string{"up", "--no-install"}, diskFlags()...), args...)...)
+}
+
 // Cut unplugs the machine from the network; Heal plugs it in again.
 func (m *Machine) Cut() error  { return m.cable(netlink.LinkSetDown) }
 func (m *Machine) Heal() error { return m.cable(netlink.LinkSetUp) }

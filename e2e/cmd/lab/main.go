@@ -24,6 +24,7 @@ func main() {
 	var o lab.Options
 	flag.StringVar(&o.Prefix, "prefix", "klab", "of cgroups and interfaces, at most 6 characters; two labs need two")
 	flag.StringVar(&o.Subnet, "subnet", "10.89.0", "first three numbers of the machines' network; two labs need two")
+	flag.StringVar(&o.Dir, "dir", "", "state of the machines; they share its disk (default /var/tmp/keelson-PREFIX)")
 	flag.StringVar(&o.Bin, "bin", os.Getenv("KEELSON_BIN"), "directory with keelson, pause and the daemons")
 	machines := flag.Int("machines", 2, "how many, 1 to 20; the first has the control plane")
 	archives := flag.String("images", "", "image archives to load into each machine, separated by commas")
