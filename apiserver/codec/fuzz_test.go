@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson/keelson/apiserver/filltest"
 	"github.com/keelson/keelson/apiserver/resources"
 )
 
@@ -31,7 +32,7 @@ func pick(rows []*resources.Row, n uint8) *resources.Row { return rows[int(n)%le
 // seedPod has one value of nearly every shape.
 func seedPod() *corev1.Pod {
 	pod := &corev1.Pod{}
-	filler(3, 0.6).Fill(pod)
+	filltest.New(3, 0.6).Fill(pod)
 	pod.ResourceVersion = ""
 	return pod
 }
@@ -114,7 +115,7 @@ func FuzzTranscode(f *testing.F) {
 		}
 		for seed := range int64(2) {
 			obj := row.New()
-			filler(seed, 0.7).Fill(obj)
+			filltest.New(seed, 0.7).Fill(obj)
 			obj.SetResourceVersion("")
 			raw, err := Message(row, obj)
 			if err != nil {

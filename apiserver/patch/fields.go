@@ -305,6 +305,28 @@ func (f *Fields) typedValue(row *resources.Row, obj resources.Object) (*typed.Ty
 	return typed.AsTypedUnvalidated(v, k.Schema, k.TypeRef), nil
 }
 
+// compare returns what changes from one object of a kind to another.
+func (f *Fields) compare(row *resources.Row, old, now resources.Object) (*typed.Comparison, error) {
+	k, err := f.types.of(row)
+	if err != nil {
+		return nil, err
+	}
+	if k.rule != nil {
+		if c := k.rule.compare(old, now); c != nil {
+			return c, nil
+		}
+	}
+	a, err := f.typedValue(row, old)
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.typedValue(row, now)
+	if err != nil {
+		return nil, err
+	}
+	return a.Compare(b)
+}
+
 // convert returns obj as the kind of another version of the same thing.
 func convert(obj resources.Object, from, to *resources.Row) (_ resources.Object, err error) {
 	if from == to {
@@ -389,15 +411,7 @@ func (f *Fields) book(w Write, live, obj resources.Object, known owners) error {
 		if live != nil {
 			sameOut(old, now)
 		}
-		a, err := f.typedValue(row, old)
-		if err != nil {
-			return nil, err
-		}
-		b, err := f.typedValue(row, now)
-		if err != nil {
-			return nil, err
-		}
-		c, err := a.Compare(b)
+		c, err := f.compare(row, old, now)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package patch
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"sync"
 
 	"k8s.io/kube-openapi/pkg/schemaconv"
@@ -26,7 +27,14 @@ type Typed interface {
 type types struct {
 	mu    sync.Mutex
 	defs  map[string]smd.TypeDef
-	kinds map[string]typed.ParseableType // by model name
+	kinds map[string]mergeType // by model name
+}
+
+// mergeType is how a kind's fields merge, for the library and for comparisons.
+type mergeType struct {
+	typed.ParseableType
+	// rule is nil for custom kinds: they have no Go type.
+	rule *rule
 }
 
 // model is the OpenAPI name of a row's Go type.
@@ -38,16 +46,17 @@ func model(row *resources.Row) (string, error) {
 	return named.OpenAPIModelName(), nil
 }
 
-func (t *types) of(row *resources.Row) (typed.ParseableType, error) {
+func (t *types) of(row *resources.Row) (mergeType, error) {
 	if row.Custom != nil {
 		if c, ok := row.Custom.(Typed); ok {
-			return c.MergeType()
+			k, err := c.MergeType()
+			return mergeType{ParseableType: k}, err
 		}
-		return typed.DeducedParseableType, nil
+		return mergeType{ParseableType: typed.DeducedParseableType}, nil
 	}
 	name, err := model(row)
 	if err != nil {
-		return typed.ParseableType{}, err
+		return mergeType{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,11 +64,11 @@ func (t *types) of(row *resources.Row) (typed.ParseableType, error) {
 		return k, nil
 	}
 	if t.kinds == nil {
-		t.kinds, t.defs = map[string]typed.ParseableType{}, map[string]smd.TypeDef{}
+		t.kinds, t.defs = map[string]mergeType{}, map[string]smd.TypeDef{}
 	}
 	names := openapi.Closure(name)
 	if len(names) == 0 {
-		return typed.ParseableType{}, fmt.Errorf("model %s is not defined", name)
+		return mergeType{}, fmt.Errorf("model %s is not defined", name)
 	}
 	fresh := map[string]*spec.Schema{}
 	for _, n := range names {
@@ -69,13 +78,13 @@ func (t *types) of(row *resources.Row) (typed.ParseableType, error) {
 		text, _ := openapi.V3(n)
 		s := &spec.Schema{}
 		if err := json.Unmarshal([]byte(text), s); err != nil {
-			return typed.ParseableType{}, fmt.Errorf("definition of %s: %w", n, err)
+			return mergeType{}, fmt.Errorf("definition of %s: %w", n, err)
 		}
 		fresh[n] = s
 	}
 	made, err := schemaconv.ToSchemaFromOpenAPI(fresh, false)
 	if err != nil {
-		return typed.ParseableType{}, fmt.Errorf("merge rules of %s: %w", name, err)
+		return mergeType{}, fmt.Errorf("merge rules of %s: %w", name, err)
 	}
 	known := map[string]bool{}
 	for _, d := range made.Types {
@@ -91,7 +100,9 @@ func (t *types) of(row *resources.Row) (typed.ParseableType, error) {
 			own.Types = append(own.Types, d)
 		}
 	}
-	k := typed.ParseableType{Schema: own, TypeRef: smd.TypeRef{NamedType: &name}}
+	k := mergeType{ParseableType: typed.ParseableType{Schema: own, TypeRef: smd.TypeRef{NamedType: &name}}}
+	rules := ruleset{schema: own, known: map[ruleID]*rule{}}
+	k.rule = rules.rule(k.TypeRef, reflect.TypeOf(row.New()))
 	t.kinds[name] = k
 	return k, nil
 }
