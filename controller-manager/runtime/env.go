@@ -13,6 +13,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -33,6 +34,8 @@ type shared struct {
 	waitFor func(context.Context, uint64) error
 	lookup  func(objectKey) (metav1.Object, bool)
 	count   func() int
+	follow  func(f func(o metav1.Object, gone bool)) (stop func())
+	each    func(f func(metav1.Object))
 	graves  graves
 }
 
@@ -98,6 +101,30 @@ func Read[T informer.Object](e *Env) *informer.Cache[T] {
 		e.warm = append(e.warm, s)
 	}
 	return s.cache.(*informer.Cache[T])
+}
+
+// Followed is a kind's shared cache as a controller sees it that cares for the metadata of all kinds.
+type Followed struct {
+	// Synced is closed when the first list has been told.
+	Synced <-chan struct{}
+	// Each calls f for every object. They are shared: read only.
+	Each func(f func(metav1.Object))
+	// Stop ends the calls. It may be called once.
+	Stop func()
+}
+
+// Follow calls f for every object of a resource, and for every change (gone: it was deleted), through the
+// cache that other controllers read. ok is false when none does. f must not block.
+func (e *Env) Follow(r schema.GroupResource, f func(o metav1.Object, gone bool)) (_ Followed, ok bool) {
+	k := KindNamed(r.String())
+	if k == nil {
+		return Followed{}, false
+	}
+	s := e.manager.shared(k)
+	if s == nil {
+		return Followed{}, false
+	}
+	return Followed{Synced: s.synced, Each: s.each, Stop: s.follow(f)}, true
 }
 
 // Client is the clientset shared by all controllers. Reads may use it freely (a

@@ -254,6 +254,14 @@ func kind[T informer.Object](name string, gvk schema.GroupVersionKind, t traits,
 					return o, true
 				},
 				count: cache.Len,
+				follow: func(f func(metav1.Object, bool)) (stop func()) {
+					return cache.Follow(func(ev informer.Event[T]) { f(ev.Last(), ev.Kind == informer.Deleted) })
+				},
+				each: func(f func(metav1.Object)) {
+					for _, o := range cache.List() {
+						f(o)
+					}
+				},
 			}
 			cache.OnEvent(func(ev informer.Event[T]) {
 				switch ev.Kind {

@@ -144,6 +144,9 @@ type Cache[T Object] struct {
 	copies  map[types.NamespacedName]runtime.Object // test builds: what objects looked like when stored
 	waiting map[chan struct{}]uint64
 
+	telling   sync.Mutex        // held while handlers run
+	followers []*func(Event[T]) // guarded by telling
+
 	rev    atomic.Uint64
 	synced chan struct{}
 	once   sync.Once
@@ -170,6 +173,24 @@ func Of[T Object](src Source, o Options[T]) *Cache[T] {
 // OnEvent registers a handler. It must be called before Run, and f must not block: while it runs, no
 // other event is taken in.
 func (c *Cache[T]) OnEvent(f func(Event[T])) { c.handlers = append(c.handlers, f) }
+
+// Follow is OnEvent for a handler that comes late: f is called with Added for each object that is there,
+// and for every event from then on. It may be told once more of a deletion that List did not show. f must
+// not block, and not call Follow or stop. stop may be called once; f is not called after it.
+func (c *Cache[T]) Follow(f func(Event[T])) (stop func()) {
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	for _, o := range c.List() {
+		f(Event[T]{Kind: Added, New: o})
+	}
+	mine := &f
+	c.followers = append(c.followers, mine)
+	return func() {
+		c.telling.Lock()
+		defer c.telling.Unlock()
+		c.followers = slices.DeleteFunc(c.followers, func(other *func(Event[T])) bool { return other == mine })
+	}
+}
 
 // Run keeps the cache until ctx ends. It returns nil then.
 func (c *Cache[T]) Run(ctx context.Context) error {

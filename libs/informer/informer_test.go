@@ -3,6 +3,7 @@ package informer
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -167,4 +168,46 @@ func TestWritingToASharedObjectIsFound(t *testing.T) {
 		}
 	}()
 	c.set(pod("a", "1", "2", ""))
+}
+
+func TestFollowBeginsWithWhatIsThere(t *testing.T) {
+	s := &scripted{rev: "10", items: []corev1.Pod{*pod("a", "1", "5", "n1"), *pod("b", "2", "6", "n1")}}
+	c := Of(s, Options[*corev1.Pod]{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	<-c.Synced()
+	var mu sync.Mutex
+	seen := map[string]int{}
+	f := func(e Event[*corev1.Pod]) {
+		mu.Lock()
+		defer mu.Unlock()
+		seen[e.Kind.String()+" "+e.Last().Name]++
+	}
+	stop, stopOther := c.Follow(f), c.Follow(func(Event[*corev1.Pod]) {})
+	reach := func(rev uint64) {
+		t.Helper()
+		wctx, stop := context.WithTimeout(ctx, 5*time.Second)
+		defer stop()
+		if err := c.WaitFor(wctx, rev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.send(t, watch.Added, pod("c", "3", "11", "n1"))
+	s.send(t, watch.Deleted, pod("a", "1", "12", "n1"))
+	reach(12)
+	stopOther()
+	s.send(t, watch.Modified, pod("b", "2", "13", "n2"))
+	reach(13)
+	stop()
+	s.send(t, watch.Deleted, pod("b", "2", "14", "n1"))
+	reach(14)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	want := map[string]int{"Added a": 1, "Added b": 1, "Added c": 1, "Deleted a": 1, "Updated b": 1}
+	if !maps.Equal(seen, want) {
+		t.Errorf("told %v, want %v", seen, want)
+	}
 }

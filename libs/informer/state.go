@@ -79,9 +79,14 @@ func (c *Cache[T]) unchanged(k types.NamespacedName, o T) {
 }
 
 func (c *Cache[T]) tell(events ...Event[T]) {
+	c.telling.Lock()
+	defer c.telling.Unlock()
 	for _, e := range events {
 		for _, f := range c.handlers {
 			f(e)
+		}
+		for _, f := range c.followers {
+			(*f)(e)
 		}
 	}
 }

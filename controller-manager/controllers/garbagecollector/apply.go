@@ -66,7 +66,7 @@ func build(e *runtime.Env) error {
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(e.Client().Discovery())),
 	}
 	c.queue = e.Keyed("", max(e.Settings().ConcurrentGC, 1), c.pass)
-	c.sources = &sources{discovery: e.Client().Discovery(), meta: m, log: e.Log(), seen: c.seen, gone: c.gone}
+	c.sources = &sources{discovery: e.Client().Discovery(), meta: m, shared: e.Follow, log: e.Log(), seen: c.seen, gone: c.gone}
 	e.Go("sources", c.sources.run)
 	e.Debug(func() any {
 		c.mu.Lock()
@@ -76,11 +76,11 @@ func build(e *runtime.Env) error {
 	return nil
 }
 
-func (c *controller) seen(gvr schema.GroupVersionResource, o *metav1.PartialObjectMetadata) {
+func (c *controller) seen(gvr schema.GroupVersionResource, o metav1.Object) {
 	c.mu.Lock()
 	visit := c.graph.Observe(&Object{
-		GVR: gvr, Namespace: o.Namespace, Name: o.Name, UID: o.UID, Version: o.ResourceVersion,
-		Owners: o.OwnerReferences, Finalizers: o.Finalizers, Deleting: o.DeletionTimestamp != nil,
+		GVR: gvr, Namespace: o.GetNamespace(), Name: o.GetName(), UID: o.GetUID(), Version: o.GetResourceVersion(),
+		Owners: o.GetOwnerReferences(), Finalizers: o.GetFinalizers(), Deleting: o.GetDeletionTimestamp() != nil,
 	})
 	c.mu.Unlock()
 	c.add(visit)

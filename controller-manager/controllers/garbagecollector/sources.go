@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 
+	"github.com/keelson/keelson/controller-manager/runtime"
 	"github.com/keelson/keelson/libs/informer"
 )
 
@@ -25,33 +26,28 @@ var ignored = map[schema.GroupResource]bool{
 	{Resource: "events"}: true, {Group: "events.k8s.io", Resource: "events"}: true,
 }
 
-// sources follows every kind that can be listed, watched and deleted.
+// sources follows every kind that can be listed, watched and deleted: through the cache that other
+// controllers read, or else by the metadata of its objects.
 type sources struct {
 	discovery discovery.DiscoveryInterface
 	meta      metadata.Interface
+	shared    func(r schema.GroupResource, f func(o metav1.Object, gone bool)) (runtime.Followed, bool)
 	log       *slog.Logger
-	seen      func(gvr schema.GroupVersionResource, o *metav1.PartialObjectMetadata)
+	seen      func(gvr schema.GroupVersionResource, o metav1.Object)
 	gone      func(uid types.UID)
 
 	mu      sync.Mutex
-	running map[schema.GroupVersionResource]*source // guarded by mu
-}
-
-type source struct {
-	cache *informer.Cache[*metav1.PartialObjectMetadata]
-	stop  context.CancelFunc
-	done  chan struct{}
+	running map[schema.GroupVersionResource]runtime.Followed // guarded by mu
 }
 
 // run follows discovery until ctx ends.
 func (s *sources) run(ctx context.Context) error {
-	s.running = map[schema.GroupVersionResource]*source{}
+	s.running = map[schema.GroupVersionResource]runtime.Followed{}
 	defer func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, src := range s.running {
-			src.stop()
-			<-src.done
+			src.Stop()
 		}
 	}()
 	t := time.NewTicker(look)
@@ -95,7 +91,7 @@ func (s *sources) refresh(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for gvr := range want {
-		if s.running[gvr] == nil {
+		if _, runs := s.running[gvr]; !runs {
 			s.running[gvr] = s.start(ctx, gvr)
 		}
 	}
@@ -106,36 +102,48 @@ func (s *sources) refresh(ctx context.Context) {
 		if want[gvr] {
 			continue
 		}
-		src.stop()
-		<-src.done
+		src.Stop()
 		delete(s.running, gvr)
-		for _, o := range src.cache.List() {
-			s.gone(o.UID)
-		}
+		src.Each(func(o metav1.Object) { s.gone(o.GetUID()) })
 	}
 }
 
-func (s *sources) start(ctx context.Context, gvr schema.GroupVersionResource) *source {
-	ctx, stop := context.WithCancel(ctx)
-	src := &source{stop: stop, done: make(chan struct{})}
-	src.cache = informer.Of(informer.From[*metav1.PartialObjectMetadataList](s.meta.Resource(gvr)), informer.Options[*metav1.PartialObjectMetadata]{
-		Transform: slim,
-	})
-	src.cache.OnEvent(func(ev informer.Event[*metav1.PartialObjectMetadata]) {
-		if ev.Kind == informer.Deleted {
-			s.gone(ev.Old.UID)
+func (s *sources) start(ctx context.Context, gvr schema.GroupVersionResource) runtime.Followed {
+	tell := func(o metav1.Object, gone bool) {
+		if gone {
+			s.gone(o.GetUID())
 			return
 		}
-		s.seen(gvr, ev.New)
+		s.seen(gvr, o)
+	}
+	if src, ok := s.shared(gvr.GroupResource(), tell); ok {
+		return src
+	}
+	cache := informer.Of(informer.From[*metav1.PartialObjectMetadataList](s.meta.Resource(gvr)), informer.Options[*metav1.PartialObjectMetadata]{
+		Transform: slim,
 	})
+	cache.OnEvent(func(ev informer.Event[*metav1.PartialObjectMetadata]) { tell(ev.Last(), ev.Kind == informer.Deleted) })
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
 	go func() {
-		defer close(src.done)
-		_ = src.cache.Run(ctx)
+		defer close(done)
+		_ = cache.Run(ctx)
 	}()
-	return src
+	return runtime.Followed{
+		Synced: cache.Synced(),
+		Each: func(f func(metav1.Object)) {
+			for _, o := range cache.List() {
+				f(o)
+			}
+		},
+		Stop: func() {
+			cancel()
+			<-done
+		},
+	}
 }
 
-// slim keeps what the graph needs: this cache holds every object of the cluster.
+// slim keeps what the graph needs: these caches hold every object of the kinds that no other controller reads.
 func slim(o *metav1.PartialObjectMetadata) *metav1.PartialObjectMetadata {
 	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
 		Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion, DeletionTimestamp: o.DeletionTimestamp,
@@ -149,7 +157,7 @@ func (s *sources) warm() bool {
 	defer s.mu.Unlock()
 	for _, src := range s.running {
 		select {
-		case <-src.cache.Synced():
+		case <-src.Synced:
 		default:
 			return false
 		}
