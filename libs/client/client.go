@@ -113,7 +113,7 @@ func New(cfg Config, userAgent string) (kubernetes.Interface, *rest.Config, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := kubernetes.NewForConfig(rc)
+	c, err := newClientset(rc)
 	if err != nil {
 		return nil, nil, fmt.Errorf("client for %s: %w", rc.Host, err)
 	}
