@@ -1,7 +1,8 @@
 package codec
 
 import (
-	"mime"
+	"cmp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,8 +59,7 @@ func (f Format) Target() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: f.Group, Version: f.Version, Kind: f.As}
 }
 
-// Negotiate picks the first acceptable form of an Accept header, by quality and
-// then by order. An empty header means JSON. pretty is the decision about
+// Negotiate picks the first acceptable form of an Accept header in the order of clauses. An empty header means JSON. pretty is the decision about
 // indentation that the caller has made from the query and the user agent.
 // ok is false when nothing can be served: 406.
 //
@@ -102,57 +102,110 @@ func negotiate(accept string, stream, pretty bool) (f Format, ok bool) {
 	if strings.TrimSpace(accept) == "" {
 		return Format{Stream: stream, Pretty: pretty && !stream}, true
 	}
-	best := -1.0
-	for _, clause := range strings.Split(accept, ",") {
-		media, params, err := mime.ParseMediaType(strings.TrimSpace(clause))
-		if err != nil {
+	for _, c := range clauses(accept) {
+		kind, known := c.kind(stream)
+		if !known {
 			continue
 		}
-		q := 1.0
-		if s, ok := params["q"]; ok {
-			if q, err = strconv.ParseFloat(s, 64); err != nil || q <= 0 {
-				continue
-			}
-		}
-		if q <= best {
-			continue
-		}
-		c := Format{Stream: stream}
-		switch media {
-		case MediaJSON, "*/*", "application/*":
-		case MediaYAML, "application/x-yaml", "text/yaml":
-			if stream {
-				continue
-			}
-			c.Kind = YAML
-		case MediaProtobuf:
-			c.Kind = Protobuf
-		default:
-			continue
-		}
-		if as := params["as"]; as != "" {
-			v, g := params["v"], params["g"]
+		f := Format{Kind: kind, Stream: stream}
+		if as := c.params["as"]; as != "" {
+			v, g := c.params["v"], c.params["g"]
 			if g != "meta.k8s.io" || (v != "v1" && v != "v1beta1") {
 				continue
 			}
 			switch as {
 			case "Table":
-				if c.Kind == Protobuf {
+				if kind == Protobuf {
 					continue // a Table has no protobuf form
 				}
 			case "PartialObjectMetadata", "PartialObjectMetadataList":
 			default:
 				continue
 			}
-			c.As, c.Group, c.Version = as, g, v
+			f.As, f.Group, f.Version = as, g, v
 		}
-		if p := params["pretty"]; p == "1" || p == "true" {
-			c.Pretty = !stream
+		if frames := c.params["stream"]; frames != "" && frames != "watch" {
+			continue
 		}
-		best, f, ok = q, c, true
+		p := c.params["pretty"]
+		f.Pretty = !stream && (pretty || p == "1" || p == "true")
+		return f, true
 	}
-	f.Pretty = f.Pretty || (pretty && !stream)
-	return f, ok
+	return Format{Pretty: pretty && !stream}, false
+}
+
+// Nothing is an Accept header that no form fits.
+const Nothing = "no/form"
+
+// A clause is what an Accept header names in one place.
+type clause struct {
+	media  string // type/subtype, as written: upstream minds the case
+	params map[string]string
+	q      float64
+}
+
+// clauses are those of an Accept header by quality, then by how exact they are, then by their place.
+// A quality of zero makes one the last choice and does not exclude it, as upstream has it.
+func clauses(accept string) []clause {
+	var out []clause
+	for text := range strings.SplitSeq(accept, ",") {
+		parts := strings.Split(text, ";")
+		c := clause{q: 1, params: map[string]string{}}
+		first, second, whole := strings.Cut(parts[0], "/")
+		c.media = strings.TrimSpace(first) + "/" + strings.TrimSpace(second)
+		if !whole {
+			if strings.TrimSpace(first) != "*" {
+				continue
+			}
+			c.media = "*/*"
+		}
+		for _, p := range parts[1:] {
+			k, v, _ := strings.Cut(p, "=")
+			k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+			if k == "q" {
+				c.q, _ = strconv.ParseFloat(v, 64)
+				continue
+			}
+			c.params[k] = v
+		}
+		out = append(out, c)
+	}
+	open := func(c clause) int {
+		if c.media == "*/*" {
+			return 2
+		}
+		return strings.Count(c.media, "/*")
+	}
+	slices.SortStableFunc(out, func(a, b clause) int { return cmp.Or(cmp.Compare(b.q, a.q), open(a)-open(b)) })
+	return out
+}
+
+// kind is the serialization that fits a clause.
+func (c clause) kind(stream bool) (Kind, bool) {
+	switch c.media {
+	case MediaJSON, "*/*", "application/*":
+		return JSON, true
+	case MediaYAML, "application/x-yaml", "text/yaml":
+		return YAML, !stream
+	case MediaProtobuf:
+		return Protobuf, true
+	}
+	return JSON, false
+}
+
+// Names reports whether an Accept header names one of the media types, whatever their parameters, or any
+// type at all. Built-in kinds and documents are only served to whom it does: "application/*" is none.
+func Names(accept string, media ...string) bool {
+	if accept == "" {
+		return true
+	}
+	for text := range strings.SplitSeq(accept, ",") {
+		name, _, _ := strings.Cut(text, ";")
+		if name = strings.TrimSpace(name); name == "*/*" || slices.Contains(media, name) {
+			return true
+		}
+	}
+	return false
 }
 
 // WantsPretty reports whether JSON shall be indented: the query parameter "pretty" decides, then

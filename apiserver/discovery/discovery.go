@@ -143,7 +143,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if path == "api" {
 			s.object(w, r, &metav1.APIVersions{Versions: []string{"v1"}, ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{
 				{ClientCIDR: "0.0.0.0/0", ServerAddress: r.Host},
-			}}, schema.GroupVersionKind{Kind: "APIVersions"})
+			}}, schema.GroupVersionKind{Kind: "APIVersions"}, true)
 			return
 		}
 		list := &metav1.APIGroupList{}
@@ -152,12 +152,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				list.Groups = append(list.Groups, g.group())
 			}
 		}
-		s.object(w, r, list, v1kind("APIGroupList"))
+		s.object(w, r, list, v1kind("APIGroupList"), false)
 	case len(parts) == 2 && parts[0] == "apis":
 		for _, g := range s.groups() {
 			if g.name == parts[1] && g.name != "" {
 				group := g.group()
-				s.object(w, r, &group, v1kind("APIGroup"))
+				s.object(w, r, &group, v1kind("APIGroup"), false)
 				return
 			}
 		}
@@ -175,12 +175,18 @@ func v1kind(kind string) schema.GroupVersionKind {
 	return schema.GroupVersionKind{Version: "v1", Kind: kind}
 }
 
-// object answers with a document of the plain kind; these are small and made each time.
-func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind) {
+const media = codec.MediaJSON + ", " + codec.MediaYAML + ", " + codec.MediaProtobuf
+
+// object answers with a document of the plain kind; these are small and made each time. named: only clients
+// that name a media type of it, or any at all, get it.
+func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Object, gvk schema.GroupVersionKind, named bool) {
+	if named && !codec.Names(r.Header.Get("Accept"), codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf) {
+		s.status(w, http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+media, &metav1.StatusDetails{})
+		return
+	}
 	f, ok := codec.Negotiate(unformed(r.Header.Get("Accept")), false, codec.WantsPretty(r.URL.Query().Get("pretty"), r.UserAgent()))
 	if !ok {
-		s.status(w, http.StatusNotAcceptable, metav1.StatusReason("NotAcceptable"),
-			"only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf", nil)
+		s.status(w, http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+media, nil)
 		return
 	}
 	body, err := codec.AppendObject(nil, obj, gvk, f)
@@ -205,7 +211,7 @@ func unformed(accept string) string {
 		}
 	}
 	if left == nil {
-		return codec.MediaJSON + ";q=0" // acceptable in no form
+		return codec.Nothing
 	}
 	return strings.Join(left, ",")
 }
@@ -232,10 +238,12 @@ func (s *Server) status(w http.ResponseWriter, code int32, reason metav1.StatusR
 }
 
 func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version string) {
+	custom := false
 	list := &metav1.APIResourceList{GroupVersion: schema.GroupVersion{Group: group, Version: version}.String()}
 	for _, row := range s.reg.All() {
 		if row.Group == group && row.Version == version {
 			list.APIResources = append(list.APIResources, apiResources(row)...)
+			custom = row.Custom != nil
 		}
 	}
 	if len(list.APIResources) == 0 {
@@ -254,7 +262,7 @@ func (s *Server) version1(w http.ResponseWriter, r *http.Request, group, version
 	if group == "" {
 		gvk.Version = "" // the first API had none, and clients may compare
 	}
-	s.object(w, r, list, gvk)
+	s.object(w, r, list, gvk, !custom)
 }
 
 // aggregated reports whether the client accepts apidiscovery.k8s.io/v2 in place of the documents

@@ -46,7 +46,7 @@ var certificateSigningRequests = Resource[csr]{
 			}
 		},
 		Validate: func(_ *Request, obj, old *csr) field.ErrorList { return validateCSR(obj, old, false, false) },
-		Reset:    []string{"status"},
+		Reset:    []string{"spec", "status"}, // nobody owns what nobody can change
 	},
 	Status: &Part[csr]{
 		Prepare: func(rq *Request, obj, old *csr) {

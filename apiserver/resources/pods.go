@@ -47,7 +47,7 @@ func pods(cfg Config) Resource[corev1.Pod] {
 			Reset:    []string{"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"},
 		},
 		Parts: map[string]Part[corev1.Pod]{
-			"ephemeralcontainers": {
+			"ephemeralcontainers": *keepMeta(&Part[corev1.Pod]{
 				Prepare: func(_ *Request, obj, old *corev1.Pod) {
 					added := obj.Spec.EphemeralContainers
 					obj.Spec, obj.Status = *old.Spec.DeepCopy(), old.Status
@@ -55,12 +55,12 @@ func pods(cfg Config) Resource[corev1.Pod] {
 				},
 				Validate: withoutRequest(podrules.ValidateEphemeral),
 				Reset:    []string{"status"},
-			},
-			"resize": {
+			}),
+			"resize": *keepMeta(&Part[corev1.Pod]{
 				Prepare:  preparePodResize,
 				Validate: withoutRequest(podrules.ValidateResize),
 				Reset:    []string{"status"},
-			},
+			}),
 		},
 		Subs: []Sub{
 			{Name: "attach", Verbs: []string{"create", "get"}, Kind: kind("", "v1", "PodAttachOptions")},

@@ -129,3 +129,20 @@ func TestPodChanges(t *testing.T) {
 		})
 	}
 }
+
+// What changes the containers of a running pod changes nothing else: not even labels.
+func TestPartsOfPodsLeaveMetadata(t *testing.T) {
+	row := pods(DefaultConfig()).Row()
+	for _, part := range []string{"ephemeralcontainers", "resize"} {
+		old := pod(func(p *corev1.Pod) { p.Labels = map[string]string{"a": "b"} })
+		if faults := create(row, old, request()); len(faults) > 0 {
+			t.Fatal(faults)
+		}
+		obj := old.DeepCopy()
+		obj.Labels, obj.Annotations, obj.Finalizers = map[string]string{"c": "d"}, map[string]string{"c": "d"}, []string{"x.io/y"}
+		row.Parts[part].Prepare(request(), obj, old)
+		if len(obj.Labels) != 1 || obj.Labels["a"] != "b" || obj.Annotations["c"] != "" || len(obj.Finalizers) != 0 {
+			t.Errorf("%s wrote metadata: %+v", part, obj.ObjectMeta)
+		}
+	}
+}

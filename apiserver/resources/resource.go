@@ -153,8 +153,10 @@ type Resource[T any] struct {
 	Name func(name string, prefix bool) []string
 	// Grace returns the seconds to wait before removal; 0 removes at once. nil: no graceful deletion.
 	Grace func(rq *Request, obj *T, opts *metav1.DeleteOptions) int64
-	// OrphanByDefault: without a propagation policy dependents stay (replicationcontrollers, batch/v1 jobs before v1).
+	// OrphanByDefault: without a propagation policy dependents stay (replicationcontrollers and jobs, which had
+	// none before there was a garbage collector). OrphanWarning is for those who may not know.
 	OrphanByDefault bool
+	OrphanWarning   string
 	// CreateOnUpdate: PUT may create the object (leases, events, ...).
 	CreateOnUpdate bool
 	// UnconditionalUpdate: PUT without resourceVersion overwrites; default true, set NeedsVersion to refuse.
@@ -206,6 +208,7 @@ type Row struct {
 	Name                                   func(name string, prefix bool) []string
 	Grace                                  func(rq *Request, obj Object, opts *metav1.DeleteOptions) int64 // nil: none
 	OrphanByDefault, CreateOnUpdate        bool
+	OrphanWarning                          string
 	NeedsVersion, NoGeneration             bool
 	Allocate                               func(rq *Request, obj, old Object) ([]Beside, error) // nil: none
 	TTL                                    func(Object) time.Duration                           // nil: none
@@ -366,7 +369,7 @@ func (r Resource[T]) Row() *Row {
 		Default: func(Object) {},
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
 		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldAlias: r.FieldAlias, Name: r.Name,
-		OrphanByDefault: r.OrphanByDefault, CreateOnUpdate: r.CreateOnUpdate,
+		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, CreateOnUpdate: r.CreateOnUpdate,
 		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, Stored: r.Stored, Upgrade: r.Upgrade,
 	}
 	if row.Singular == "" {

@@ -83,8 +83,8 @@ func keepLabels[T any](p *Part[T]) *Part[T] {
 	return p
 }
 
-// keepMeta makes a status part that writes nothing of metadata. Kinds younger than
-// the rule that status is all that goes through it have it so.
+// keepMeta makes a part that writes nothing of metadata. Kinds younger than the rule that
+// status is all that goes through it have it so, and parts of pods that change containers.
 func keepMeta[T any](p *Part[T]) *Part[T] {
 	prepare := p.Prepare
 	p.Prepare = func(rq *Request, obj, old *T) {

@@ -253,7 +253,11 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 		defPtr(&s.RequiresRepublish, false)
 		defPtr(&s.SELinuxMount, false)
 	},
-	Main: Part[storagev1.CSIDriver]{Warnings: csiDriverWarnings, Validate: withoutRequest(func(d, old *storagev1.CSIDriver) field.ErrorList {
+	Main: Part[storagev1.CSIDriver]{Prepare: func(_ *Request, d, old *storagev1.CSIDriver) {
+		if old != nil && !equality.Semantic.DeepEqual(d.Spec, old.Spec) { // counted from none on: its creation is no generation
+			d.Generation = old.Generation + 1
+		}
+	}, Warnings: csiDriverWarnings, Validate: withoutRequest(func(d, old *storagev1.CSIDriver) field.ErrorList {
 		var f check.Faults
 		s, p := &d.Spec, field.NewPath("spec")
 		for name, v := range map[string]*bool{"attachRequired": s.AttachRequired, "podInfoOnMount": s.PodInfoOnMount, "storageCapacity": s.StorageCapacity, "seLinuxMount": s.SELinuxMount} {

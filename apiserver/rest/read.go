@@ -246,6 +246,10 @@ func ahead(row *resources.Row, s *watchcache.Snapshot, sel watchcache.Selection)
 
 // respondList answers with a list in the form that was negotiated.
 func (c *Call) respondList(items []*watchcache.Item, meta metav1.ListMeta) {
+	if c.format.As == "PartialObjectMetadata" {
+		c.fail(c.misshapen("a list", c.Row.ListKind))
+		return
+	}
 	if err := watchcache.Ahead(c.Row, items); err != nil {
 		c.fail(err)
 		return

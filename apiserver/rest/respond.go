@@ -41,12 +41,8 @@ func notAcceptable(list string) error {
 // unacceptable is the 406 of a built-in kind: in one wording when no form of the kind has
 // a media type that the client names, and in another when only the parameters do not fit.
 func (c *Call) unacceptable() error {
-	for _, clause := range strings.Split(c.R.Header.Get("Accept"), ",") {
-		media, _, _ := strings.Cut(strings.TrimSpace(clause), ";")
-		switch strings.TrimSpace(media) {
-		case codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf, "*/*":
-			return notAcceptable(accepted)
-		}
+	if named(c.R) {
+		return notAcceptable(accepted)
 	}
 	list := accepted
 	if c.Info.Verb == "list" || c.Info.Verb == "watch" {
@@ -55,6 +51,11 @@ func (c *Call) unacceptable() error {
 	e := statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+list)
 	e.ErrStatus.Details = &metav1.StatusDetails{}
 	return e
+}
+
+// named: the client names a media type in which built-in kinds are served.
+func named(r *http.Request) bool {
+	return codec.Names(r.Header.Get("Accept"), codec.MediaJSON, codec.MediaYAML, codec.MediaProtobuf)
 }
 
 func unsupportedMedia(list string) error {
@@ -295,6 +296,10 @@ func (c *Call) respond(code int, it *watchcache.Item) {
 		c.fail(err)
 		return
 	}
+	if c.format.As == "PartialObjectMetadataList" {
+		c.fail(c.misshapen("not a list", c.Row.Kind))
+		return
+	}
 	if c.format.As != "" {
 		c.respondAs(code, v)
 		return
@@ -305,6 +310,12 @@ func (c *Call) respond(code int, it *watchcache.Item) {
 		return
 	}
 	writeBody(c.W, c.R, code, c.format.ContentType(), raw)
+}
+
+// misshapen is the 406 of a client that wants metadata of one where there are many, or the other way.
+func (c *Call) misshapen(is, kind string) error {
+	return statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
+		fmt.Sprintf("you requested %s, but the requested object is %s (%s)", c.format.As, is, kind))
 }
 
 func (c *Call) fail(err error) { WriteError(c.W, c.R, err) }

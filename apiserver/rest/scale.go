@@ -154,6 +154,9 @@ func (c *Call) scale() {
 }
 
 func (c *Call) respondScale(obj resources.Object) error {
+	if c.format.As == "PartialObjectMetadataList" {
+		return c.misshapen("not a list", scaleKind.Kind)
+	}
 	s, err := scaleOf(c.Row, obj)
 	if err != nil {
 		return apierrors.NewInternalError(err)
@@ -222,9 +225,10 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 		}
 		s.SetGroupVersionKind(scaleKind)
 		next, shown := &autoscalingv1.Scale{}, ""
+		var strict, more []error
 		switch kind {
 		case types.StrategicMergePatchType:
-			shown, _, err = patch.Strategic(s, next, text)
+			shown, strict, err = patch.Strategic(s, next, text)
 		case types.JSONPatchType, types.MergePatchType:
 			var doc []byte
 			if doc, err = codec.AppendObject(nil, s, scaleKind, codec.Format{}); err != nil {
@@ -233,12 +237,13 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 			if kind == types.JSONPatchType {
 				doc, err = patch.JSON(doc, text)
 			} else {
-				doc, _, err = patch.Merge(doc, text)
+				doc, strict, err = patch.Merge(doc, text)
 			}
 			if err == nil {
-				if _, err := codec.UnmarshalStrict(doc, next); err != nil {
+				if more, err = codec.UnmarshalStrict(doc, next); err != nil {
 					return nil, invalidPatch(string(doc), err)
 				}
+				shown, strict = string(doc), append(strict, more...)
 			}
 		default:
 			return nil, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml")
@@ -246,6 +251,9 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 		var shape *patch.ShapeError
 		if errors.As(err, &shape) {
 			return nil, invalidPatch(shown, shape.Err)
+		}
+		if err == nil {
+			err = c.strict(strict, func(e error) error { return invalidPatch(shown, e) })
 		}
 		if err != nil {
 			return nil, err

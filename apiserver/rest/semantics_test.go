@@ -281,3 +281,97 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// Whoever deletes a Job without saying what becomes of its pods leaves them, and is told so.
+func TestJobsLeaveTheirPods(t *testing.T) {
+	const jobs = "/apis/batch/v1/namespaces/default/jobs"
+	h := newHarness(t)
+	for i, c := range []struct {
+		query, body string
+		finalizers  string // of the object that stays
+		warned      bool
+	}{
+		{"", "", "orphan", true},
+		{"", `{"kind":"DeleteOptions","apiVersion":"v1"}`, "orphan", true},
+		{"?propagationPolicy=Orphan", "", "orphan", false},
+		{"?orphanDependents=true", "", "orphan", false},
+		{"?propagationPolicy=Background", "", "", false},
+		{"?propagationPolicy=Foreground", "", "foregroundDeletion", false},
+	} {
+		name := fmt.Sprintf("j%d", i)
+		h.must(201, "POST", jobs, fmt.Sprintf(`{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":%q},"spec":{"template":{"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"i"}]}}}}`, name))
+		r := h.must(200, "DELETE", jobs+"/"+name+c.query, c.body)
+		var left struct{ Metadata metav1.ObjectMeta }
+		if err := json.Unmarshal(r.body, &left); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(left.Metadata.Finalizers, " "); got != c.finalizers {
+			t.Errorf("%s %s: finalizers %q, want %q", c.query, c.body, got, c.finalizers)
+		}
+		if warned := strings.Contains(r.header.Get("Warning"), "child pods are preserved by default"); warned != c.warned {
+			t.Errorf("%s %s: warning %q", c.query, c.body, r.header.Get("Warning"))
+		}
+	}
+	h.must(201, "POST", jobs, `{"apiVersion":"batch/v1","kind":"Job","metadata":{"name":"many"},"spec":{"template":{"spec":{"restartPolicy":"Never","containers":[{"name":"c","image":"i"}]}}}}`)
+	if r := h.must(200, "DELETE", jobs, ""); r.header.Get("Warning") == "" {
+		t.Error("a whole collection was deleted without a warning")
+	}
+}
+
+// A Table goes with one and with many; metadata has a kind for each, which must be the right one.
+func TestMetadataOfOneAndOfMany(t *testing.T) {
+	h := newHarness(t)
+	h.must(201, "POST", maps, configMap("a"))
+	as := func(kind string) string { return "application/json;as=" + kind + ";v=v1;g=meta.k8s.io" }
+	for _, c := range []struct {
+		path, accept string
+		code         int
+		says         string
+	}{
+		{maps, as("PartialObjectMetadataList"), 200, ""},
+		{maps + "/a", as("PartialObjectMetadata"), 200, ""},
+		{maps, as("PartialObjectMetadata"), 406, "you requested PartialObjectMetadata, but the requested object is a list (ConfigMapList)"},
+		{maps + "/a", as("PartialObjectMetadataList") + ",application/json", 406, "you requested PartialObjectMetadataList, but the requested object is not a list (ConfigMap)"},
+		{maps, "application/*", 406, "Available representations"},
+		{maps + "/a", "application/*, application/json", 200, ""},
+		{maps, "application/json;stream=bogus", 406, "only the following media types are accepted"},
+		{"/api", "application/*", 406, "Available representations"},
+		{"/apis", "application/*", 200, ""},
+	} {
+		if r := h.must(c.code, "GET", c.path, "", "Accept", c.accept); c.code != 200 && !strings.Contains(string(r.body), c.says) {
+			t.Errorf("%s %s: %s", c.path, c.accept, r.body)
+		}
+	}
+}
+
+// A field that a Scale does not have is treated as fieldValidation says, as in any other patch.
+func TestUnknownFieldsOfScale(t *testing.T) {
+	const path = "/apis/apps/v1/namespaces/default/deployments"
+	h := newHarness(t)
+	h.must(201, "POST", path, `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"d"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}}`)
+	for _, media := range []string{"application/merge-patch+json", "application/strategic-merge-patch+json"} {
+		const patch = `{"spec":{"replicas":2},"status":{"bogus":1}}`
+		if r := h.must(200, "PATCH", path+"/d/scale", patch, "Content-Type", media); !strings.Contains(r.header.Get("Warning"), "status.bogus") {
+			t.Errorf("%s: warning %q", media, r.header.Get("Warning"))
+		}
+		if r := h.must(200, "PATCH", path+"/d/scale?fieldValidation=Ignore", patch, "Content-Type", media); r.header.Get("Warning") != "" {
+			t.Errorf("%s: warning %q of what is ignored", media, r.header.Get("Warning"))
+		}
+		h.must(422, "PATCH", path+"/d/scale?fieldValidation=Strict", patch, "Content-Type", media)
+	}
+}
+
+// The generation of a CSIDriver counts the changes of its spec, from none on.
+func TestGenerationOfDrivers(t *testing.T) {
+	const path = "/apis/storage.k8s.io/v1/csidrivers"
+	h := newHarness(t)
+	generation := func(r reply) any { return r.object(t)["metadata"].(map[string]any)["generation"] }
+	if g := generation(h.must(201, "POST", path, `{"apiVersion":"storage.k8s.io/v1","kind":"CSIDriver","metadata":{"name":"d.example.com"}}`)); g != nil {
+		t.Errorf("created with generation %v", g)
+	}
+	for i, patch := range []string{`{"spec":{"podInfoOnMount":true}}`, `{"metadata":{"labels":{"a":"b"}}}`, `{"spec":{"podInfoOnMount":false}}`} {
+		if g := generation(h.must(200, "PATCH", path+"/d.example.com", patch, "Content-Type", "application/merge-patch+json")); fmt.Sprint(g) != []string{"1", "1", "2"}[i] {
+			t.Errorf("after %s: generation %v", patch, g)
+		}
+	}
+}

@@ -278,11 +278,11 @@ func missing(*Info) error {
 // serve negotiates the answer's form, then runs the verb.
 func (c *Call) serve(verb func()) {
 	f, ok := codec.Negotiate(c.accept(), false, wantsPretty(c.R))
-	if !ok {
-		if c.Row.Custom == nil {
-			c.fail(c.unacceptable())
-			return
-		}
+	switch {
+	case c.Row.Custom == nil && (!ok || !named(c.R)):
+		c.fail(c.unacceptable())
+		return
+	case !ok:
 		c.fail(notAcceptable(accepted))
 		return
 	}
@@ -305,7 +305,7 @@ func (c *Call) accept() string {
 		}
 	}
 	if left == nil {
-		return codec.MediaProtobuf + ";q=0" // acceptable in no form
+		return codec.Nothing
 	}
 	return strings.Join(left, ",")
 }

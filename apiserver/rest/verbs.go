@@ -557,6 +557,9 @@ func (c *Call) deleteOptions() (*metav1.DeleteOptions, error) {
 		return nil, err
 	}
 	c.Request.DryRun = c.Request.DryRun || len(opts.DryRun) > 0
+	if c.Row.OrphanWarning != "" && opts.PropagationPolicy == nil && opts.OrphanDependents == nil {
+		c.Request.Warn(c.Row.OrphanWarning)
+	}
 	return opts, nil
 }
 
