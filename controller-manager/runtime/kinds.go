@@ -21,6 +21,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson/keelson/libs/informer"
+	"github.com/keelson/keelson/libs/slim"
 )
 
 // Names of the indexes that caches carry. Every namespaced kind has ByNamespace;
@@ -244,7 +245,7 @@ func kind[T informer.Object](name string, gvk schema.GroupVersionKind, t traits,
 					return nil
 				}
 			}
-			cache := informer.Of(source(c), informer.Options[T]{Indexes: indexes, Transform: slim[T]})
+			cache := informer.Of(source(c), informer.Options[T]{Indexes: indexes, Transform: slim.Object[T]})
 			s := &shared{kind: k, cache: cache, run: cache.Run, synced: cache.Synced(), rev: cache.Rev, waitFor: cache.WaitFor,
 				lookup: func(key objectKey) (metav1.Object, bool) {
 					o, ok := cache.Get(key)
@@ -279,15 +280,6 @@ func kind[T informer.Object](name string, gvk schema.GroupVersionKind, t traits,
 			return s
 		},
 	}
-}
-
-// slim drops what no controller reads. An update sent without managedFields
-// leaves the stored ones in force, so writing a slim object back loses nothing.
-//
-// Source: Kubernetes API concepts, "Server-Side Apply", on managed fields of updates.
-func slim[T informer.Object](o T) T {
-	o.SetManagedFields(nil)
-	return o
 }
 
 func podNode(p *corev1.Pod) []string {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keelson/keelson/libs/informer"
 	"github.com/keelson/keelson/libs/run"
+	"github.com/keelson/keelson/libs/slim"
 	"github.com/keelson/keelson/scheduler/framework"
 	"github.com/keelson/keelson/scheduler/plugins"
 )
@@ -41,7 +42,7 @@ func newInputs(s *Scheduler) *inputs {
 	in := &inputs{}
 	core, apps := s.api.CoreV1(), s.api.AppsV1()
 
-	nodes := informer.Of(informer.From(core.Nodes()), informer.Options[*corev1.Node]{Transform: stripped[*corev1.Node]})
+	nodes := informer.Of(informer.From(core.Nodes()), informer.Options[*corev1.Node]{Transform: slim.Object[*corev1.Node]})
 	nodes.OnEvent(func(e informer.Event[*corev1.Node]) {
 		n := e.Last()
 		if e.Kind == informer.Deleted {
@@ -54,7 +55,7 @@ func newInputs(s *Scheduler) *inputs {
 
 	pods := informer.Of(informer.From(core.Pods("")), informer.Options[*corev1.Pod]{
 		FieldSelector: "status.phase!=" + string(corev1.PodSucceeded) + ",status.phase!=" + string(corev1.PodFailed),
-		Transform:     decisive,
+		Transform:     slim.Object[*corev1.Pod],
 	})
 	parsed := map[types.UID]*framework.Pod{} // belongs to the informer's goroutine
 	pods.OnEvent(func(e informer.Event[*corev1.Pod]) {
@@ -79,7 +80,7 @@ func newInputs(s *Scheduler) *inputs {
 	})
 	in.add("pods", pods)
 
-	namespaces := informer.Of(informer.From(core.Namespaces()), informer.Options[*corev1.Namespace]{Transform: stripped[*corev1.Namespace]})
+	namespaces := informer.Of(informer.From(core.Namespaces()), informer.Options[*corev1.Namespace]{Transform: slim.Object[*corev1.Namespace]})
 	namespaces.OnEvent(func(e informer.Event[*corev1.Namespace]) {
 		n := e.Last()
 		if e.Kind == informer.Deleted {
@@ -90,28 +91,28 @@ func newInputs(s *Scheduler) *inputs {
 	})
 	in.add("namespaces", namespaces)
 
-	in.claims = informer.Of(informer.From(core.PersistentVolumeClaims("")), informer.Options[*corev1.PersistentVolumeClaim]{Transform: stripped[*corev1.PersistentVolumeClaim]})
+	in.claims = informer.Of(informer.From(core.PersistentVolumeClaims("")), informer.Options[*corev1.PersistentVolumeClaim]{Transform: slim.Object[*corev1.PersistentVolumeClaim]})
 	in.claims.OnEvent(func(e informer.Event[*corev1.PersistentVolumeClaim]) {
 		o := e.Last()
 		s.storage(e.Kind, o, func() framework.Event { return s.cache.SetClaim(o) })
 	})
 	in.add("persistentvolumeclaims", in.claims)
 
-	volumes := informer.Of(informer.From(core.PersistentVolumes()), informer.Options[*corev1.PersistentVolume]{Transform: stripped[*corev1.PersistentVolume]})
+	volumes := informer.Of(informer.From(core.PersistentVolumes()), informer.Options[*corev1.PersistentVolume]{Transform: slim.Object[*corev1.PersistentVolume]})
 	volumes.OnEvent(func(e informer.Event[*corev1.PersistentVolume]) {
 		o := e.Last()
 		s.storage(e.Kind, o, func() framework.Event { return s.cache.SetVolume(o) })
 	})
 	in.add("persistentvolumes", volumes)
 
-	classes := informer.Of(informer.From(s.api.StorageV1().StorageClasses()), informer.Options[*storagev1.StorageClass]{Transform: stripped[*storagev1.StorageClass]})
+	classes := informer.Of(informer.From(s.api.StorageV1().StorageClasses()), informer.Options[*storagev1.StorageClass]{Transform: slim.Object[*storagev1.StorageClass]})
 	classes.OnEvent(func(e informer.Event[*storagev1.StorageClass]) {
 		o := e.Last()
 		s.storage(e.Kind, o, func() framework.Event { return s.cache.SetClass(o) })
 	})
 	in.add("storageclasses", classes)
 
-	pdbs := informer.Of(informer.From(s.api.PolicyV1().PodDisruptionBudgets("")), informer.Options[*policyv1.PodDisruptionBudget]{Transform: stripped[*policyv1.PodDisruptionBudget]})
+	pdbs := informer.Of(informer.From(s.api.PolicyV1().PodDisruptionBudgets("")), informer.Options[*policyv1.PodDisruptionBudget]{Transform: slim.Object[*policyv1.PodDisruptionBudget]})
 	pdbs.OnEvent(func(e informer.Event[*policyv1.PodDisruptionBudget]) {
 		o := e.Last()
 		s.post(func() {
@@ -124,7 +125,7 @@ func newInputs(s *Scheduler) *inputs {
 	})
 	in.add("poddisruptionbudgets", pdbs)
 
-	services := informer.Of(informer.From(core.Services("")), informer.Options[*corev1.Service]{Transform: stripped[*corev1.Service]})
+	services := informer.Of(informer.From(core.Services("")), informer.Options[*corev1.Service]{Transform: slim.Object[*corev1.Service]})
 	services.OnEvent(func(e informer.Event[*corev1.Service]) {
 		o := e.Last()
 		sel := o.Spec.Selector
@@ -181,25 +182,6 @@ func (s *Scheduler) storage(kind informer.Kind, o any, set func() framework.Even
 		}
 		s.wake(set())
 	})
-}
-
-// stripped drops what no decision reads and what is large.
-func stripped[T informer.Object](o T) T {
-	o.SetManagedFields(nil)
-	return o
-}
-
-// decisive leaves of a pod what decisions look at: what its containers run, and how, is most of it.
-func decisive(p *corev1.Pod) *corev1.Pod {
-	p = stripped(p)
-	p.Spec.EphemeralContainers = nil
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			c := &list[i]
-			list[i] = corev1.Container{Name: c.Name, Image: c.Image, Ports: c.Ports, Resources: c.Resources, ResizePolicy: c.ResizePolicy, RestartPolicy: c.RestartPolicy}
-		}
-	}
-	return p
 }
 
 func identity(m *metav1.ObjectMeta) metav1.ObjectMeta {

@@ -187,7 +187,11 @@ func (c *controller) step(ctx context.Context, p *runtime.Pass, set *appsv1.Stat
 	case Delete:
 		return report("Delete", "Delete", runtime.Delete(ctx, p, pods, s.Pod))
 	case Identify:
-		_, err := runtime.Update(ctx, p, pods, s.Pod)
+		// The pod as the cache has it is not whole.
+		_, err := runtime.Patch(ctx, p, pods, s.Pod.Name, map[string]any{
+			"metadata": map[string]any{"uid": s.Pod.UID, "resourceVersion": s.Pod.ResourceVersion, "labels": s.Pod.Labels},
+			"spec":     map[string]any{"volumes": s.Pod.Spec.Volumes},
+		})
 		return report("Update", "Update", err)
 	case CreateClaim:
 		_, n := ordinal(s.Claim.Name)
