@@ -53,11 +53,9 @@ func userInfo(u *authn.User) authenticationv1.UserInfo {
 	return info
 }
 
-// SelfSubjectReview tells the caller who it is.
+// SelfSubjectReview tells the caller who it is, and nothing of what was sent.
 func (a *Actions) SelfSubjectReview(u *authn.User, in *authenticationv1.SelfSubjectReview) *authenticationv1.SelfSubjectReview {
-	out := in.DeepCopy()
-	out.Status.UserInfo = userInfo(u)
-	return out
+	return &authenticationv1.SelfSubjectReview{TypeMeta: in.TypeMeta, Status: authenticationv1.SelfSubjectReviewStatus{UserInfo: userInfo(u)}}
 }
 
 // attributes turns the spec of an access review into a question; the resource's row has seen to it
@@ -187,9 +185,13 @@ func (a *Actions) SelfSubjectRulesReview(u *authn.User, in *authorizationv1.Self
 	}
 	var rules []rbacv1.PolicyRule
 	if a.RBAC != nil {
+		var missing string
 		var err error
-		if rules, err = a.RBAC.Rules(u, in.Spec.Namespace); err != nil {
-			errs = append(errs, err.Error())
+		if rules, missing, err = a.RBAC.Rules(u, in.Spec.Namespace); err != nil {
+			missing = err.Error()
+		}
+		if missing != "" {
+			errs = append(errs, missing)
 		}
 	}
 	st.EvaluationError = strings.Join(errs, ", ")

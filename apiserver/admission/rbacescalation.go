@@ -2,7 +2,9 @@ package admission
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -25,7 +27,7 @@ func rbacEscalation(cfg Config) Plugin {
 		return d == authz.Allow
 	}
 	covered := func(a *Attributes, namespace string, want []rbacv1.PolicyRule) error {
-		have, err := cfg.RBAC.Rules(a.User, namespace)
+		have, unknown, err := cfg.RBAC.Rules(a.User, namespace)
 		if err != nil {
 			return err
 		}
@@ -37,8 +39,13 @@ func rbacEscalation(cfg Config) Plugin {
 		for _, m := range missing {
 			lines = append(lines, compact(m))
 		}
-		return forbid(a, fmt.Errorf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s",
-			a.User.Name, a.User.Groups, strings.Join(lines, "\n")))
+		slices.Sort(lines)
+		text := fmt.Sprintf("user %q (groups=%q) is attempting to grant RBAC permissions not currently held:\n%s",
+			a.User.Name, a.User.Groups, strings.Join(lines, "\n"))
+		if unknown != "" {
+			text += "; resolution errors: [" + unknown + "]"
+		}
+		return forbid(a, errors.New(text))
 	}
 	return Plugin{Name: "RBACEscalation", Validate: func(ctx context.Context, a *Attributes) (func(), error) {
 		if cfg.RBAC == nil || a.Row.Group != rbacv1.GroupName || a.Subresource != "" || a.Operation == Delete ||

@@ -174,7 +174,7 @@ func (n *Node) readReferenced(node string, gr schema.GroupResource, a Attributes
 
 func (n *Node) referenced(node string, gr schema.GroupResource, a Attributes) (Decision, string, error) {
 	if a.Name == "" {
-		return NoOpinion, fmt.Sprintf("No Object name found for %s", gr), nil
+		return NoOpinion, "No Object name found", nil
 	}
 	if gr == grAttachments {
 		va, err := resources.Lookup[storagev1.VolumeAttachment](n.Read, gr, "", a.Name)

@@ -193,29 +193,35 @@ func (r *RBAC) Authorize(_ context.Context, a Attributes) (Decision, string, err
 		}
 		return true
 	})
-	switch {
-	case decision == Allow || len(missing) == 0:
-	case len(missing) == 1:
-		reason = "RBAC: " + missing[0]
-	default:
-		reason = "RBAC: [" + strings.Join(missing, ", ") + "]"
+	if decision != Allow && len(missing) > 0 {
+		reason = "RBAC: " + together(missing)
 	}
 	return decision, reason, nil
 }
 
-// Rules lists what the caller may do in a namespace, for SelfSubjectRulesReview
-// and the escalation check.
-func (r *RBAC) Rules(u *authn.User, namespace string) ([]rbacv1.PolicyRule, error) {
+func together(faults []string) string {
+	if len(faults) < 2 {
+		return strings.Join(faults, "")
+	}
+	return "[" + strings.Join(faults, ", ") + "]"
+}
+
+// Rules lists what the caller may do in a namespace, for SelfSubjectRulesReview and the escalation check.
+// missing says which roles that are bound to the caller do not exist; empty: none.
+func (r *RBAC) Rules(u *authn.User, namespace string) (rules []rbacv1.PolicyRule, missing string, err error) {
 	g, err := r.current()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	var out []rbacv1.PolicyRule
+	var faults []string
 	g.each(u, namespace, func(gr *grant, _ string) bool {
-		out = append(out, gr.rules...)
+		rules = append(rules, gr.rules...)
+		if gr.missing != "" && !slices.Contains(faults, gr.missing) {
+			faults = append(faults, gr.missing)
+		}
 		return true
 	})
-	return out, nil
+	return rules, together(faults), nil
 }
 
 // RoleRules returns the rules that a role reference stands for.

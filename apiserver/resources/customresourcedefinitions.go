@@ -14,7 +14,9 @@ import (
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	crdv1beta1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
 	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	crdschema "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	compatibility "k8s.io/apimachinery/pkg/util/version"
@@ -59,7 +61,6 @@ var customResourceDefinitions = Resource[crd]{
 	Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions",
 	Prefix: "apiextensions.k8s.io/customresourcedefinitions", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 	Scope: Cluster, NeedsVersion: true, List: listOf[crdv1.CustomResourceDefinitionList],
-	Name:    PathSegment, // the library has the rest
 	Default: crdv1.SetObjectDefaults_CustomResourceDefinition,
 	Upgrade: upgradeDefinition,
 	Main: Part[crd]{
@@ -148,6 +149,26 @@ func oddFormats(c *crd) (out []string) {
 	return out
 }
 
+// onlyCheckable takes selectable fields from versions whose schema is not structural. The library reports
+// such a schema, and would then look for the fields in what it could not read (and crash, as of v0.36.6).
+func onlyCheckable(spec *apiextensions.CustomResourceDefinitionSpec) {
+	checkable := func(v *apiextensions.CustomResourceValidation) bool {
+		if v == nil || v.OpenAPIV3Schema == nil {
+			return true // it says so
+		}
+		_, err := structuralschema.NewStructural(v.OpenAPIV3Schema)
+		return err == nil
+	}
+	if !checkable(spec.Validation) {
+		spec.SelectableFields = nil
+	}
+	for i := range spec.Versions {
+		if !checkable(spec.Versions[i].Schema) {
+			spec.Versions[i].SelectableFields = nil
+		}
+	}
+}
+
 func crdRules(rq *Request, obj, old *crd,
 	create func(context.Context, *apiextensions.CustomResourceDefinition) field.ErrorList,
 	update func(context.Context, *apiextensions.CustomResourceDefinition, *apiextensions.CustomResourceDefinition) field.ErrorList,
@@ -167,8 +188,14 @@ func crdRules(rq *Request, obj, old *crd,
 	if bad != nil {
 		return field.ErrorList{bad}
 	}
+	onlyCheckable(&now.Spec)
 	if old == nil {
-		return create(ctx, now)
+		// The library looks at metadata too, which rest has done for every kind.
+		known := map[string]bool{}
+		for _, e := range apivalidation.ValidateObjectMetaAccessor(obj, false, apivalidation.NameIsDNSSubdomain, field.NewPath("metadata")) {
+			known[e.Error()] = true
+		}
+		return slices.DeleteFunc(create(ctx, now), func(e *field.Error) bool { return known[e.Error()] })
 	}
 	was, bad := convert(old)
 	if bad != nil {

@@ -6,6 +6,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -48,8 +50,9 @@ var subjectAccessReviews = Resource[authorizationv1.SubjectAccessReview]{
 	Group: "authorization.k8s.io", Version: "v1", Kind: "SubjectAccessReview", Plural: "subjectaccessreviews",
 	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
 	Main: Part[authorizationv1.SubjectAccessReview]{
+		Prepare: func(_ *Request, r, _ *authorizationv1.SubjectAccessReview) { r.Namespace = "" },
 		Validate: func(_ *Request, r, _ *authorizationv1.SubjectAccessReview) field.ErrorList {
-			return validateAccessSpec(&r.Spec, field.NewPath("spec"))
+			return append(validateAccessSpec(&r.Spec, field.NewPath("spec")), nothingSaid(r.ObjectMeta, "must be empty")...)
 		},
 	},
 }
@@ -61,6 +64,9 @@ var localSubjectAccessReviews = Resource[authorizationv1.LocalSubjectAccessRevie
 		Validate: func(_ *Request, r, _ *authorizationv1.LocalSubjectAccessReview) field.ErrorList {
 			p := field.NewPath("spec")
 			errs := validateAccessSpec(&r.Spec, p)
+			said := r.ObjectMeta
+			said.Namespace = ""
+			errs = append(errs, nothingSaid(said, "must be empty except for namespace")...)
 			if ra := r.Spec.ResourceAttributes; ra != nil && ra.Namespace != r.Namespace {
 				errs = append(errs, field.Invalid(p.Child("resourceAttributes", "namespace"), ra.Namespace, "must match metadata.namespace"))
 			}
@@ -76,10 +82,12 @@ var selfSubjectAccessReviews = Resource[authorizationv1.SelfSubjectAccessReview]
 	Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectAccessReview", Plural: "selfsubjectaccessreviews",
 	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
 	Main: Part[authorizationv1.SelfSubjectAccessReview]{
+		Prepare: func(_ *Request, r, _ *authorizationv1.SelfSubjectAccessReview) { r.Namespace = "" },
 		Validate: func(_ *Request, r, _ *authorizationv1.SelfSubjectAccessReview) field.ErrorList {
 			p := field.NewPath("spec")
 			errs := validateAccessTarget(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, p)
-			return append(errs, validateAsked(r.Spec.ResourceAttributes, p.Child("resourceAttributes"))...)
+			errs = append(errs, validateAsked(r.Spec.ResourceAttributes, p.Child("resourceAttributes"))...)
+			return append(errs, nothingSaid(r.ObjectMeta, "must be empty")...)
 		},
 	},
 }
@@ -87,6 +95,15 @@ var selfSubjectAccessReviews = Resource[authorizationv1.SelfSubjectAccessReview]
 var selfSubjectRulesReviews = Resource[authorizationv1.SelfSubjectRulesReview]{
 	Group: "authorization.k8s.io", Version: "v1", Kind: "SelfSubjectRulesReview", Plural: "selfsubjectrulesreviews",
 	Scope: Cluster, Verbs: createOnly, Name: anyName, NoGeneration: true,
+}
+
+// nothingSaid: a question about access is no object and has no metadata, but what the server keeps books of.
+func nothingSaid(m metav1.ObjectMeta, fault string) field.ErrorList {
+	m.ManagedFields = nil
+	if equality.Semantic.DeepEqual(m, metav1.ObjectMeta{}) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(field.NewPath("metadata"), m, fault)}
 }
 
 func validateAccessSpec(s *authorizationv1.SubjectAccessReviewSpec, p *field.Path) field.ErrorList {

@@ -225,11 +225,11 @@ func (c *Call) ask(obj resources.Object, p writeParams, answer func(*resources.R
 	c.Objects.book(patch.Write{Row: c.Row, Manager: c.manager(p), Reset: c.Row.Main.Reset, Now: rq.Now}, nil, obj)
 	c.Row.Main.Prepare(rq, obj, nil)
 	if errs := c.Row.Main.Validate(rq, obj, nil); len(errs) > 0 {
-		kind := c.Row.GVK().GroupKind()
+		kind, name := c.Row.GVK().GroupKind(), obj.GetName()
 		if c.Row.Group == authorizationv1.GroupName {
-			kind.Kind = "" // upstream's reviews do not say what they are
+			kind.Kind, name = "", "" // upstream's reviews do not say what they are
 		}
-		c.fail(apierrors.NewInvalid(kind, obj.GetName(), errs))
+		c.fail(apierrors.NewInvalid(kind, name, errs))
 		return
 	}
 	out, err := answer(rq, obj)
