@@ -68,7 +68,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 
 	// What lies below outlives what lies above.
 	lower := run.New(context.WithoutCancel(ctx))
-	st, end, err := openStore(ctx, cfg, log, lower)
+	st, size, end, err := openStore(ctx, cfg, log, lower)
 	if err != nil {
 		return err
 	}
@@ -78,6 +78,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	s, err := newServer(cfg, log, st, listener)
 	if err != nil {
 		return err
+	}
+	if size != nil {
+		s.web.Registry().MustRegister(storageSize(size))
 	}
 	upper := run.New(ctx)
 	if s.secret != nil {
@@ -111,18 +114,19 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	return err
 }
 
-// openStore opens the external etcd, or starts the embedded one.
-func openStore(ctx context.Context, cfg Config, log *slog.Logger, g *run.Group) (store.Store, func(), error) {
+// openStore opens the external etcd, or starts the embedded one. size tells how many bytes the database's
+// file has; it is nil for an external etcd, which has metrics of its own.
+func openStore(ctx context.Context, cfg Config, log *slog.Logger, g *run.Group) (st store.Store, size func() int64, end func(), err error) {
 	if len(cfg.EtcdServers) > 0 {
 		st, end, err := etcdstore.Dial(cfg.remote(log), cfg.EtcdPrefix)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		return st, func() { _ = end() }, nil
+		return st, nil, func() { _ = end() }, nil
 	}
 	member, err := etcd.Start(ctx, cfg.Etcd, log)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	g.Go("etcd", func(ctx context.Context) error {
 		select {
@@ -135,7 +139,8 @@ func openStore(ctx context.Context, cfg Config, log *slog.Logger, g *run.Group) 
 		}
 	})
 	g.Go("etcd space", member.Maintain)
-	return etcdstore.Embedded(member.Etcd(), cfg.EtcdPrefix), member.Close, nil
+	size = func() int64 { return member.Etcd().Backend().Size() }
+	return etcdstore.Embedded(member.Etcd(), cfg.EtcdPrefix), size, member.Close, nil
 }
 
 // compact forgets history that is older than interval. Each round forgets up to

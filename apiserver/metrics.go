@@ -69,7 +69,7 @@ func histogram(reg prometheus.Registerer, name, help string, bounds []float64, l
 }
 
 type metricKey struct {
-	verb, group, version, plural, sub, scope string
+	verb, group, version, plural, sub, scope, dry string
 
 	code int
 	long bool
@@ -89,12 +89,12 @@ func newMetrics(reg prometheus.Registerer, rows *resources.Registry, cache *watc
 	m := &metrics{
 		total: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_request_total", Help: "Requests by verb, resource and status code.",
-		}, append([]string{"code"}, labels...)),
+		}, append([]string{"code", "dry_run"}, labels...)),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "apiserver_request_duration_seconds", Help: "Time to answer, but for watches and streams.",
 			// Source: kube-apiserver 1.36; the rules of kubernetes-mixin ask for le="1", "5" and "30".
 			Buckets: append([]float64{0.005, 0.025}, seconds...),
-		}, labels),
+		}, append([]string{"dry_run"}, labels...)),
 		sli: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "apiserver_request_sli_duration_seconds",
 			Help:    "The same without what webhooks take and without the wait for a seat, for service level indicators.",
@@ -126,7 +126,7 @@ func newMetrics(reg prometheus.Registerer, rows *resources.Registry, cache *watc
 			ConstLabels: prometheus.Labels{"request_kind": kind},
 		}, func() float64 { return float64(n.Load()) })
 	}
-	reg.MustRegister(m.total, m.duration, m.sli, m.sizes, m.rejected, inflight("readOnly", reading), inflight("mutating", writing), cacheMetrics{cache})
+	reg.MustRegister(m.total, m.duration, m.sli, m.sizes, m.rejected, inflight("readOnly", reading), inflight("mutating", writing), cacheMetrics{cache, rows})
 	return m
 }
 
@@ -135,7 +135,7 @@ func (m *metrics) observe(in *rest.Info, w *answer, long bool, took time.Duratio
 	if code == 0 {
 		code = http.StatusOK
 	}
-	k := metricKey{verb: in.Verb, code: code, long: long}
+	k := metricKey{verb: in.Verb, code: code, long: long, dry: in.DryRun}
 	if in.Resource && code != http.StatusNotFound { // unknown resources must not become labels
 		k.group, k.version, k.plural, k.sub = in.Group, in.Version, in.Plural, in.Subresource
 	}
@@ -145,9 +145,9 @@ func (m *metrics) observe(in *rest.Info, w *answer, long bool, took time.Duratio
 		o = v.(observers)
 	} else {
 		labels := []string{upper(in), k.group, k.version, k.plural, k.sub, k.scope, "apiserver"}
-		o.total = m.total.WithLabelValues(append([]string{strconv.Itoa(code)}, labels...)...)
+		o.total = m.total.WithLabelValues(append([]string{strconv.Itoa(code), k.dry}, labels...)...)
 		if !long { // of what lasts there shall be no empty histograms either
-			o.duration, o.sli = m.duration.WithLabelValues(labels...), m.sli.WithLabelValues(labels...)
+			o.duration, o.sli = m.duration.WithLabelValues(append([]string{k.dry}, labels...)...), m.sli.WithLabelValues(labels...)
 		}
 		if labels[0] == "GET" || labels[0] == "LIST" {
 			o.sizes = m.sizes.WithLabelValues(labels...)
@@ -307,26 +307,50 @@ func upper(in *rest.Info) string {
 	return "other"
 }
 
-// cacheMetrics reads the cache's numbers when they are asked for.
-type cacheMetrics struct{ c *watchcache.Cache }
+// storageSize shows how large the database's file is, under the name that upstream gives the first of its etcds.
+func storageSize(bytes func() int64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "apiserver_storage_size_bytes", Help: "Size of the database's file, in bytes.",
+		ConstLabels: prometheus.Labels{"storage_cluster_id": "etcd-0"},
+	}, func() float64 { return float64(bytes()) })
+}
+
+// cacheMetrics reads the cache's numbers when they are asked for. Upstream has a cache for every resource;
+// here is one, so that all resources are at the same revision.
+type cacheMetrics struct {
+	c    *watchcache.Cache
+	rows *resources.Registry
+}
 
 var (
 	objectsDesc  = prometheus.NewDesc("apiserver_storage_objects", "Stored objects by resource.", []string{"resource"}, nil)
-	revisionDesc = prometheus.NewDesc("apiserver_watch_cache_resource_version", "Revision of the newest state in memory.", nil, nil)
+	numberDesc   = prometheus.NewDesc("apiserver_resource_objects", "Stored objects by group and resource.", []string{"group", "resource"}, nil)
+	revisionDesc = prometheus.NewDesc("apiserver_watch_cache_resource_version", "Revision of the newest state in memory.", []string{"group", "resource"}, nil)
 	watchesDesc  = prometheus.NewDesc("apiserver_registered_watchers", "Open watches.", nil, nil)
 )
 
 func (m cacheMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- objectsDesc
+	ch <- numberDesc
 	ch <- revisionDesc
 	ch <- watchesDesc
 }
 
 func (m cacheMetrics) Collect(ch chan<- prometheus.Metric) {
 	s := m.c.Stats()
-	ch <- prometheus.MustNewConstMetric(revisionDesc, prometheus.GaugeValue, float64(s.Rev))
 	ch <- prometheus.MustNewConstMetric(watchesDesc, prometheus.GaugeValue, float64(s.Cursors))
-	for resource, n := range m.c.Snapshot().Counts() {
+	counts := m.c.Snapshot().Counts()
+	for resource, n := range counts {
 		ch <- prometheus.MustNewConstMetric(objectsDesc, prometheus.GaugeValue, float64(n), resource)
+	}
+	seen := map[schema.GroupResource]bool{}
+	for _, row := range m.rows.All() {
+		gr := row.GR()
+		if seen[gr] || row.Storage() != row || !row.Can("watch") {
+			continue
+		}
+		seen[gr] = true
+		ch <- prometheus.MustNewConstMetric(numberDesc, prometheus.GaugeValue, float64(counts[gr.String()]), gr.Group, gr.Resource)
+		ch <- prometheus.MustNewConstMetric(revisionDesc, prometheus.GaugeValue, float64(s.Rev), gr.Group, gr.Resource)
 	}
 }

@@ -40,11 +40,11 @@ func TestRequestsAreCountedAsUpstreamDoes(t *testing.T) {
 	m.observe(with("create", "a", "exec"), &answer{code: http.StatusSwitchingProtocols}, true, time.Hour)
 	m.observe(&rest.Info{Verb: "get", Path: "/version"}, &answer{}, false, time.Second)
 	line := func(code, scope, sub, verb string) string {
-		return `apiserver_request_total{code="` + code + `",component="apiserver",group="",resource="pods",scope="` + scope + `",subresource="` + sub + `",verb="` + verb + `",version="v1"} 1` + "\n"
+		return `apiserver_request_total{code="` + code + `",component="apiserver",dry_run="",group="",resource="pods",scope="` + scope + `",subresource="` + sub + `",verb="` + verb + `",version="v1"} 1` + "\n"
 	}
 	want := "# HELP apiserver_request_total Requests by verb, resource and status code.\n# TYPE apiserver_request_total counter\n" +
 		line("101", "resource", "exec", "CONNECT") + line("200", "namespace", "", "LIST") + line("200", "namespace", "", "WATCH") + line("200", "resource", "", "GET") + line("201", "resource", "", "POST") +
-		`apiserver_request_total{code="200",component="apiserver",group="",resource="",scope="",subresource="",verb="GET",version=""} 1` + "\n"
+		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="",scope="",subresource="",verb="GET",version=""} 1` + "\n"
 	if err := testutil.CollectAndCompare(m.total, strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
@@ -79,6 +79,7 @@ func TestOutcomes(t *testing.T) {
 	for _, outcome := range []string{"allowed", "allowed", "denied", "no-opinion", "error"} {
 		m.authorized(outcome, time.Microsecond)
 	}
+	m.observe(&rest.Info{Resource: true, Verb: "create", Version: "v1", Plural: "pods", Namespace: "ns", DryRun: "All"}, &answer{code: http.StatusCreated}, false, time.Second)
 	watch := m.lasting(&rest.Info{Resource: true, Verb: "watch", Version: "v1", Plural: "pods", Namespace: "ns"})
 	m.lasting(&rest.Info{Resource: true, Verb: "watch", Group: "no.such", Version: "v1", Plural: "things"})
 	m.lasting(&rest.Info{Resource: true, Verb: "create", Version: "v1", Plural: "pods", Namespace: "ns", Name: "a", Subresource: "exec"})()
@@ -107,7 +108,10 @@ func TestOutcomes(t *testing.T) {
 		`apiserver_longrunning_requests{component="apiserver",group="",resource="pods",scope="namespace",subresource="",verb="WATCH",version="v1"} 1`,
 		`apiserver_longrunning_requests{component="apiserver",group="",resource="",scope="cluster",subresource="",verb="WATCH",version=""} 1`,
 		`apiserver_longrunning_requests{component="apiserver",group="",resource="pods",scope="resource",subresource="exec",verb="CONNECT",version="v1"} 0`,
-		`apiserver_request_duration_seconds_sum{component="apiserver",group="",resource="pods",scope="resource",subresource="",verb="GET",version="v1"} 5`,
+		`apiserver_request_total{code="201",component="apiserver",dry_run="All",group="",resource="pods",scope="resource",subresource="",verb="POST",version="v1"} 1`,
+		`apiserver_request_duration_seconds_count{component="apiserver",dry_run="All",group="",resource="pods",scope="resource",subresource="",verb="POST",version="v1"} 1`,
+		`apiserver_resource_objects{group="apps",resource="deployments"} 0`, `apiserver_watch_cache_resource_version{group="",resource="pods"} 0`,
+		`apiserver_request_duration_seconds_sum{component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="",verb="GET",version="v1"} 5`,
 		`apiserver_request_sli_duration_seconds_sum{component="apiserver",group="",resource="pods",scope="resource",subresource="",verb="GET",version="v1"} 2`,
 		`apiserver_tls_handshake_errors_total 1`,
 		`apiserver_client_certificate_expiration_seconds_bucket{le="345600"} 0`, `apiserver_client_certificate_expiration_seconds_bucket{le="604800"} 1`,

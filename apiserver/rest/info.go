@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 )
 
@@ -29,6 +30,8 @@ type Info struct {
 	Path string
 	// Fields are the terms of the field selector of a list, a watch or a deletecollection.
 	Fields fields.Requirements
+	// DryRun is "All" for what shall only be tried, "invalid" for what nobody knows, and empty for the rest.
+	DryRun string
 	// Waited is what the request has spent waiting for others: for a seat, and for webhooks. It belongs
 	// to the goroutine that serves the request.
 	Waited time.Duration
@@ -76,6 +79,7 @@ func ParseInfo(r *http.Request) Info {
 	parts = parts[1:]
 	in.Resource = true
 	in.Verb = methodVerbs[r.Method]
+	in.DryRun = dryRun(r)
 	watchPath := parts[0] == "watch"
 	in.watchPath = watchPath
 	if watchPath { // deprecated /watch/ paths
@@ -132,6 +136,22 @@ func query(r *http.Request) url.Values {
 		return nil
 	}
 	return r.URL.Query()
+}
+
+func dryRun(r *http.Request) string {
+	if !strings.Contains(r.URL.RawQuery, "dryRun") {
+		return ""
+	}
+	values := query(r)["dryRun"]
+	for _, v := range values {
+		if v != metav1.DryRunAll {
+			return "invalid"
+		}
+	}
+	if len(values) == 0 {
+		return ""
+	}
+	return metav1.DryRunAll
 }
 
 // truthy is how Kubernetes reads a boolean query parameter: present and neither "0" nor "false".

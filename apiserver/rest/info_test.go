@@ -44,3 +44,13 @@ func TestParseInfo(t *testing.T) {
 		}
 	}
 }
+
+func TestDryRunOfRequests(t *testing.T) {
+	for query, want := range map[string]string{
+		"": "", "?dryRun=All": "All", "?dryRun=All&dryRun=All": "All", "?dryRun=": "invalid", "?dryRun=all": "invalid", "?notdryRun=All": "",
+	} {
+		if got := ParseInfo(httptest.NewRequest("POST", "/api/v1/namespaces/x/pods"+query, nil)).DryRun; got != want {
+			t.Errorf("%q: %q, want %q", query, got, want)
+		}
+	}
+}
