@@ -127,15 +127,19 @@ func validateAttribute(f *check.Faults, a resourcev1.DeviceAttribute, p *field.P
 	}
 }
 
-func validateDeviceConfig(f *check.Faults, c resourcev1.DeviceConfiguration, p *field.Path) {
+// validateDeviceConfig: the bound on parameters is younger than some objects that are stored, and holds for
+// fresh ones.
+func validateDeviceConfig(f *check.Faults, c resourcev1.DeviceConfiguration, p *field.Path, fresh bool) {
 	if c.Opaque == nil {
 		f.Required(p.Child("opaque"), "")
 		return
 	}
 	f.Add(podrules.ValidateCSIDriverName(c.Opaque.Driver, p.Child("opaque", "driver")))
-	if len(c.Opaque.Parameters.Raw) == 0 {
-		f.Required(p.Child("opaque", "parameters"), "")
+	bound := 0
+	if fresh {
+		bound = resourcev1.OpaqueParametersMaxLength
 	}
+	f.Object(p.Child("opaque", "parameters"), c.Opaque.Parameters.Raw, bound)
 }
 
 // attributeName: an identifier, behind a driver's domain and a slash unless it is the slice's own driver's.
@@ -194,7 +198,7 @@ func bindingConditions(f *check.Faults, done, failed []string, p *field.Path) {
 var deviceClasses = Resource[resourcev1.DeviceClass]{
 	Group: "resource.k8s.io", Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses", Prefix: "deviceclasses", Scope: Cluster,
 	List: listOf[resourcev1.DeviceClassList],
-	Main: plainPart(func(c, _ *resourcev1.DeviceClass) field.ErrorList {
+	Main: plainPart(func(c, old *resourcev1.DeviceClass) field.ErrorList {
 		var f check.Faults
 		p := field.NewPath("spec")
 		validateSelectors(&f, c.Spec.Selectors, p.Child("selectors"))
@@ -202,7 +206,7 @@ var deviceClasses = Resource[resourcev1.DeviceClass]{
 			f.TooMany(p.Child("config"), n, 32)
 		}
 		for i, x := range c.Spec.Config {
-			validateDeviceConfig(&f, x.DeviceConfiguration, p.Child("config").Index(i))
+			validateDeviceConfig(&f, x.DeviceConfiguration, p.Child("config").Index(i), old == nil)
 		}
 		if n := c.Spec.ExtendedResourceName; n != nil && !podrules.IsExtended(corev1.ResourceName(*n)) {
 			f.Invalid(p.Child("extendedResourceName"), *n, "must be a valid extended resource name")
@@ -238,7 +242,7 @@ func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
 	}
 }
 
-func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec, p *field.Path) {
+func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec, p *field.Path, fresh bool) {
 	p = p.Child("devices")
 	if n := len(s.Devices.Requests); n > deviceRequestsMax {
 		f.TooMany(p.Child("requests"), n, deviceRequestsMax)
@@ -316,7 +320,7 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 	for i, c := range s.Devices.Config {
 		at := p.Child("config").Index(i)
 		refers(c.Requests, at.Child("requests"))
-		validateDeviceConfig(f, c.DeviceConfiguration, at)
+		validateDeviceConfig(f, c.DeviceConfiguration, at, fresh)
 	}
 }
 
@@ -326,7 +330,7 @@ var resourceClaims = Resource[resourcev1.ResourceClaim]{
 	Default: func(c *resourcev1.ResourceClaim) { defaultClaimSpec(&c.Spec) },
 	Main: mainPart(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimStatus { return &c.Status }, func(c, old *resourcev1.ResourceClaim) field.ErrorList {
 		var f check.Faults
-		validateResourceClaimSpec(&f, &c.Spec, field.NewPath("spec"))
+		validateResourceClaimSpec(&f, &c.Spec, field.NewPath("spec"), old == nil)
 		if old != nil {
 			f.Same(field.NewPath("spec"), c.Spec, old.Spec)
 		}
@@ -390,7 +394,7 @@ var resourceClaimTemplates = Resource[resourcev1.ResourceClaimTemplate]{
 		var f check.Faults
 		f.Labels(field.NewPath("spec", "metadata", "labels"), t.Spec.Labels)
 		f.Add(objectvalidation.ValidateAnnotations(t.Spec.Annotations, field.NewPath("spec", "metadata", "annotations")))
-		validateResourceClaimSpec(&f, &t.Spec.Spec, field.NewPath("spec", "spec"))
+		validateResourceClaimSpec(&f, &t.Spec.Spec, field.NewPath("spec", "spec"), old == nil)
 		if old != nil {
 			f.Same(field.NewPath("spec"), t.Spec, old.Spec)
 		}

@@ -170,16 +170,16 @@ func validateNode(n, old *corev1.Node) field.ErrorList {
 	for name, q := range n.Status.Allocatable {
 		f.Add(podrules.ValidateQuantity(name, q, status.Child("allocatable", string(name))))
 	}
-	addresses := check.Seen[corev1.NodeAddress]{}
-	for i, a := range n.Status.Addresses {
-		if addresses.Again(a) {
-			f.Duplicate(status.Child("addresses").Index(i), check.Shown(a))
-		}
-	}
 	f.Add(validatePodRanges(n.Spec.PodCIDRs, spec.Child("podCIDRs")))
 	f.Add(validateFeatures(n.Status.DeclaredFeatures, status.Child("declaredFeatures")))
 	if old == nil {
 		return f.List()
+	}
+	addresses := check.Seen[corev1.NodeAddress]{} // of a node that is made upstream takes doubles
+	for i, a := range n.Status.Addresses {
+		if addresses.Again(a) {
+			f.Duplicate(status.Child("addresses").Index(i), check.Shown(a))
+		}
 	}
 	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(old.Spec.PodCIDRs, n.Spec.PodCIDRs) {
 		f.Forbidden(spec.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid")

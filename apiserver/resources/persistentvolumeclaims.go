@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -35,9 +34,7 @@ var persistentVolumeClaims = Resource[claim]{
 		Validate: withoutRequest(validateClaim),
 		Reset:    []string{"status"},
 	},
-	Status:     statusPart(func(c *claim) *corev1.PersistentVolumeClaimSpec { return &c.Spec }, validateClaimStatus),
-	Fields:     func(c *claim) fields.Set { return fields.Set{"name": c.Name} },
-	FieldNames: []string{"name"},
+	Status: statusPart(func(c *claim) *corev1.PersistentVolumeClaimSpec { return &c.Spec }, validateClaimStatus),
 	Docs: map[string]string{
 		"Status":                corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["phase"],
 		"Volume":                corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()["volumeName"],

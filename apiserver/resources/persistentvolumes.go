@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/conversion"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -69,8 +68,6 @@ var persistentVolumes = Resource[volume]{
 		},
 		Reset: []string{"spec"},
 	},
-	Fields:     func(v *volume) fields.Set { return fields.Set{"name": v.Name} },
-	FieldNames: []string{"name"},
 	Docs: map[string]string{
 		"Capacity":              corev1.PersistentVolumeSpec{}.SwaggerDoc()["capacity"],
 		"Access Modes":          corev1.PersistentVolumeSpec{}.SwaggerDoc()["accessModes"],

@@ -3,7 +3,6 @@ package resources
 import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -40,10 +39,6 @@ var replicaSets = Resource[appsv1.ReplicaSet]{
 		return f.List()
 	}),
 	Subs: []Sub{scaleSub},
-	Fields: func(r *appsv1.ReplicaSet) fields.Set {
-		return fields.Set{"status.replicas": decimal(r.Status.Replicas)}
-	},
-	FieldNames: []string{"status.replicas"},
 	Docs: map[string]string{
 		"Desired":  appsv1.ReplicaSetSpec{}.SwaggerDoc()["replicas"],
 		"Current":  appsv1.ReplicaSetStatus{}.SwaggerDoc()["replicas"],

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -199,8 +200,19 @@ var controllerRevisions = Resource[appsv1.ControllerRevision]{
 		check.AtLeastZero(&f, field.NewPath("revision"), r.Revision)
 		if old != nil {
 			f.Same(field.NewPath("data"), r.Data, old.Data)
-		} else if len(r.Data.Raw) == 0 && r.Data.Object == nil {
-			f.Required(field.NewPath("data"), "data is mandatory")
+			return f.List()
+		}
+		p := field.NewPath("data")
+		var v any
+		err := json.Unmarshal(r.Data.Raw, &v)
+		_, object := v.(map[string]any)
+		switch {
+		case len(r.Data.Raw) == 0 || err == nil && v == nil:
+			f.Required(p, "data is mandatory")
+		case err != nil:
+			f.Invalid(p, "<value omitted>", fmt.Sprintf("error parsing data: %v", err))
+		case !object:
+			f.Required(p, "data must be a valid JSON object")
 		}
 		return f.List()
 	}),

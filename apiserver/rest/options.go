@@ -242,7 +242,8 @@ func (c *Call) selection(p *listParams) (watchcache.Selection, error) {
 }
 
 func knownField(row *resources.Row, label string) error {
-	if label == "metadata.name" || label == "metadata.namespace" {
+	// Kinds with fields of their own name all of theirs, and one without a namespace has none to select by.
+	if label == "metadata.name" || label == "metadata.namespace" && (row.Namespaced || row.Custom != nil || len(row.FieldNames) == 0) {
 		return nil
 	}
 	for _, n := range row.FieldNames {

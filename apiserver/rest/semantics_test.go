@@ -189,6 +189,9 @@ func TestBadInput(t *testing.T) {
 		{"GET", maps + "?labelSelector=a%3D%3D%3Db", "", "", 400, "unable to parse requirement"},
 		{"GET", maps + "?fieldSelector=spec.foo%3Db", "", "", 400, "is not a known field selector"},
 		{"GET", "/api/v1/pods?fieldSelector=spec.foo%3Db", "", "", 400, "field label not supported: spec.foo"},
+		{"GET", "/api/v1/nodes?fieldSelector=metadata.namespace%3Db", "", "", 400, "field label not supported: metadata.namespace"},
+		{"GET", "/api/v1/persistentvolumes?fieldSelector=name%3Db", "", "", 400, "is not a known field selector"},
+		{"GET", "/apis/apps/v1/replicasets?fieldSelector=status.replicas%3D1", "", "", 400, "is not a known field selector"},
 		{"GET", maps + "?continue=%21", "", "", 400, "continue key is not valid"},
 		{"GET", maps + "?resourceVersion=x", "", "", 400, "invalid resource version"},
 		{"GET", maps + "?resourceVersionMatch=Exact", "", "", 422, "resourceVersionMatch is forbidden unless resourceVersion is provided"},
@@ -335,6 +338,7 @@ func TestMetadataOfOneAndOfMany(t *testing.T) {
 		{maps, "application/*", 406, "Available representations"},
 		{maps + "/a", "application/*, application/json", 200, ""},
 		{maps, "application/json;stream=bogus", 406, "only the following media types are accepted"},
+		{maps + "?watch=1&timeoutSeconds=1", "application/yaml", 406, "application/json;stream=watch,"},
 		{"/api", "application/*", 406, "Available representations"},
 		{"/apis", "application/*", 200, ""},
 	} {

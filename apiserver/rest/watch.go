@@ -33,13 +33,17 @@ const gather = 5 * time.Millisecond
 // Source: Kubernetes API concepts, "Efficient detection of changes", and KEP-3157.
 func (c *Call) watch() {
 	socket := websocket.IsWebSocketUpgrade(c.R)
+	if c.Row.Custom == nil && !named(c.R) {
+		c.fail(c.unacceptable())
+		return
+	}
 	f, ok := codec.Negotiate(c.accept(), true, false)
 	if !ok {
-		if c.Row.Custom != nil {
-			c.fail(notAcceptable("application/json;stream=watch"))
-			return
+		list := accepted
+		if _, whole := codec.Negotiate(c.accept(), false, false); whole { // a form, but none of a stream
+			list = acceptedStream
 		}
-		c.fail(c.unacceptable())
+		c.fail(notAcceptable(list))
 		return
 	}
 	c.format = f

@@ -6,6 +6,8 @@
 package check
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -62,6 +64,26 @@ func (f *Faults) Internal(p *field.Path, err error) {
 func (f *Faults) Each(p *field.Path, v any, msgs []string) {
 	for _, m := range msgs {
 		f.Invalid(p, v, m)
+	}
+}
+
+// Object asks of embedded content that it is a JSON object of at most max bytes; 0 is no bound. It shows
+// nothing of it.
+func (f *Faults) Object(p *field.Path, raw []byte, max int) {
+	if max > 0 && len(raw) > max {
+		f.TooLong(p, "", max)
+		return
+	}
+	var v any
+	err := json.Unmarshal(raw, &v)
+	_, object := v.(map[string]any)
+	switch {
+	case len(raw) == 0 || err == nil && v == nil:
+		f.Required(p, "")
+	case err != nil:
+		f.Invalid(p, "<value omitted>", fmt.Sprintf("error parsing data as JSON: %v", err))
+	case !object:
+		f.Invalid(p, "<value omitted>", "must be a valid JSON object")
 	}
 }
 
