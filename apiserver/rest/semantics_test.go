@@ -379,3 +379,17 @@ func TestGenerationOfDrivers(t *testing.T) {
 		}
 	}
 }
+
+// What is only tried has no revision, in whatever version it is asked for.
+func TestDryRunHasNoRevision(t *testing.T) {
+	h := newHarness(t)
+	for path, body := range map[string]string{
+		maps: configMap("a"),
+		"/apis/events.k8s.io/v1/namespaces/default/events":                 `{"apiVersion":"events.k8s.io/v1","kind":"Event","metadata":{"name":"e"},"regarding":{"kind":"Pod","name":"p","namespace":"default"},"eventTime":"2026-01-02T03:04:05.000000Z","reportingController":"c","reportingInstance":"i","action":"Act","reason":"R","type":"Normal"}`,
+		"/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers": `{"apiVersion":"autoscaling/v1","kind":"HorizontalPodAutoscaler","metadata":{"name":"h"},"spec":{"maxReplicas":3,"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"x"}}}`,
+	} {
+		if rv, ok := h.must(201, "POST", path+"?dryRun=All", body).object(t)["metadata"].(map[string]any)["resourceVersion"]; ok {
+			t.Errorf("%s: resourceVersion %q", path, rv)
+		}
+	}
+}

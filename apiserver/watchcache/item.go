@@ -285,8 +285,10 @@ func (it *Item) For(row *resources.Row) (*Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	if raw, err = codec.WithRev(row, raw, it.Rev); err != nil {
-		return nil, err
+	if it.Rev > 0 { // else of a dry run: it is at no revision
+		if raw, err = codec.WithRev(row, raw, it.Rev); err != nil {
+			return nil, err
+		}
 	}
 	out := it.with(row)
 	out.budget = nil
