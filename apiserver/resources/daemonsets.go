@@ -29,6 +29,14 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 			defPtr(&u.RollingUpdate.MaxSurge, intstr.FromInt32(0))
 		}
 		defPtr(&d.Spec.RevisionHistoryLimit, 10)
+		// The number is a field of the kind's first version, which upstream still reads and writes as an
+		// annotation: who writes the object owns it, though Prepare says what it is.
+		if _, ok := d.Annotations[appsv1.DeprecatedTemplateGeneration]; !ok {
+			if d.Annotations == nil {
+				d.Annotations = map[string]string{}
+			}
+			d.Annotations[appsv1.DeprecatedTemplateGeneration] = "0"
+		}
 	},
 	Main: templated(Part[appsv1.DaemonSet]{
 		Prepare: func(_ *Request, obj, old *appsv1.DaemonSet) {

@@ -393,3 +393,38 @@ func TestDryRunHasNoRevision(t *testing.T) {
 		}
 	}
 }
+
+// The template's number of a DaemonSet is an annotation that belongs to whoever creates or replaces the object.
+func TestOwnerOfTheTemplateGeneration(t *testing.T) {
+	const path = "/apis/apps/v1/namespaces/default/daemonsets"
+	const spec = `"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}`
+	h := newHarness(t)
+	owners := func(r reply) (out []string) {
+		var o struct{ Metadata metav1.ObjectMeta }
+		if err := json.Unmarshal(r.body, &o); err != nil {
+			t.Fatal(err)
+		}
+		if o.Metadata.Annotations["deprecated.daemonset.template.generation"] != "1" {
+			t.Errorf("annotations %v", o.Metadata.Annotations)
+		}
+		for _, m := range o.Metadata.ManagedFields {
+			if strings.Contains(string(m.FieldsV1.Raw), "f:deprecated.daemonset.template.generation") {
+				out = append(out, m.Manager)
+			}
+		}
+		return out
+	}
+	for _, c := range []struct {
+		method, path, body, media, want string
+	}{
+		{"POST", "?fieldManager=maker", `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"a"},` + spec + `}`, "application/json", "maker"},
+		{"PATCH", "/a?fieldManager=other", `{"metadata":{"labels":{"x":"y"}}}`, "application/merge-patch+json", "maker"},
+		{"PUT", "/a?fieldManager=later", `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"a"},` + spec + `}`, "application/json", "later"},
+		{"PATCH", "/b?fieldManager=applier", `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"b"},` + spec + `}`, "application/apply-patch+yaml", ""},
+	} {
+		r := h.do(c.method, path+c.path, c.body, "Content-Type", c.media)
+		if got := strings.Join(owners(r), " "); r.code >= 300 || got != c.want {
+			t.Errorf("%s %s: %d, owned by %q, want %q", c.method, c.path, r.code, got, c.want)
+		}
+	}
+}
