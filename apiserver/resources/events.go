@@ -19,7 +19,7 @@ func events(cfg Config) Resource[corev1.Event] {
 	return Resource[corev1.Event]{
 		Group: "", Version: "v1", Kind: "Event", Plural: "events", Short: []string{"ev"},
 		List:         func() runtime.Object { return &corev1.EventList{} },
-		NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
+		NoGeneration: true, NoDependents: true, CreateOnUpdate: true, Name: PathSegment,
 		Main: Part[corev1.Event]{
 			Validate: func(_ *Request, obj, _ *corev1.Event) field.ErrorList {
 				return validateEvent(obj, "reportingComponent")

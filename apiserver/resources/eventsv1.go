@@ -15,7 +15,7 @@ func eventsV1(core *Row) Resource[eventsv1.Event] {
 	return Resource[eventsv1.Event]{
 		Group: "events.k8s.io", Version: "v1", Kind: "Event", Plural: "events", Short: []string{"ev"},
 		List:           func() runtime.Object { return &eventsv1.EventList{} },
-		CreateOnUpdate: true, NoGeneration: true,
+		CreateOnUpdate: true, NoGeneration: true, NoDependents: true,
 		Main: Part[eventsv1.Event]{
 			Validate: func(rq *Request, obj, old *eventsv1.Event) field.ErrorList { return validateEventV1(obj, old) },
 		},

@@ -157,6 +157,8 @@ type Resource[T any] struct {
 	// none before there was a garbage collector). OrphanWarning is for those who may not know.
 	OrphanByDefault bool
 	OrphanWarning   string
+	// NoDependents: the garbage collector does not know the kind, and a propagation policy means nothing (events).
+	NoDependents bool
 	// CreateOnUpdate: PUT may create the object (leases, events, ...).
 	CreateOnUpdate bool
 	// UnconditionalUpdate: PUT without resourceVersion overwrites; default true, set NeedsVersion to refuse.
@@ -208,6 +210,7 @@ type Row struct {
 	Name                                   func(name string, prefix bool) []string
 	Grace                                  func(rq *Request, obj Object, opts *metav1.DeleteOptions) int64 // nil: none
 	OrphanByDefault, CreateOnUpdate        bool
+	NoDependents                           bool
 	OrphanWarning                          string
 	NeedsVersion, NoGeneration             bool
 	Allocate                               func(rq *Request, obj, old Object) ([]Beside, error) // nil: none
@@ -369,7 +372,7 @@ func (r Resource[T]) Row() *Row {
 		Default: func(Object) {},
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
 		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldAlias: r.FieldAlias, Name: r.Name,
-		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, CreateOnUpdate: r.CreateOnUpdate,
+		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, NoDependents: r.NoDependents, CreateOnUpdate: r.CreateOnUpdate,
 		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, Stored: r.Stored, Upgrade: r.Upgrade,
 	}
 	if row.Singular == "" {

@@ -215,6 +215,9 @@ func grow(obj resources.Object) {
 // policy says; without one, finalizers that the object has decide, then the kind's default.
 func gcFinalizers(row *resources.Row, obj resources.Object, opts *metav1.DeleteOptions) (finalizers []string, changed bool) {
 	old := obj.GetFinalizers()
+	if row.NoDependents {
+		return old, false
+	}
 	has := func(f string) bool { return slices.Contains(old, f) }
 	var orphan, foreground bool
 	switch {

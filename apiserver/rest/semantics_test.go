@@ -428,3 +428,17 @@ func TestOwnerOfTheTemplateGeneration(t *testing.T) {
 		}
 	}
 }
+
+// Nobody would ever take the garbage collector's finalizers from an Event.
+func TestEventsHaveNoDependents(t *testing.T) {
+	const old, young = "/api/v1/namespaces/default/events", "/apis/events.k8s.io/v1/namespaces/default/events"
+	h := newHarness(t)
+	for i, path := range []string{old, young} {
+		for _, query := range []string{"", "?propagationPolicy=Foreground", "?propagationPolicy=Orphan", "?orphanDependents=true"} {
+			name := fmt.Sprintf("e%d", i)
+			h.must(201, "POST", old, fmt.Sprintf(`{"apiVersion":"v1","kind":"Event","metadata":{"name":%q},"involvedObject":{"kind":"Pod","name":"p","namespace":"default"}}`, name))
+			h.must(200, "DELETE", path+"/"+name+query, "")
+			h.must(404, "GET", path+"/"+name, "")
+		}
+	}
+}
