@@ -44,16 +44,20 @@ func sameTime(a, b *metav1.MicroTime) bool {
 	return a.Equal(b)
 }
 
+// claimedFor is the duration that stands in a lease.
+func claimedFor(l *coordinationv1.Lease) time.Duration {
+	if l.Spec.LeaseDurationSeconds == nil {
+		return 0
+	}
+	return time.Duration(*l.Spec.LeaseDurationSeconds) * time.Second
+}
+
 // free is when this copy may take the lease; zero means now.
 func (c *claim) free() time.Time {
-	switch h := holder(c.lease); {
-	case h == "" || h == c.id:
+	if h := holder(c.lease); h == "" || h == c.id || claimedFor(c.lease) == 0 {
 		return time.Time{}
-	case c.lease.Spec.LeaseDurationSeconds == nil:
-		return time.Time{} // nothing is claimed
-	default:
-		return c.since.Add(time.Duration(*c.lease.Spec.LeaseDurationSeconds) * time.Second)
 	}
+	return c.since.Add(claimedFor(c.lease))
 }
 
 // taken is the lease to write in order to take or renew it.

@@ -15,6 +15,10 @@
 // in six seconds by the leader. Where the watch does not work, it looks every RetryPeriod. Where writes take long the
 // leader claims the lease for longer, up to 15 s, so that a crowded machine does not depose it (pace.go).
 //
+// A standby says in the lease that it is there (company.go). A leader that has not heard of one for some time
+// claims the lease for 15 s and renews it every 5: nobody waits for it, and an idle cluster is idle. A copy that was
+// killed and started again on its machine knows that the one before is dead, and waits for nothing (place.go).
+//
 // Goroutines: Run owns them all. lead is called again on each election, one call at a time. To debug:
 // the lease itself, and the lines "leading", "standing by" and "lost the lease" of the log.
 package lease
@@ -84,13 +88,20 @@ func (c Config) Validate() field.ErrorList {
 	return errs
 }
 
-// ID is a name for this copy that no other copy has: host name and a random part.
+// ID is a name for this copy that no other copy has: host name, place and a random part. Until the process
+// ends, others of its place can see that it runs; the place is missing where that cannot be had.
 func ID() string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	return host + "_" + string(uuid.NewUUID())
+	random := "_" + string(uuid.NewUUID())
+	if place := here(); place != "" {
+		if id := host + "_" + place + random; live(id) == nil {
+			return id
+		}
+	}
+	return host + random
 }
 
 // Run calls lead while this copy, known to the others as id, holds the lease. It returns when ctx
@@ -100,14 +111,28 @@ func Run(ctx context.Context, cfg Config, c kubernetes.Interface, id string, log
 	if !cfg.LeaderElect {
 		return lead(ctx)
 	}
-	return elect(ctx, cfg, c.CoordinationV1().Leases(cfg.ResourceNamespace), id, log, lead)
+	return newElector(cfg, c.CoordinationV1().Leases(cfg.ResourceNamespace), id, log).run(ctx, lead)
 }
 
-func elect(ctx context.Context, cfg Config, leases coordinationclient.LeaseInterface, id string, log *slog.Logger, lead func(ctx context.Context) error) error {
-	e := &elector{
-		cfg: cfg, leases: leases, claim: claim{id: id}, pace: pace{least: cfg.LeaseDuration.Duration, span: cfg.LeaseDuration.Duration},
+// elector is one copy. Its fields belong to the goroutine of Run.
+type elector struct {
+	cfg    Config
+	leases coordinationclient.LeaseInterface
+	claim  claim
+	pace   pace
+	others company
+	dead   func(id string) bool // knows for sure that a copy has ended
+	log    *slog.Logger
+}
+
+func newElector(cfg Config, leases coordinationclient.LeaseInterface, id string, log *slog.Logger) *elector {
+	return &elector{
+		cfg: cfg, leases: leases, claim: claim{id: id}, pace: pace{least: cfg.LeaseDuration.Duration, span: cfg.LeaseDuration.Duration}, dead: dead,
 		log: log.With("lease", cfg.ResourceNamespace+"/"+cfg.ResourceName, "id", id),
 	}
+}
+
+func (e *elector) run(ctx context.Context, lead func(ctx context.Context) error) error {
 	for {
 		began, err := e.standBy(ctx)
 		if err != nil {
@@ -125,15 +150,6 @@ func elect(ctx context.Context, cfg Config, leases coordinationclient.LeaseInter
 	}
 }
 
-// elector is one copy. Its fields belong to the goroutine of Run.
-type elector struct {
-	cfg    Config
-	leases coordinationclient.LeaseInterface
-	claim  claim
-	pace   pace
-	log    *slog.Logger
-}
-
 // term is for how long a copy leads after a renewal that claims the lease for span.
 func (e *elector) term(span time.Duration) time.Duration {
 	return time.Duration(float64(span) / float64(e.cfg.LeaseDuration.Duration) * float64(e.cfg.RenewDeadline.Duration))
@@ -149,16 +165,7 @@ type state struct {
 // only error is the end of ctx.
 func (e *elector) standBy(ctx context.Context) (began time.Time, err error) {
 	states := make(chan state, 1)
-	fctx, stop := context.WithCancel(ctx)
-	followed := make(chan struct{})
-	go func() {
-		defer close(followed)
-		e.follow(fctx, states)
-	}()
-	defer func() {
-		stop()
-		<-followed
-	}()
+	defer e.watch(ctx, states)()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	known, leader := false, ""
@@ -169,37 +176,67 @@ func (e *elector) standBy(ctx context.Context) (began time.Time, err error) {
 			return began, context.Cause(ctx)
 		case s := <-states:
 			known = true
-			e.claim.see(s.lease, s.at)
+			e.see(s.lease, s.at)
 		case <-timer.C:
 		}
 		if h := holder(e.claim.lease); h != leader && h != "" && h != e.claim.id {
 			leader = h
 			e.log.Info("standing by", "leader", leader)
+			e.others.forget() // the new leader may not have heard of this copy
 		}
 		now := time.Now()
-		next := e.claim.free()
-		if next.Before(pause) {
-			next = pause
+		next, tell := e.claim.free(), e.others.due()
+		if known && next.After(now) && e.dead(holder(e.claim.lease)) {
+			e.log.Info("the leader has ended", "leader", leader)
+			next = now
 		}
 		switch {
 		case !known:
 			next = now.Add(e.cfg.RetryPeriod.Duration) // the first state will come
+		case pause.After(now):
+			next = pause
 		case !next.After(now):
-			if e.write(ctx, now, now.Add(e.term(e.pace.span))) == nil {
+			if e.write(ctx, now, now.Add(e.term(e.pace.span)), e.pace.span) == nil {
 				return now, nil
 			}
 			pause = time.Now().Add(e.cfg.RetryPeriod.Duration)
 			next = pause
+		case !tell.After(now):
+			if err := e.announce(ctx, now); err != nil { // usually somebody else has written
+				e.log.Debug("cannot say that a standby is there", "err", err)
+				pause = time.Now().Add(e.cfg.RetryPeriod.Duration / 4)
+				next = pause
+			}
+		case tell.Before(next):
+			next = tell
 		}
 		timer.Reset(time.Until(next))
 	}
 }
 
-// write takes or renews the lease, if it is still as the claim knows it.
-func (e *elector) write(ctx context.Context, now, deadline time.Time) error {
+// see takes in a state of the lease.
+func (e *elector) see(l *coordinationv1.Lease, now time.Time) {
+	e.claim.see(l, now)
+	e.others.see(l, now)
+}
+
+// announce says in the lease that somebody stands by.
+func (e *elector) announce(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.RenewDeadline.Duration)
+	defer cancel()
+	l, err := e.leases.Update(ctx, announced(e.claim.lease, e.claim.id, now), metav1.UpdateOptions{})
+	if err == nil {
+		e.see(l, now)
+		e.others.heard = now // even if it said the same before
+	}
+	return err
+}
+
+// write takes or renews the lease for span, if it is still as the claim knows it.
+func (e *elector) write(ctx context.Context, now, deadline time.Time, span time.Duration) error {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	l := e.claim.taken(e.cfg.ResourceName, e.cfg.ResourceNamespace, e.pace.span, now)
+	l := e.claim.taken(e.cfg.ResourceName, e.cfg.ResourceNamespace, span, now)
 	var err error
 	if e.claim.lease == nil {
 		l, err = e.leases.Create(ctx, l, metav1.CreateOptions{})
@@ -207,7 +244,7 @@ func (e *elector) write(ctx context.Context, now, deadline time.Time) error {
 		l, err = e.leases.Update(ctx, l, metav1.UpdateOptions{})
 	}
 	if err == nil {
-		e.claim.see(l, now)
+		e.see(l, now)
 	}
 	return err
 }
@@ -239,16 +276,17 @@ func (e *elector) follow(ctx context.Context, states chan state) {
 			continue
 		}
 		tell(l)
-		from := ""
+		from, silence := "", e.cfg.LeaseDuration.Duration
 		if l != nil {
 			from = l.ResourceVersion
+			silence = max(silence, claimedFor(l))
 		}
 		w, err := e.leases.Watch(ctx, metav1.ListOptions{
 			FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, e.cfg.ResourceName).String(), ResourceVersion: from})
 		if err != nil {
 			continue
 		}
-		e.take(ctx, w, tell)
+		e.take(ctx, w, silence, tell)
 	}
 }
 
@@ -263,11 +301,11 @@ func (e *elector) look(ctx context.Context) (*coordinationv1.Lease, error) {
 	return l, err
 }
 
-// take passes on what a watch says, to its end. A watch that has been silent for a lease's
-// duration may be dead: then it is better to look.
-func (e *elector) take(ctx context.Context, w watch.Interface, tell func(*coordinationv1.Lease)) {
+// take passes on what a watch says, to its end. A watch that has been silent for as long as the
+// lease was claimed may be dead: then it is better to look.
+func (e *elector) take(ctx context.Context, w watch.Interface, silence time.Duration, tell func(*coordinationv1.Lease)) {
 	defer w.Stop()
-	silent := time.NewTimer(e.cfg.LeaseDuration.Duration)
+	silent := time.NewTimer(silence)
 	defer silent.Stop()
 	for {
 		select {
@@ -290,7 +328,8 @@ func (e *elector) take(ctx context.Context, w watch.Interface, tell func(*coordi
 			case ev.Type == watch.Added || ev.Type == watch.Modified:
 				tell(l)
 			}
-			silent.Reset(e.cfg.LeaseDuration.Duration)
+			silence = max(e.cfg.LeaseDuration.Duration, claimedFor(l))
+			silent.Reset(silence)
 		}
 	}
 }
@@ -311,7 +350,21 @@ func (e *elector) lead(ctx context.Context, renewed time.Time, f func(ctx contex
 	due := time.Now().Add(e.cfg.RetryPeriod.Duration) // of the next renewal
 	timer := time.NewTimer(time.Until(due))
 	defer timer.Stop()
+	e.others.begin(time.Now())
+	states := make(chan state, 1) // while alone: somebody may come
+	unwatch := func() {}
+	defer func() { unwatch() }()
+	watched := false
 	for {
+		if alone := e.others.none(time.Now()); alone != watched {
+			if unwatch(); alone {
+				unwatch = e.watch(ctx, states)
+				e.log.Debug("nobody stands by")
+			} else {
+				unwatch = func() {}
+			}
+			watched = alone
+		}
 		select {
 		case err := <-result:
 			lost := errors.Is(context.Cause(term), errLost)
@@ -319,13 +372,23 @@ func (e *elector) lead(ctx context.Context, renewed time.Time, f func(ctx contex
 				e.release()
 			}
 			return !lost && ctx.Err() == nil, errors.Join(err, cause(lost))
+		case s := <-states:
+			if holder(s.lease) != e.claim.id || !e.others.see(s.lease, s.at) {
+				continue
+			}
+			e.log.Debug("somebody stands by")
+			e.claim.see(s.lease, s.at) // what is written next names its revision
 		case <-timer.C:
 		}
 		if errors.Is(context.Cause(term), errLost) {
 			continue // f is awaited; the timer is not set again
 		}
 		now := time.Now()
-		if end := now.Add(e.term(e.pace.span)); end.Before(deadline) {
+		span, period := e.pace.span, e.cfg.RetryPeriod.Duration
+		if e.others.none(now) {
+			span, period = max(span, longest), max(period, lonePeriod)
+		}
+		if end := now.Add(e.term(span)); end.Before(deadline) {
 			// The lease is claimed for less than before: that holds even if the answer gets lost.
 			if !guard.Stop() {
 				continue
@@ -334,22 +397,22 @@ func (e *elector) lead(ctx context.Context, renewed time.Time, f func(ctx contex
 			guard.Reset(time.Until(deadline))
 		}
 		// The term goes on while f winds up after the end of ctx: nobody else may begin before.
-		err := e.write(context.WithoutCancel(ctx), now, deadline)
-		claimed, answered := e.pace.span, time.Now()
-		e.pace.saw(answered.Sub(due), answered)
-		due = now.Add(e.cfg.RetryPeriod.Duration)
+		err := e.write(context.WithoutCancel(ctx), now, deadline, span)
+		answered := time.Now()
+		e.pace.saw(max(answered.Sub(due), answered.Sub(now)), answered)
+		due = now.Add(period)
 		if soon := answered.Add(e.cfg.RetryPeriod.Duration / 4); due.Before(soon) {
 			due = soon
 		}
 		switch {
 		case err == nil && guard.Stop():
-			deadline = now.Add(e.term(claimed))
+			deadline = now.Add(e.term(span))
 			guard.Reset(time.Until(deadline))
 		case err == nil: // too late: the term is over
 		case apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err):
 			// Somebody else has written: only its metadata, or the lease is gone.
 			if l, err := e.look(context.WithoutCancel(ctx)); err == nil {
-				e.claim.see(l, now)
+				e.see(l, now)
 				if l != nil && holder(l) != e.claim.id {
 					lose(errLost)
 					continue
@@ -361,6 +424,24 @@ func (e *elector) lead(ctx context.Context, renewed time.Time, f func(ctx contex
 			due = answered.Add(e.cfg.RetryPeriod.Duration / 4) // the term runs out
 		}
 		timer.Reset(time.Until(due))
+	}
+}
+
+// watch has the states of the lease told until the function is called that it returns.
+func (e *elector) watch(ctx context.Context, states chan state) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.follow(ctx, states)
+	}()
+	return func() {
+		cancel()
+		<-done
+		select {
+		case <-states:
+		default:
+		}
 	}
 }
 

@@ -207,7 +207,9 @@ type copyOf struct {
 func stand(t *testing.T, s *server, h *hall, id string, cfg Config) *copyOf {
 	ctx, stop := context.WithCancel(t.Context())
 	c := &copyOf{stop: stop, done: make(chan error, 1)}
-	go func() { c.done <- elect(ctx, cfg, client{server: s, faults: &c.faults}, id, log.Discard(), h.lead(id)) }()
+	go func() {
+		c.done <- newElector(cfg, client{server: s, faults: &c.faults}, id, log.Discard()).run(ctx, h.lead(id))
+	}()
 	return c
 }
 
@@ -419,7 +421,7 @@ func TestLeadThatEndsEndsRun(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		s := &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}
-		if err := elect(t.Context(), Default("keelson-test"), client{server: s, faults: &faults{}}, "a", log.Discard(), func(context.Context) error { return boom }); !errors.Is(err, boom) {
+		if err := newElector(Default("keelson-test"), client{server: s, faults: &faults{}}, "a", log.Discard()).run(t.Context(), func(context.Context) error { return boom }); !errors.Is(err, boom) {
 			t.Errorf("got %v", err)
 		}
 		if holder(s.stored()) != "" {
@@ -435,7 +437,7 @@ func TestTheLeaseOutlastsTheLead(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- elect(ctx, Default("keelson-test"), client{server: s, faults: &faults{}}, "a", log.Discard(), func(ctx context.Context) error {
+			done <- newElector(Default("keelson-test"), client{server: s, faults: &faults{}}, "a", log.Discard()).run(ctx, func(ctx context.Context) error {
 				<-ctx.Done()
 				time.Sleep(10 * time.Second)
 				return ctx.Err()
@@ -501,6 +503,99 @@ func TestValidate(t *testing.T) {
 		change(&c)
 		if len(c.Validate()) == 0 {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// A leader by itself writes little; it hears of a standby at once, and forgets one that has gone.
+func TestALoneLeaderWritesLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h := &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}, newHall()
+		cfg := Default("keelson-test")
+		writes := func(d time.Duration) int {
+			before, _ := strconv.Atoi(s.stored().ResourceVersion)
+			time.Sleep(d)
+			after, _ := strconv.Atoi(s.stored().ResourceVersion)
+			return after - before
+		}
+		seconds := func() int32 { return *s.stored().Spec.LeaseDurationSeconds }
+		a := stand(t, s, h, "a", cfg)
+		untilLeads(t, h, "a", time.Second)
+		time.Sleep(settling + time.Second)
+		if n := writes(time.Minute); n > 12 || n < 11 || seconds() != 15 {
+			t.Errorf("alone: %d writes in a minute, a lease of %d s; want 12, 15", n, seconds())
+		}
+		time.Sleep(1700 * time.Millisecond) // between two renewals
+		b := stand(t, s, h, "b", cfg)
+		time.Sleep(100 * time.Millisecond)
+		if seconds() != 3 {
+			t.Errorf("a standby came: a lease of %d s; want 3", seconds())
+		}
+		if n := writes(20 * time.Minute); n < 20*60*100/85 || seconds() != 3 {
+			t.Errorf("with a standby: %d writes in 20 minutes, a lease of %d s; want at least %d, 3", n, seconds(), 20*60*100/85)
+		}
+		ended(t, b)
+		time.Sleep(remembered + time.Minute)
+		if n := writes(time.Minute); n > 12 || seconds() != 15 || h.termsOf("a") != 1 || h.together() != 1 {
+			t.Errorf("the standby has gone: %d writes in a minute, a lease of %d s, %d terms; want 12, 15, 1", n, seconds(), h.termsOf("a"))
+		}
+		ended(t, a)
+	})
+}
+
+// Of three copies the second dies soon after the first: the third waits for it no longer than for the first.
+func TestEveryLeaderHearsOfTheStandby(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h, a, b := pair(t)
+		c := stand(t, s, h, "c", Default("keelson-test"))
+		time.Sleep(4 * time.Minute)
+		a.set(func(f *faults) { f.away = true })
+		untilLeads(t, h, "", 4*time.Second)
+		time.Sleep(3 * time.Second)
+		first, second := h.leader(), map[string]*copyOf{"b": b, "c": c}
+		time.Sleep(time.Minute)
+		second[first].set(func(f *faults) { f.away = true })
+		other := map[string]string{"b": "c", "c": "b"}[first]
+		if took := untilLeads(t, h, other, 16*time.Second); took > 3010*time.Millisecond || h.together() != 1 {
+			t.Errorf("%s led %s after %s had died; want at most 3 s", other, took, first)
+		}
+		ended(t, a, b, c)
+	})
+}
+
+// A copy whose leader is known to have ended does not wait for the lease.
+func TestADeadLeaderIsNotWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, h := &server{watchers: map[*watch.RaceFreeFakeWatcher]bool{}}, newHall()
+		a := stand(t, s, h, "a", Default("keelson-test"))
+		untilLeads(t, h, "a", time.Second)
+		time.Sleep(settling + 7*time.Second)
+		a.set(func(f *faults) { f.away = true }) // the process is gone; what it leaves is a lease of 15 s
+		ended(t, a)
+		ctx, stop := context.WithCancel(t.Context())
+		b := &copyOf{stop: stop, done: make(chan error, 1)}
+		cfg := Default("keelson-test")
+		e := newElector(cfg, client{server: s, faults: &b.faults}, "b", log.Discard())
+		e.dead = func(id string) bool { return id == "a" }
+		go func() { b.done <- e.run(ctx, h.lead("b")) }()
+		if took := untilLeads(t, h, "b", 16*time.Second); took > 100*time.Millisecond {
+			t.Errorf("b led after %s", took)
+		}
+		ended(t, b)
+	})
+}
+
+func TestTheEndOfACopyIsSeenInItsPlace(t *testing.T) {
+	id := ID()
+	if dead(id) {
+		t.Errorf("%s runs, and counts as dead", id)
+	}
+	if gone := "host_" + here() + "_0000"; !dead(gone) {
+		t.Errorf("%s has never run here, and does not count as dead", gone)
+	}
+	for _, elsewhere := range []string{"host_00000000_0000", "host_0000", "", "_"} {
+		if dead(elsewhere) {
+			t.Errorf("%q counts as dead; nobody can tell", elsewhere)
 		}
 	}
 }
