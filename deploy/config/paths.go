@@ -24,6 +24,7 @@ type Paths struct {
 	PodLogs       string
 	ContainerLogs string
 	CNIConf       string // kube-proxy writes our network's configuration here
+	Registries    string // <registry>/hosts.toml: mirrors, certificates
 	CNIBin        string // where Debian's containernetworking-plugins puts the plugins, and we ours
 	CNIState      string // addresses given out by our plugin
 }
@@ -41,7 +42,8 @@ func At(prefix string) Paths {
 		Supervisor:       at("run/keelson/supervisor"),
 		Kubelet:          at("var/lib/kubelet"), Manifests: at("etc/keelson/manifests"),
 		PodLogs: at("var/log/pods"), ContainerLogs: at("var/log/containers"),
-		CNIConf: at("etc/cni/net.d"), CNIBin: "/usr/lib/cni", CNIState: "/var/lib/cni",
+		Registries: at("etc/containerd/certs.d"),
+		CNIConf:    at("etc/cni/net.d"), CNIBin: "/usr/lib/cni", CNIState: "/var/lib/cni",
 	}
 }
 

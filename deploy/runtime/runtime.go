@@ -90,13 +90,17 @@ func Config(p config.Paths, f Facts) string {
 	line("      runtime_type = \"io.containerd.runc.v2\"")
 	line("      [plugins.%q.containerd.runtimes.runc.options]", runtime)
 	line("        SystemdCgroup = %t", f.SystemdCgroups)
+	line("")
 	if f.Major >= 2 {
-		line("")
 		line("[plugins.%q]", images)
 		line("  snapshotter = \"overlayfs\"")
 		line("  [plugins.%q.pinned_images]", images)
 		line("    sandbox = %q", f.SandboxImage)
+		line("")
 	}
+	line("  # Mirrors and certificates of registries: see docs/registries.md.")
+	line("  [plugins.%q.registry]", images)
+	line("    config_path = %q", p.Registries)
 	return b.String()
 }
 

@@ -19,11 +19,12 @@ func TestConfig(t *testing.T) {
 		hasnt []string
 	}{
 		{"containerd 1 without CAP_SYS_RESOURCE", Facts{Major: 1, RestrictOOMScore: true, SandboxImage: "pause"},
-			[]string{"version = 2", `sandbox_image = "pause"`, "restrict_oom_score_adj = true", "disable_apparmor = true", "SystemdCgroup = false", p.ContainerdSocket}, []string{"pinned_images"}},
+			[]string{"version = 2", `sandbox_image = "pause"`, "restrict_oom_score_adj = true", "disable_apparmor = true", "SystemdCgroup = false", p.ContainerdSocket,
+				`[plugins."io.containerd.grpc.v1.cri".registry]`, `config_path = "/etc/containerd/certs.d"`}, []string{"pinned_images"}},
 		{"containerd 1 under systemd with AppArmor", Facts{Major: 1, SystemdCgroups: true, AppArmor: true},
 			[]string{"SystemdCgroup = true"}, []string{"disable_apparmor", "restrict_oom_score_adj"}},
 		{"containerd 2", Facts{Major: 2, SandboxImage: "pause"},
-			[]string{"version = 3", `sandbox = "pause"`, "io.containerd.cri.v1.runtime"}, []string{"sandbox_image", "grpc.v1.cri"}},
+			[]string{"version = 3", `sandbox = "pause"`, "io.containerd.cri.v1.runtime", `[plugins."io.containerd.cri.v1.images".registry]`}, []string{"sandbox_image", "grpc.v1.cri"}},
 	} {
 		got := Config(p, c.facts)
 		for _, w := range c.has {
