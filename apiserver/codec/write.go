@@ -153,8 +153,19 @@ func objectJSON(obj runtime.Object, gvk schema.GroupVersionKind) ([]byte, error)
 	return json.Marshal(obj)
 }
 
-// chunk is how much of a list is gathered before it is written.
-const chunk = 64 << 10
+// Chunk is how much of a list is gathered before it is written: with the heads of its HTTP/2 frames three full
+// records of TLS.
+const Chunk = 48<<10 - 64
+
+// Gather writes buf to w if what comes next, of that size, would make it more than a Chunk. It returns the
+// buffer to go on with.
+func Gather(w io.Writer, buf []byte, next int) ([]byte, error) {
+	if len(buf) == 0 || len(buf)+next <= Chunk {
+		return buf, nil
+	}
+	_, err := w.Write(buf)
+	return buf[:0], err
+}
 
 // WriteList writes a list of row's kind. Memory use does not grow with the list
 // but for YAML and indented JSON.
@@ -180,6 +191,9 @@ func WriteList[S Source](w io.Writer, row *resources.Row, items []S, meta metav1
 	return err
 }
 
+// itemHead is what stands before the message of an item in a list, at most.
+const itemHead = 1 + binary.MaxVarintLen32
+
 func writeProtobufList[S Source](w io.Writer, items []S, meta metav1.ListMeta, gvk schema.GroupVersionKind) error {
 	head, err := meta.Marshal()
 	if err != nil {
@@ -189,19 +203,17 @@ func writeProtobufList[S Source](w io.Writer, items []S, meta metav1.ListMeta, g
 	for _, it := range items {
 		size += 1 + protowire.SizeBytes(len(it.Message()))
 	}
-	buf := make([]byte, 0, min(chunk+chunk/4, envelopeSize(gvk, size)))
+	buf := make([]byte, 0, min(Chunk, envelopeSize(gvk, size)))
 	buf = appendEnvelopeHead(buf, gvk, size)
 	buf = protowire.AppendTag(buf, 1, protowire.BytesType)
 	buf = protowire.AppendBytes(buf, head)
 	for _, it := range items {
-		buf = protowire.AppendTag(buf, 2, protowire.BytesType)
-		buf = protowire.AppendBytes(buf, it.Message())
-		if len(buf) >= chunk {
-			if _, err := w.Write(buf); err != nil {
-				return err
-			}
-			buf = buf[:0]
+		raw := it.Message()
+		if buf, err = Gather(w, buf, itemHead+len(raw)); err != nil {
+			return err
 		}
+		buf = protowire.AppendTag(buf, 2, protowire.BytesType)
+		buf = protowire.AppendBytes(buf, raw)
 	}
 	buf = append(buf, envelopeTail...)
 	_, err = w.Write(buf)
@@ -225,7 +237,7 @@ func writeJSONList[S Source](w io.Writer, row *resources.Row, items []S, meta me
 		return err
 	}
 	apiVersion, kind := gvk.ToAPIVersionAndKind()
-	buf := make([]byte, 0, min(chunk+chunk/4, 512+2048*len(items)))
+	buf := make([]byte, 0, min(Chunk, 512+2048*len(items)))
 	buf = append(buf, `{"kind":`...)
 	buf = strconv.AppendQuote(buf, kind)
 	buf = append(buf, `,"apiVersion":`...)
@@ -234,20 +246,17 @@ func writeJSONList[S Source](w io.Writer, row *resources.Row, items []S, meta me
 	buf = append(buf, head...)
 	buf = append(buf, `,"items":[`...)
 	for i, it := range items {
-		if i > 0 {
-			buf = append(buf, ',')
-		}
 		fragment, err := it.JSON()
 		if err != nil {
 			return err
 		}
-		buf = append(buf, fragment...)
-		if len(buf) >= chunk {
-			if _, err := w.Write(buf); err != nil {
-				return err
-			}
-			buf = buf[:0]
+		if buf, err = Gather(w, buf, 1+len(fragment)); err != nil {
+			return err
 		}
+		if i > 0 {
+			buf = append(buf, ',')
+		}
+		buf = append(buf, fragment...)
 	}
 	buf = append(buf, "]}\n"...)
 	_, err = w.Write(buf)

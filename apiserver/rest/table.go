@@ -275,7 +275,6 @@ func (c *Call) table(items []*watchcache.Item, meta metav1.ListMeta, definitions
 }
 
 func (c *Call) streamTable(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta, definitions bool) error {
-	const chunk = 64 << 10
 	t, err := c.newTable()
 	if err != nil {
 		return err
@@ -283,20 +282,20 @@ func (c *Call) streamTable(w io.Writer, items []*watchcache.Item, meta metav1.Li
 	if items, err = c.ordered(items); err != nil {
 		return err
 	}
-	buf := t.head(make([]byte, 0, min(chunk+chunk/4, 4096+1024*len(items))), meta, definitions)
+	buf := t.head(make([]byte, 0, min(codec.Chunk, 4096+1024*len(items))), meta, definitions)
+	largest := 0 // row so far
 	for i, it := range items {
+		if buf, err = codec.Gather(w, buf, largest); err != nil {
+			return err
+		}
+		before := len(buf)
 		if i > 0 {
 			buf = append(buf, ',')
 		}
 		if buf, err = t.row(buf, it); err != nil {
 			return err
 		}
-		if len(buf) >= chunk {
-			if _, err := w.Write(buf); err != nil {
-				return err
-			}
-			buf = buf[:0]
-		}
+		largest = max(largest, len(buf)-before)
 	}
 	buf = append(buf, "]}\n"...)
 	_, err = w.Write(buf)

@@ -38,14 +38,15 @@ import (
 
 // Bounds that are not for administrators to choose.
 const (
-	ourFrame        = 16 << 10  // largest frame accepted: the protocol's initial value
-	ourStreamWindow = 256 << 10 // of a request's body, unread
-	ourConnWindow   = 1 << 20   // of all bodies of a connection
-	maxPending      = 128 << 10 // pending bytes from which senders wait
-	sendFrom        = 16 << 10  // pending bytes from which a write without a flush is sent
-	sendPiece       = 64 << 10  // what must be taken within the write timeout
-	holdBody        = 4 << 10   // of an answer, before it is sent without a flush
-	maxControl      = 1000      // pending answers to control frames
+	ourFrame        = 16 << 10      // largest frame accepted: the protocol's initial value
+	ourStreamWindow = 256 << 10     // of a request's body, unread
+	ourConnWindow   = 1 << 20       // of all bodies of a connection
+	maxPending      = 128 << 10     // pending bytes from which senders wait
+	sendFrom        = 16 << 10      // pending bytes from which a write without a flush is sent
+	oneRecord       = 16 << 10      // of TLS, at most
+	sendPiece       = 3 * oneRecord // what is handed to the kernel at once, and must be taken within the write timeout
+	holdBody        = 4 << 10       // of an answer, before it is sent without a flush
+	maxControl      = 1000          // pending answers to control frames
 	prefaceTimeout  = 10 * time.Second
 )
 

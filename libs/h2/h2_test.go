@@ -9,10 +9,12 @@ import (
 	"io"
 	"log"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +37,8 @@ func start(t *testing.T, h http.HandlerFunc, change func(*http.Server)) (*httpte
 		change(ts.Config)
 	}
 	h2.Configure(ts.Config)
-	ts.TLS = &tls.Config{NextProtos: []string{"h2"}}
+	ts.TLS = &tls.Config{NextProtos: []string{"h2"}, DynamicRecordSizingDisabled: true}
+	ts.Listener = h2.Listener(counting{ts.Listener})
 	ts.StartTLS()
 	tr := &http.Transport{TLSClientConfig: ts.Client().Transport.(*http.Transport).TLSClientConfig, ForceAttemptHTTP2: true}
 	t.Cleanup(func() {
@@ -44,6 +47,43 @@ func start(t *testing.T, h http.HandlerFunc, change func(*http.Server)) (*httpte
 		ts.Close()
 	})
 	return ts, &http.Client{Transport: tr, Timeout: 2 * time.Minute}
+}
+
+// counting counts the writes of all connections to the kernel.
+type counting struct{ net.Listener }
+
+var writes atomic.Int64
+
+type counted struct{ net.Conn }
+
+func (l counting) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return counted{c}, err
+}
+
+func (c counted) Write(p []byte) (int, error) {
+	writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+// The records of a large answer reach the kernel three at a time.
+func TestPieces(t *testing.T) {
+	const part, parts = 48<<10 - 64, 100
+	ts, c := start(t, func(w http.ResponseWriter, _ *http.Request) {
+		b := bytes.Repeat([]byte("x"), part)
+		for range parts {
+			_, _ = w.Write(b)
+		}
+	}, nil)
+	get(t, c, ts.URL)
+	before := writes.Load()
+	if _, body := get(t, c, ts.URL); len(body) != part*parts {
+		t.Fatalf("%d bytes have come, %d were sent", len(body), part*parts)
+	}
+	// Windows cut some pieces in two.
+	if n := writes.Load() - before; n > parts+parts/4 {
+		t.Errorf("%d writes for %d pieces", n, parts)
+	}
 }
 
 func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {

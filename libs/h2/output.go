@@ -197,7 +197,7 @@ func (c *conn) send() {
 			_ = c.net.SetWriteDeadline(c.out.deadline)
 		}
 		n := min(len(rest), sendPiece)
-		_, err = c.net.Write(rest[:n])
+		err = c.write(rest[:n])
 		rest = rest[n:]
 	}
 	giveBack(buf)
@@ -206,4 +206,19 @@ func (c *conn) send() {
 		c.failLocked(errConnEnded)
 	}
 	c.out.room.Broadcast()
+}
+
+// write encrypts p and sends it: what is more than one record, all at once.
+func (c *conn) write(p []byte) error {
+	g, _ := c.net.NetConn().(*gathering)
+	if g == nil || len(p) <= oneRecord {
+		_, err := c.net.Write(p)
+		return err
+	}
+	g.keep()
+	_, err := c.net.Write(p)
+	if e := g.release(); err == nil {
+		err = e
+	}
+	return err
 }

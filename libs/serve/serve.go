@@ -446,7 +446,7 @@ func (s *Server) Run(ctx context.Context) error {
 			if s.cfg.Plain {
 				err = srv.Serve(l)
 			} else {
-				err = srv.ServeTLS(l, "", "")
+				err = srv.ServeTLS(h2.Listener(l), "", "")
 			}
 			if errors.Is(err, http.ErrServerClosed) {
 				return nil
