@@ -130,7 +130,7 @@ func Default() Config {
 		KubeletTimeout:      metav1.Duration{Duration: 5 * time.Second},
 		MaxRequestsInFlight: 400, MaxMutatingRequestsInFlight: 200,
 		RequestTimeout:   metav1.Duration{Duration: time.Minute},
-		CacheFormBytes:   96 << 20,
+		CacheFormBytes:   64 << 20,
 		PriorityFairness: true, WatchCache: true, EndpointReconcile: "lease", Profiling: true,
 		StorageMediaType: "application/vnd.kubernetes.protobuf",
 	}

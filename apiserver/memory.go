@@ -16,17 +16,19 @@ import (
 // little happens nothing is lost by collecting early; a large heap should not double.
 // A small busy one is given room: what a collection costs does not shrink with it. While objects
 // are added there is less room, because each leaves small parts in pages that are otherwise garbage, and such
-// pages stay: their number is what one collection finds.
+// pages stay: their number is what one collection finds. When many were added, they are packed as soon as no more are.
 const (
 	busyBytesPerSecond = 4 << 20
-	busyRoomBytes      = 96 << 20 // allocated between two collections, at least, while busy
-	growthRoomBytes    = 32 << 20 // the same while objects are added
-	growing            = 50       // objects a second
+	busyRoomBytes      = 96 << 20  // allocated between two collections while busy
+	busyHeapBytes      = 144 << 20 // up to which a busy heap grows before the room becomes less
+	growthRoomBytes    = 32 << 20  // the same while objects are added
+	growing            = 50        // objects a second
 	idlePercent        = 40
-	busyPercent        = 50
+	largePercent       = 30 // of a heap that is larger than a busy one should be
 	mostPercent        = 400
 	tendEvery          = 2 * time.Second
 	worthReturning     = 32 << 20 // bytes allocated since the last return
+	worthPacking       = 2000     // objects added since the last time
 	unmapEvery         = 10 * time.Second
 )
 
@@ -36,14 +38,19 @@ var returns = [...]time.Duration{15 * time.Second, 90 * time.Second, 330 * time.
 
 // gcPercent is the GOGC value for an allocation rate, a live heap, and how many objects a second are added.
 func gcPercent(bytesPerSecond, live uint64, added int) int {
-	if bytesPerSecond < busyBytesPerSecond {
-		return idlePercent
+	least := uint64(idlePercent)
+	if live*(100+idlePercent)/100 > busyHeapBytes {
+		least = largePercent
 	}
-	room := uint64(busyRoomBytes)
-	if added >= growing {
+	room := uint64(0)
+	switch {
+	case bytesPerSecond < busyBytesPerSecond:
+	case added >= growing:
 		room = growthRoomBytes
+	case live < busyHeapBytes:
+		room = min(busyRoomBytes, busyHeapBytes-live)
 	}
-	return int(min(max(busyPercent, room*100/max(live, 1)), mostPercent))
+	return int(min(max(least, room*100/max(live, 1)), mostPercent))
 }
 
 // tendMemory adapts the collector to what the server does. An administrator's GOGC wins. In quiet times the
@@ -56,7 +63,7 @@ func tendMemory(ctx context.Context, cache *watchcache.Cache) error {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	var last, allocated uint64
-	objects := 0
+	objects, loose := 0, 0 // loose were added since the last packing
 	var quiet, busy time.Duration
 	next := 0    // of returns; all are over when nothing is worth it
 	percent := 0 // none yet
@@ -72,17 +79,22 @@ func tendMemory(ctx context.Context, cache *watchcache.Cache) error {
 		last = now
 		count := cache.Stats().Objects
 		added := (count - objects) / int(tendEvery/time.Second)
+		loose += max(0, count-objects)
 		objects = count
 		if p := gcPercent(rate, sample[1].Value.Uint64(), added); p/10 != percent/10 { // not for every byte
 			percent = p
 			debug.SetGCPercent(p)
 		}
-		if percent != idlePercent {
+		if rate >= busyBytesPerSecond {
 			quiet, next = 0, 0
 			// Each write maps pages of etcd's database that nobody reads again.
 			if busy += tendEvery; busy >= unmapEvery {
 				resident.Release()
 				busy = 0
+			}
+			if added < growing && loose >= worthPacking {
+				cache.Pack()
+				loose = 0
 			}
 			continue
 		}
@@ -93,6 +105,7 @@ func tendMemory(ctx context.Context, cache *watchcache.Cache) error {
 			next = len(returns)
 		default:
 			cache.Pack()
+			loose = 0
 			debug.FreeOSMemory()
 			resident.Release()
 			allocated = now

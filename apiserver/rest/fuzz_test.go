@@ -55,7 +55,8 @@ func newPlain(f interface{ Fatal(...any) }) *plain {
 
 // request is one that no client library would have to be able to make.
 func request(method, path, query string, body []byte) *http.Request {
-	r := httptest.NewRequest(method, "http://test/", bytes.NewReader(body))
+	r := httptest.NewRequest("GET", "http://test/", bytes.NewReader(body))
+	r.Method = method
 	r.URL = &url.URL{Path: path, RawQuery: query}
 	r.RequestURI = r.URL.RequestURI()
 	r.Header.Set("User-Agent", "fuzz/1")

@@ -140,7 +140,7 @@ func (t *tableWriter) cells(dst []byte, it *watchcache.Item) ([]byte, error) {
 	dst = append(dst, `{"cells":[`...)
 	if it.Row == t.c.Row && it.Row.Custom == nil {
 		kept, err := it.Form(watchcache.FormCells, func() ([]byte, error) {
-			obj, err := it.Object()
+			obj, err := it.Decoded()
 			if err != nil {
 				return nil, err
 			}
@@ -153,7 +153,7 @@ func (t *tableWriter) cells(dst []byte, it *watchcache.Item) ([]byte, error) {
 			return append(t.spliced(dst, kept), ']'), nil
 		}
 	}
-	obj, err := it.Object()
+	obj, err := it.Decoded()
 	if err != nil {
 		return dst, err
 	}

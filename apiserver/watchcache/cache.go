@@ -24,7 +24,7 @@ type Options struct {
 	LogEvents int
 	LogBytes  int
 	LogAge    time.Duration
-	// FormBytes bounds JSON forms (default 96 MiB), and a third of it decoded ones; FormAge
+	// FormBytes bounds JSON forms (default 64 MiB), and a quarter of it decoded ones; FormAge
 	// bounds their life (default 1 minute).
 	FormBytes int64
 	FormAge   time.Duration
@@ -45,7 +45,7 @@ func (o *Options) fill() {
 		o.LogAge = 5 * time.Minute
 	}
 	if o.FormBytes == 0 {
-		o.FormBytes = 96 << 20
+		o.FormBytes = 64 << 20
 	}
 	if o.FormAge == 0 {
 		o.FormAge = time.Minute

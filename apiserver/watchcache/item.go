@@ -190,15 +190,15 @@ func (it *Item) text() ([]byte, error) {
 	if it.Row.Custom == nil {
 		return codec.FromMessage(it.Row, it.Raw())
 	}
-	obj, err := it.decoded()
+	obj, err := it.Decoded()
 	if err != nil {
 		return nil, err
 	}
 	return codec.Fragment(it.Row, obj)
 }
 
-// decoded is Object without keeping the result: for those who need it only once.
-func (it *Item) decoded() (resources.Object, error) {
+// Decoded is Object without keeping the result: for those who need it only once.
+func (it *Item) Decoded() (resources.Object, error) {
 	if p := it.object.Load(); p != nil {
 		return *p, nil
 	}
@@ -260,7 +260,7 @@ func Ahead(row *resources.Row, items []*Item) error {
 // as to the one that is asked for.
 func (it *Item) as(row *resources.Row) (resources.Object, error) {
 	if it.Row == row {
-		return it.decoded()
+		return it.Decoded()
 	}
 	if row.Custom != nil {
 		return codec.DecodeMessage(row, it.Raw())
@@ -312,7 +312,7 @@ func (it *Item) at(rev int64) *Item {
 type budgets struct{ texts, objects budget }
 
 func newBudgets(max int64, now func() time.Time) *budgets {
-	return &budgets{texts: budget{max: max, now: now}, objects: budget{max: max / 3, now: now}}
+	return &budgets{texts: budget{max: max, now: now}, objects: budget{max: max / 4, now: now}}
 }
 
 func (b *budgets) keepJSON(it *Item, size int) bool {

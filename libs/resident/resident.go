@@ -21,7 +21,7 @@ const (
 	afterStart = 10 * time.Second
 	every      = 15 * time.Second
 	// worth is how much must be free to be given back.
-	worth = 24 << 20
+	worth = 12 << 20
 	// quiet is how much may have been allocated since the look before.
 	quiet = 8 << 20
 )
@@ -29,7 +29,7 @@ const (
 // Settle gives back, some time after the start, the pages of files that only the
 // start has needed: registering types touches nearly all of the program, once. This is about half of
 // the resident memory of a quiet daemon. After a busy time it gives back what the heap has free, which the
-// runtime keeps for the next one. It returns when ctx ends.
+// runtime keeps for the next one, and again such pages. It returns when ctx ends.
 func Settle(ctx context.Context) error {
 	release := time.After(afterStart)
 	tick := time.NewTicker(every)
@@ -70,6 +70,7 @@ func (h *heap) tend() bool {
 		return false
 	}
 	debug.FreeOSMemory()
+	Release() // the pages of the program that only the busy time has needed
 	return true
 }
 

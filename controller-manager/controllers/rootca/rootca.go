@@ -13,6 +13,7 @@ import (
 
 	"github.com/keelson/keelson/controller-manager/runtime"
 	"github.com/keelson/keelson/libs/informer"
+	"github.com/keelson/keelson/libs/slim"
 )
 
 // Row is this controller's line of the table.
@@ -24,7 +25,7 @@ var Row = runtime.Row{
 }
 
 const (
-	name        = "kube-root-ca.crt"
+	name        = slim.RootCA
 	key         = "ca.crt"
 	description = "kubernetes.io/description"
 	about       = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."

@@ -188,10 +188,11 @@ func (c *controller) step(ctx context.Context, p *runtime.Pass, set *appsv1.Stat
 		return report("Delete", "Delete", runtime.Delete(ctx, p, pods, s.Pod))
 	case Identify:
 		// The pod as the cache has it is not whole.
-		_, err := runtime.Patch(ctx, p, pods, s.Pod.Name, map[string]any{
-			"metadata": map[string]any{"uid": s.Pod.UID, "resourceVersion": s.Pod.ResourceVersion, "labels": s.Pod.Labels},
-			"spec":     map[string]any{"volumes": s.Pod.Spec.Volumes},
-		})
+		body := map[string]any{"metadata": map[string]any{"uid": s.Pod.UID, "resourceVersion": s.Pod.ResourceVersion, "labels": s.Pod.Labels}}
+		if s.Volumes != nil {
+			body["spec"] = map[string]any{"volumes": s.Volumes}
+		}
+		_, err := runtime.Patch(ctx, p, pods, s.Pod.Name, body)
 		return report("Update", "Update", err)
 	case CreateClaim:
 		_, n := ordinal(s.Claim.Name)

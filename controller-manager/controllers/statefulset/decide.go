@@ -48,6 +48,8 @@ type Step struct {
 	Verb  Verb
 	Pod   *corev1.Pod
 	Claim *corev1.PersistentVolumeClaim
+	// Volumes are, when a pod is to be restored, those that it should have; nil: it has them.
+	Volumes []corev1.Volume
 }
 
 func (s Step) String() string {
@@ -201,8 +203,12 @@ func (w *work) replica(p *corev1.Pod, n int) (stop bool) {
 	if p.Labels[appsv1.StatefulSetPodNameLabel] != p.Name || !mounted(w.set, p, n) {
 		c := p.DeepCopy()
 		identify(c, n)
-		mount(w.set, c, n)
-		w.step(Identify, c, nil)
+		s := Step{Verb: Identify, Pod: c}
+		if !mounted(w.set, p, n) {
+			mount(w.set, c, n)
+			s.Volumes = c.Spec.Volumes
+		}
+		w.d.Steps = append(w.d.Steps, s)
 	}
 	w.ownClaims(p, n)
 	return false
