@@ -21,7 +21,7 @@ const (
 	busyBytesPerSecond = 4 << 20
 	busyRoomBytes      = 96 << 20  // allocated between two collections while busy
 	busyHeapBytes      = 144 << 20 // up to which a busy heap grows before the room becomes less
-	growthRoomBytes    = 32 << 20  // the same while objects are added
+	growthRoomBytes    = 20 << 20  // the same while objects are added
 	growing            = 50        // objects a second
 	idlePercent        = 40
 	largePercent       = 30 // of a heap that is larger than a busy one should be

@@ -13,9 +13,9 @@ func TestGCPercent(t *testing.T) {
 		{8 << 20, 24 << 20, 0, 400}, // 96 MiB are allocated before the next collection
 		{8 << 20, 48 << 20, 0, 200},
 		{8 << 20, 96 << 20, 0, 50}, // or when the heap has 144
-		{8 << 20, 64 << 20, growing, 50},
+		{8 << 20, 40 << 20, growing, 50},
 		{8 << 20, 90 << 20, growing, idlePercent},
-		{8 << 20, 16 << 20, growing, 200},
+		{8 << 20, 16 << 20, growing, 125},
 		{8 << 20, 1, growing, mostPercent},
 		{8 << 20, 1 << 30, 0, largePercent},
 		{8 << 20, 1 << 30, growing, largePercent},

@@ -207,6 +207,8 @@ type fuzzSource struct{ raw, text []byte }
 func (s fuzzSource) Message() []byte       { return s.raw }
 func (s fuzzSource) JSON() ([]byte, error) { return s.text, nil }
 
+func (s fuzzSource) AppendJSON(dst []byte) ([]byte, error) { return append(dst, s.text...), nil }
+
 // Whatever a client accepts, it gets that, well-formed, or 406.
 func FuzzNegotiate(f *testing.F) {
 	for _, s := range []string{

@@ -24,6 +24,8 @@ type Source interface {
 	Message() []byte
 	// JSON is the object's fragment.
 	JSON() ([]byte, error)
+	// AppendJSON appends the fragment to dst.
+	AppendJSON(dst []byte) ([]byte, error)
 }
 
 // Fragment returns the object's JSON as an item of a list. obj is not changed.
@@ -245,18 +247,19 @@ func writeJSONList[S Source](w io.Writer, row *resources.Row, items []S, meta me
 	buf = append(buf, `,"metadata":`...)
 	buf = append(buf, head...)
 	buf = append(buf, `,"items":[`...)
+	largest := 0 // fragment so far
 	for i, it := range items {
-		fragment, err := it.JSON()
-		if err != nil {
+		if buf, err = Gather(w, buf, largest); err != nil {
 			return err
 		}
-		if buf, err = Gather(w, buf, 1+len(fragment)); err != nil {
-			return err
-		}
+		before := len(buf)
 		if i > 0 {
 			buf = append(buf, ',')
 		}
-		buf = append(buf, fragment...)
+		if buf, err = it.AppendJSON(buf); err != nil {
+			return err
+		}
+		largest = max(largest, len(buf)-before)
 	}
 	buf = append(buf, "]}\n"...)
 	_, err = w.Write(buf)

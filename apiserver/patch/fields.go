@@ -401,14 +401,14 @@ func (f *Fields) book(w Write, live, obj resources.Object, known owners) error {
 		if err != nil {
 			return nil, err
 		}
-		old := row.New()
-		if live != nil {
+		var old resources.Object
+		if live == nil {
+			old = row.New()
+			old.GetObjectKind().SetGroupVersionKind(row.GVK())
+		} else {
 			if old, err = convert(bare(w.Row, live), w.Row, row); err != nil {
 				return nil, err
 			}
-		}
-		old = bare(row, old)
-		if live != nil {
 			sameOut(old, now)
 		}
 		c, err := f.compare(row, old, now)

@@ -27,7 +27,7 @@ type Typed interface {
 type types struct {
 	mu    sync.Mutex
 	defs  map[string]smd.TypeDef
-	kinds map[string]mergeType // by model name
+	kinds map[*resources.Row]mergeType
 }
 
 // mergeType is how a kind's fields merge, for the library and for comparisons.
@@ -54,17 +54,17 @@ func (t *types) of(row *resources.Row) (mergeType, error) {
 		}
 		return mergeType{ParseableType: typed.DeducedParseableType}, nil
 	}
-	name, err := model(row)
-	if err != nil {
-		return mergeType{}, err
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if k, ok := t.kinds[name]; ok {
+	if k, ok := t.kinds[row]; ok {
 		return k, nil
 	}
 	if t.kinds == nil {
-		t.kinds, t.defs = map[string]mergeType{}, map[string]smd.TypeDef{}
+		t.kinds, t.defs = map[*resources.Row]mergeType{}, map[string]smd.TypeDef{}
+	}
+	name, err := model(row)
+	if err != nil {
+		return mergeType{}, err
 	}
 	names := openapi.Closure(name)
 	if len(names) == 0 {
@@ -103,6 +103,6 @@ func (t *types) of(row *resources.Row) (mergeType, error) {
 	k := mergeType{ParseableType: typed.ParseableType{Schema: own, TypeRef: smd.TypeRef{NamedType: &name}}}
 	rules := ruleset{schema: own, known: map[ruleID]*rule{}}
 	k.rule = rules.rule(k.TypeRef, reflect.TypeOf(row.New()))
-	t.kinds[name] = k
+	t.kinds[row] = k
 	return k, nil
 }

@@ -86,7 +86,7 @@ func sane(t *testing.T, r *http.Request, w *httptest.ResponseRecorder) {
 	case w.Code >= 500:
 		t.Fatalf("%s %s?%s (%s): %d %.500s", r.Method, r.URL.Path, r.URL.RawQuery, r.Header.Get("Content-Type"), w.Code, w.Body)
 	}
-	if w.Code < 400 {
+	if w.Code < 400 || w.Body.Len() == 0 && strings.HasPrefix(r.URL.Path, "/openapi/") { // as upstream
 		return
 	}
 	if kind, err := codec.KindOf(w.Header().Get("Content-Type")); err != nil || kind != codec.JSON {
@@ -128,6 +128,9 @@ func FuzzRequest(f *testing.F) {
 		}
 		if strings.Contains(query, "resourceVersion=") && strings.Contains(query, "000") {
 			return // waits for a revision of the future: three seconds each
+		}
+		if !strings.HasPrefix(path, "/") { // no server takes it
+			path = "/" + path
 		}
 		r := request(method, path, query, body)
 		r.Header["Content-Type"], r.Header["Accept"] = []string{contentType}, []string{accept}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -74,19 +75,23 @@ func (p partial) Message() []byte {
 	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), meta)
 }
 
-func (p partial) JSON() ([]byte, error) {
+// JSON is AppendJSON to nothing.
+func (p partial) JSON() ([]byte, error) { return p.AppendJSON(nil) }
+
+// AppendJSON appends a PartialObjectMetadata without kind and version, but in lists.
+func (p partial) AppendJSON(dst []byte) ([]byte, error) {
 	meta, err := metadataJSON(p.Item, p.custom)
 	if err != nil {
-		return nil, err
+		return dst, err
 	}
 	head := `{"metadata":`
 	if p.inList != "" {
 		head = `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/` + p.inList + `","metadata":`
 	}
-	out := make([]byte, 0, len(head)+len(meta)+1)
-	out = append(out, head...)
-	out = append(out, meta...)
-	return append(out, '}'), nil
+	dst = slices.Grow(dst, len(head)+len(meta)+1)
+	dst = append(dst, head...)
+	dst = append(dst, meta...)
+	return append(dst, '}'), nil
 }
 
 // metadataJSON is the object's metadata as JSON, shared.

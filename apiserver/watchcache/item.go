@@ -159,6 +159,12 @@ func (it *Item) JSON() ([]byte, error) {
 	return text, nil
 }
 
+// AppendJSON appends the fragment to dst.
+func (it *Item) AppendJSON(dst []byte) ([]byte, error) {
+	text, err := it.JSON()
+	return append(dst, text...), err
+}
+
 // A Form is something else that readers make of an item and ask for again. It depends on nothing but the
 // item as its own row has it.
 type Form uint8

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/tidwall/btree"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -117,9 +118,16 @@ func (t trees) rarest(wanted []uint64, start string) uint64 {
 	return best
 }
 
+// probes are items to look for.
+var probes = sync.Pool{New: func() any { return new(Item) }}
+
 // get returns the item also when it has no row.
 func (t trees) get(key string) *Item {
-	it, _ := t.keys.Get(&Item{Key: key})
+	probe := probes.Get().(*Item)
+	probe.Key = key
+	it, _ := t.keys.Get(probe)
+	probe.Key = ""
+	probes.Put(probe)
 	return it
 }
 
@@ -165,11 +173,13 @@ func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) err
 			label = s.rarest(q.labels, q.start)
 		}
 		var near btree.PathHint
+		var probe Item
 		s.marks.Ascend(mark{label, from}, func(m mark) bool {
 			if m.label != label || !strings.HasPrefix(m.key, q.start) {
 				return false
 			}
-			it, _ := s.keys.GetHint(&Item{Key: m.key}, &near)
+			probe.Key = m.key
+			it, _ := s.keys.GetHint(&probe, &near)
 			if !q.matches(it) {
 				return q.failed == nil
 			}
