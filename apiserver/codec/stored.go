@@ -276,7 +276,12 @@ func WithRev(row *resources.Row, raw []byte, rev int64) ([]byte, error) {
 		out = append(out, meta[to:]...)
 		return append(out, raw[end:]...), nil
 	}
-	return nil, fmt.Errorf("message of %d bytes has no metadata", len(raw))
+	field := 2 + len(version)
+	out := make([]byte, 0, 2+field+len(raw)) // it has no metadata yet
+	out = append(out, byte(objectMeta)<<3|byte(protowire.BytesType), byte(field))
+	out = append(out, byte(metaResourceVersion)<<3|byte(protowire.BytesType), byte(len(version)))
+	out = append(out, version...)
+	return append(out, raw...), nil
 }
 
 // findField returns where the field stands, or where it would stand.
