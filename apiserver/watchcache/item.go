@@ -69,7 +69,23 @@ func NewItem(row *resources.Row, key string, raw []byte, rev, createRev int64, o
 	return it, nil
 }
 
+// newItem reads raw without decoding it. What is not quite as it should be, but can be decoded, is encoded anew.
 func newItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
+	it, err := readItem(row, key, raw, rev, createRev)
+	if err == nil || row.New == nil {
+		return it, err
+	}
+	obj, bad := codec.DecodeMessage(row, raw)
+	if bad != nil {
+		return nil, err
+	}
+	if raw, bad = codec.Message(row, obj); bad != nil {
+		return nil, err
+	}
+	return readItem(row, key, raw, rev, createRev)
+}
+
+func readItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
 	it, b := &Item{Key: key, Rev: rev, CreateRev: createRev, Row: row}, &body{raw: raw}
 	var err error
 	if rev != 0 { // it is stored: no dry run
