@@ -217,7 +217,7 @@ func FuzzInfo(f *testing.F) {
 	f.Fuzz(func(t *testing.T, method, path, query string) {
 		r := &http.Request{Method: method, URL: &url.URL{Path: path, RawQuery: query}}
 		in := ParseInfo(r)
-		if in.Path != path || in.Resource && (in.Plural == "" || in.Prefix == "api" && in.Group != "") {
+		if in.Path != path || in.Resource && (in.Plural == "" && !strings.Contains(path, "//") || in.Prefix == "api" && in.Group != "") {
 			t.Fatalf("%s %s: %+v", method, path, in)
 		}
 		for _, part := range []string{in.Namespace, in.Plural, in.Subresource} {
