@@ -19,12 +19,13 @@ import (
 // pages stay: their number is what one collection finds. When many were added, they are packed as soon as no more are.
 const (
 	busyBytesPerSecond = 4 << 20
-	busyRoomBytes      = 96 << 20  // allocated between two collections while busy
-	busyHeapBytes      = 144 << 20 // up to which a busy heap grows before the room becomes less
-	growthRoomBytes    = 20 << 20  // the same while objects are added
-	growing            = 50        // objects a second
+	busyRoomBytes      = 96 << 20 // allocated between two collections while busy: at most, and not more than in 3/4 s
+	growthRoomBytes    = 32 << 20 // the same while objects are added, and
+	growthPercent      = 50       // of the heap at least
+	growing            = 50       // objects a second
 	idlePercent        = 40
-	largePercent       = 30 // of a heap that is larger than a busy one should be
+	largePercent       = 30 // of a heap larger than
+	largeHeapBytes     = 96 << 20
 	mostPercent        = 400
 	tendEvery          = 2 * time.Second
 	worthReturning     = 32 << 20 // bytes allocated since the last return
@@ -39,16 +40,16 @@ var returns = [...]time.Duration{15 * time.Second, 90 * time.Second, 330 * time.
 // gcPercent is the GOGC value for an allocation rate, a live heap, and how many objects a second are added.
 func gcPercent(bytesPerSecond, live uint64, added int) int {
 	least := uint64(idlePercent)
-	if live*(100+idlePercent)/100 > busyHeapBytes {
+	if live > largeHeapBytes {
 		least = largePercent
 	}
 	room := uint64(0)
 	switch {
 	case bytesPerSecond < busyBytesPerSecond:
 	case added >= growing:
-		room = growthRoomBytes
-	case live < busyHeapBytes:
-		room = min(busyRoomBytes, busyHeapBytes-live)
+		room, least = growthRoomBytes, growthPercent
+	default:
+		room = min(busyRoomBytes, bytesPerSecond*3/4)
 	}
 	return int(min(max(least, room*100/max(live, 1)), mostPercent))
 }
