@@ -153,7 +153,7 @@ func (t *tableWriter) cells(dst []byte, it *watchcache.Item) ([]byte, error) {
 			return append(t.spliced(dst, kept), ']'), nil
 		}
 	}
-	obj, err := it.Decoded()
+	obj, err := it.Object() // no row of it is kept
 	if err != nil {
 		return dst, err
 	}

@@ -12,6 +12,10 @@ type message[T any] interface {
 // most is how many different values are remembered. More than that at the same time share less.
 const most = 1024
 
+// large is the encoded size from which a value is not worth remembering: it is hardly ever another's, and
+// most of them would be much to keep when their objects are gone.
+const large = 8 << 10
+
 // shared finds values that say the same: the first of them stands for all.
 type shared[T any, P message[T]] struct {
 	mu    sync.Mutex // guards what follows
@@ -23,11 +27,14 @@ type shared[T any, P message[T]] struct {
 
 func newShared[T any, P message[T]]() *shared[T, P] { return &shared[T, P]{known: map[string]*T{}} }
 
-// of returns a value equal to v, which is never changed. v itself is not kept.
+// of returns a value equal to v, which is never changed: v itself when it is large.
 func (s *shared[T, P]) of(v *T) *T {
+	size := P(v).Size()
+	if size > large {
+		return v
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	size := P(v).Size()
 	if cap(s.room) < size {
 		s.room = make([]byte, 2*size)
 	}

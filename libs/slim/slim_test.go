@@ -3,6 +3,7 @@ package slim
 import (
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -80,6 +81,10 @@ func TestShared(t *testing.T) {
 	}
 	if again := get(0); again == first || again.Name != "0" {
 		t.Errorf("%p, %p", again, first)
+	}
+	big := &metav1.ObjectMeta{Annotations: map[string]string{"a": strings.Repeat("x", large)}}
+	if s.of(big) != big {
+		t.Error("a large value is kept")
 	}
 }
 

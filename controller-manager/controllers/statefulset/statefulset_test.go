@@ -97,6 +97,24 @@ func TestOrder(t *testing.T) {
 	})
 }
 
+// A pod gets back the labels of its place, and nothing that the controller's cache does not hold is lost by that.
+func TestIdentityIsRestored(t *testing.T) {
+	own := corev1.Volume{Name: "tmp", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}
+	ctrltest.Test(t, []runtime.Row{Row}, []kruntime.Object{set(1, func(s *appsv1.StatefulSet) {
+		s.Spec.Template.Spec.Volumes = []corev1.Volume{own}
+	})}, func(t *testing.T, h *ctrltest.Harness) {
+		step(h)
+		p := h.Pods("ns")[0].DeepCopy()
+		delete(p.Labels, appsv1.StatefulSetPodNameLabel)
+		ctrltest.Must(h.Client.CoreV1().Pods("ns").Update(context.Background(), p, metav1.UpdateOptions{}))
+		h.Rest()
+		now := h.Pods("ns")[0]
+		if now.Labels[appsv1.StatefulSetPodNameLabel] != "db-0" || len(now.Spec.Volumes) != 1 || now.Spec.Volumes[0].EmptyDir == nil {
+			t.Errorf("labels %v, volumes %v", now.Labels, now.Spec.Volumes)
+		}
+	})
+}
+
 func TestUnhealthyHaltsScaling(t *testing.T) {
 	ctrltest.Test(t, []runtime.Row{Row}, []kruntime.Object{set(2)}, func(t *testing.T, h *ctrltest.Harness) {
 		step(h)
