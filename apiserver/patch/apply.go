@@ -50,7 +50,7 @@ func (f *Fields) Apply(w Write, live resources.Object, config *unstructured.Unst
 	known := owners{}
 	if live == nil {
 		live = w.Row.New()
-	} else if known, err = decodeOwners(live.GetManagedFields()); err != nil {
+	} else if known, err = f.sets.owners(live.GetManagedFields()); err != nil {
 		return nil, false, fmt.Errorf("failed to decode managed fields: %w", err)
 	}
 	live = bare(w.Row, live)

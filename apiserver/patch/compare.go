@@ -17,7 +17,7 @@ import (
 // [typed.TypedValue.Compare] finds.
 type rule struct {
 	form form
-	// members of a structure, as JSON names them.
+	// members of a structure, as JSON names them and in that order.
 	members []member
 	// of is the rule of a list's items or a map's values.
 	of *rule
@@ -41,9 +41,10 @@ const (
 )
 
 type member struct {
-	name fieldpath.PathElement
-	at   *value.FieldCacheEntry
-	rule *rule
+	name   fieldpath.PathElement
+	at     *value.FieldCacheEntry
+	rule   *rule
+	before was // in an empty structure
 }
 
 type itemKey struct {
@@ -126,8 +127,11 @@ func (s *ruleset) mapping(r *rule, m *smd.Map, t reflect.Type) {
 				ref = f.Type
 			}
 			field := at.GetFrom(reflect.New(t).Elem())
-			r.members = append(r.members, member{name: fieldpath.PathElement{FieldName: &at.JsonName}, at: at, rule: s.rule(ref, field.Type())})
+			r.members = append(r.members, member{
+				name: fieldpath.PathElement{FieldName: &at.JsonName}, at: at, rule: s.rule(ref, field.Type()), before: beforeOf(at, field),
+			})
 		}
+		slices.SortFunc(r.members, func(a, b member) int { return cmp.Compare(a.at.JsonName, b.at.JsonName) })
 	}
 }
 

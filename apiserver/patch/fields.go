@@ -1,6 +1,7 @@
 package patch
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -24,6 +25,7 @@ import (
 // Source: Kubernetes documentation, "Server-Side Apply", and KEP-555.
 type Fields struct {
 	types types
+	sets  sets
 	rows  func(schema.GroupVersionKind) *resources.Row
 }
 
@@ -79,6 +81,17 @@ func (w *Write) filter() fieldpath.Filter {
 	return fieldpath.NewExcludeSetFilter(set)
 }
 
+// entry is the writer's, without fields.
+func (w *Write) entry() metav1.ManagedFieldsEntry {
+	return metav1.ManagedFieldsEntry{
+		Manager: cmp.Or(w.Manager, "unknown"), Operation: metav1.ManagedFieldsOperationUpdate,
+		APIVersion: w.Row.GVK().GroupVersion().String(), Subresource: w.Subresource, Time: &metav1.Time{Time: w.Now.UTC()},
+	}
+}
+
+// fieldsType is the only encoding of fields.
+const fieldsType = "FieldsV1"
+
 // owner is one entry of managedFields. raw is its encoding, as long as set is unchanged.
 type owner struct {
 	entry metav1.ManagedFieldsEntry // without fields
@@ -98,7 +111,7 @@ func identity(e *metav1.ManagedFieldsEntry) string {
 	return e.Manager + "\x00" + string(e.Operation) + "\x00" + version + "\x00" + e.Subresource
 }
 
-func decodeOwners(entries []metav1.ManagedFieldsEntry) (owners, error) {
+func (s *sets) owners(entries []metav1.ManagedFieldsEntry) (owners, error) {
 	out := make(owners, len(entries))
 	for i := range entries {
 		e := entries[i]
@@ -107,13 +120,14 @@ func decodeOwners(entries []metav1.ManagedFieldsEntry) (owners, error) {
 			return nil, fmt.Errorf("managed fields entry %d: operation must be `Apply` or `Update`", i)
 		case e.APIVersion == "":
 			return nil, fmt.Errorf("managed fields entry %d: apiVersion must not be empty", i)
-		case e.FieldsType != "FieldsV1":
+		case e.FieldsType != fieldsType:
 			return nil, fmt.Errorf("managed fields entry %d: invalid fieldsType %q", i, e.FieldsType)
 		}
-		o := &owner{entry: e, raw: e.FieldsV1, set: fieldpath.NewSet()}
+		o := &owner{entry: e, raw: e.FieldsV1, set: &fieldpath.Set{}}
 		o.entry.FieldsV1 = nil
 		if e.FieldsV1 != nil {
-			if err := o.set.FromJSON(e.FieldsV1.GetRawReader()); err != nil {
+			var err error
+			if o.set, err = s.read(e.FieldsV1.GetRawBytes()); err != nil {
 				return nil, fmt.Errorf("managed fields entry %d: %w", i, err)
 			}
 		}
@@ -124,7 +138,7 @@ func decodeOwners(entries []metav1.ManagedFieldsEntry) (owners, error) {
 
 // Check reports whether managedFields that a client has sent can be read.
 func Check(entries []metav1.ManagedFieldsEntry) error {
-	_, err := decodeOwners(entries)
+	_, err := new(sets).owners(entries)
 	return err
 }
 
@@ -135,7 +149,7 @@ func (o owners) encode() ([]metav1.ManagedFieldsEntry, error) {
 	out := make([]metav1.ManagedFieldsEntry, 0, len(o))
 	for _, m := range o {
 		e := m.entry
-		e.FieldsType = "FieldsV1"
+		e.FieldsType = fieldsType
 		if e.FieldsV1 = m.raw; e.FieldsV1 == nil {
 			raw, err := m.set.ToJSON()
 			if err != nil {
@@ -369,18 +383,29 @@ func (f *Fields) Update(w Write, live, obj resources.Object) error {
 	case w.Subresource == "" && isReset(sent):
 		known = owners{}
 	case w.Subresource == "" && len(sent) > 0:
-		if known, err = decodeOwners(sent); err == nil {
+		if known, err = f.sets.owners(sent); err == nil {
 			break
 		}
 		fallthrough
 	default:
-		if known, err = decodeOwners(stored); err != nil {
+		if known, err = f.sets.owners(stored); err != nil {
 			known = owners{}
 		}
 	}
 	obj.SetManagedFields(nil)
 	if live != nil && len(known) == 0 {
 		return nil // never tracked: tracking starts with the first apply
+	}
+	if live == nil && len(known) == 0 {
+		if raw, ok := f.created(w, obj); ok {
+			if raw != nil {
+				e := w.entry()
+				e.FieldsType, e.FieldsV1 = fieldsType, &metav1.FieldsV1{}
+				e.FieldsV1.SetRawBytes(raw)
+				obj.SetManagedFields([]metav1.ManagedFieldsEntry{e})
+			}
+			return nil
+		}
 	}
 	if err := f.book(w, live, obj, known); err != nil {
 		return err
@@ -449,21 +474,15 @@ func (f *Fields) book(w Write, live, obj resources.Object, known owners) error {
 			known.set(k, m.set.Difference(taken))
 		}
 	}
-	self := metav1.ManagedFieldsEntry{
-		Manager: w.Manager, Operation: metav1.ManagedFieldsOperationUpdate, APIVersion: version, Subresource: w.Subresource,
-	}
-	if self.Manager == "" {
-		self.Manager = "unknown"
-	}
 	own := changed.Modified.Union(changed.Added).Difference(stripped)
 	if own.Empty() {
 		return nil
 	}
+	self := w.entry()
 	id := identity(&self)
 	if before := known[id]; before != nil {
 		own = own.Union(before.set)
 	}
-	self.Time = &metav1.Time{Time: w.Now.UTC()}
 	known[id] = &owner{entry: self, set: own}
 	known.cap()
 	return nil
