@@ -57,6 +57,7 @@ type server struct {
 	pingAfter    time.Duration // 0: never
 	pingTimeout  time.Duration
 	writeTimeout time.Duration
+	workers      workers
 
 	mu     sync.Mutex // guards what follows
 	conns  map[*conn]bool
@@ -94,6 +95,8 @@ func (s *server) serve(_ *http.Server, c *tls.Conn, h http.Handler) {
 	if b, ok := h.(interface{ BaseContext() context.Context }); ok {
 		base = b.BaseContext()
 	}
+	s.workers.connected()
+	defer s.workers.disconnected()
 	cn := newConn(s, c, h, base)
 	s.mu.Lock()
 	ending := s.ending

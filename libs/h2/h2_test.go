@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -681,5 +682,64 @@ func BenchmarkGet(b *testing.B) {
 		}
 		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
+	}
+}
+
+// workers counts the goroutines that run handlers or wait for one.
+func workers() int {
+	b := make([]byte, 1<<20)
+	return bytes.Count(b[:runtime.Stack(b, true)], []byte("h2.(*workers).work("))
+}
+
+// Requests in turn share a goroutine; of many at once few stay to wait, and none after the last connection.
+func TestWorkers(t *testing.T) {
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	ts, c := start(t, func(_ http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/many":
+			all.Done()
+			all.Wait()
+		case "/end":
+			runtime.Goexit()
+		default:
+			b := make([]byte, 64)
+			b = b[:runtime.Stack(b, false)]
+			mu.Lock()
+			seen[string(b[:bytes.IndexByte(b, '[')])] = true
+			mu.Unlock()
+		}
+	}, nil)
+	const many = 90
+	all.Add(many)
+	var clients sync.WaitGroup
+	for range many {
+		clients.Go(func() { get(t, c, ts.URL+"/many") })
+	}
+	clients.Wait()
+	deadline := time.Now().Add(10 * time.Second)
+	for n := workers(); n > 32; n = workers() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d workers stay after %d requests", n, many)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	for range 20 {
+		get(t, c, ts.URL)
+	}
+	if len(seen) > 10 { // an answer is there a moment before its worker waits
+		t.Errorf("20 requests in turn ran on %d goroutines", len(seen))
+	}
+	if _, err := c.Get(ts.URL + "/end"); err == nil {
+		t.Error("a handler that ended its goroutine has answered")
+	}
+	get(t, c, ts.URL)
+	c.CloseIdleConnections()
+	for n := workers(); n > 0; n = workers() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d workers are left after the last connection", n)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }

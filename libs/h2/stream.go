@@ -81,7 +81,7 @@ func (c *conn) takeHeaders(f *http2.MetaHeadersFrame) error {
 	c.quiet = time.Time{}
 	c.running++
 	c.ended.Add(1)
-	go st.serve(f.Truncated)
+	c.s.workers.start(job{st, f.Truncated})
 	return nil
 }
 
