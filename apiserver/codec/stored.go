@@ -75,7 +75,7 @@ func protoBytes(obj any) ([]byte, error) {
 	return raw[len(raw)-n:], nil
 }
 
-// Stored returns the value for etcd, as upstream writes it: the protobuf
+// Stored returns the value for etcd, which upstream reads as its own: the protobuf
 // envelope, or JSON text for custom resources; resourceVersion is empty.
 func Stored(row *resources.Row, obj resources.Object) ([]byte, error) {
 	raw, err := Message(row, obj)
@@ -91,10 +91,14 @@ func Wrap(row *resources.Row, raw []byte) []byte {
 		return raw
 	}
 	gvk := row.GVK()
-	out := make([]byte, 0, envelopeSize(gvk, len(raw)))
-	out = appendEnvelopeHead(out, gvk, len(raw))
-	out = append(out, raw...)
-	return append(out, envelopeTail...)
+	out := make([]byte, 0, envelopeSize(gvk, len(raw))-len(envelopeTail))
+	return append(appendEnvelopeHead(out, gvk, len(raw)), raw...)
+}
+
+// Foreign reports whether another server wrote a value: upstream's end with two empty fields, which [Wrap] leaves out.
+// Upstream completes objects when it reads them, so what it has stored may lack defaults.
+func Foreign(value []byte) bool {
+	return bytes.HasPrefix(value, magic) && bytes.HasSuffix(value, envelopeTail)
 }
 
 // Unwrap returns the message inside an etcd value (sharing its memory) and the

@@ -199,6 +199,7 @@ type Row struct {
 	New                                    func() Object
 	NewList                                func() runtime.Object
 	Default                                func(Object)
+	HasDefaults                            bool // Default does something
 	Main                                   ErasedPart
 	Parts                                  map[string]ErasedPart // "status" among them
 	Subs                                   []Sub
@@ -388,7 +389,7 @@ func (r Resource[T]) Row() *Row {
 		row.Verbs = AllVerbs
 	}
 	if r.Default != nil {
-		row.Default = func(o Object) { r.Default(as(o)) }
+		row.Default, row.HasDefaults = func(o Object) { r.Default(as(o)) }, true
 	}
 	if r.Status != nil {
 		row.Parts["status"] = erasePart(*r.Status)

@@ -243,7 +243,8 @@ func (c *Cache) typed(row *resources.Row, kv store.KV) (*Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	if row.Custom == nil && (gvk != row.GVK() || (len(raw) > 0 && raw[0] == '{')) {
+	foreign := row.HasDefaults && codec.Foreign(kv.Value)
+	if row.Custom == nil && (foreign || gvk != row.GVK() || (len(raw) > 0 && raw[0] == '{')) {
 		if raw, err = c.convert(row, raw, kv); err != nil {
 			return nil, err
 		}
@@ -256,7 +257,7 @@ func (c *Cache) typed(row *resources.Row, kv store.KV) (*Item, error) {
 	return it, nil
 }
 
-// convert reads a value that another server has stored as another version or as JSON.
+// convert reads a value that another server has stored as another version, as JSON, or without defaults.
 func (c *Cache) convert(row *resources.Row, raw []byte, kv store.KV) ([]byte, error) {
 	_, gvk, err := codec.Unwrap(kv.Value)
 	if err != nil {
@@ -275,6 +276,7 @@ func (c *Cache) convert(row *resources.Row, raw []byte, kv store.KV) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
+	from.Default(obj)
 	if from != row && from.ToStored != nil {
 		if obj, err = from.ToStored(obj); err != nil {
 			return nil, err

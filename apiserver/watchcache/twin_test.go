@@ -465,4 +465,51 @@ func TestRowArrives(t *testing.T) {
 	}
 }
 
+// What upstream has stored is completed when it is read, and what this server stores is not looked at again.
+func TestForeignValuesAreCompleted(t *testing.T) {
+	asked := 0
+	claims := resources.Resource[corev1.PersistentVolumeClaim]{
+		Version: "v1", Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", List: func() runtime.Object { return &corev1.PersistentVolumeClaimList{} },
+		Default: func(c *corev1.PersistentVolumeClaim) { asked++; c.Status.Phase = corev1.ClaimPending },
+	}.Row()
+	reg, err := resources.NewRegistry([]*resources.Row{claims})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := memory.New()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for name, tail := range map[string]string{"own": "", "upstreams": "\x1a\x00\x22\x00"} {
+		value, err := codec.Stored(claims, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Put(ctx, "persistentvolumeclaims/a/"+name, append(value, tail...), 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := New(st, reg, Options{})
+	ended := make(chan error, 1)
+	running, stop := context.WithCancel(ctx)
+	go func() { ended <- c.Run(running) }()
+	defer func() { stop(); <-ended }()
+	<-c.Ready()
+	for name, phase := range map[string]corev1.PersistentVolumeClaimPhase{"own": "", "upstreams": corev1.ClaimPending} {
+		it := c.Snapshot().Get("persistentvolumeclaims/a/" + name)
+		if it == nil {
+			t.Fatalf("%s is not there", name)
+		}
+		obj, err := it.Object()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := obj.(*corev1.PersistentVolumeClaim).Status.Phase; got != phase {
+			t.Errorf("%s: phase %q, want %q", name, got, phase)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("defaults were asked for %d times, want once", asked)
+	}
+}
+
 var _ store.Store = (*memory.Store)(nil)
