@@ -41,6 +41,7 @@ import (
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/bootstrap"
+	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/crd"
 	"github.com/keelson/keelson/apiserver/encrypt"
 	"github.com/keelson/keelson/apiserver/etcd"
@@ -478,17 +479,18 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 			s.web.Check(c.name, c.f)
 		}
 	}
-	s.web.Handle("GET /debug/api_priority_and_fairness/{table}", http.HandlerFunc(s.dumpFairness))
+	s.web.Handle("/debug/api_priority_and_fairness/{table}", http.HandlerFunc(s.dumpFairness))
 	version := text("application/json", func() ([]byte, error) { return json.MarshalIndent(config.Build(), "", "  ") })
-	s.web.HandleOpen("/version", version)
-	s.web.HandleOpen("/version/{$}", version)
 	s.web.HandleOpen("/{$}", index("application/json", s.paths))
+	s.web.HandleOpen("/index.html", index("application/json", s.paths))
+	s.web.Handle("/flagz", s.flagz())
+	s.web.Handle("/statusz", s.statusz(time.Now()))
 	base := "https://" + s.advertised().String()
 	if s.advertised().Is6() {
 		base = "https://[" + s.advertised().String() + "]"
 	}
 	base += fmt.Sprintf(":%d", s.cfg.Port)
-	s.web.HandleOpen("/.well-known/openid-configuration", kept(text("application/json", func() ([]byte, error) {
+	issuer := kept(text("application/json", func() ([]byte, error) {
 		c, _, err := accounts.Discovery(base)
 		if err == nil && s.cfg.ServiceAccountJWKSURI != "" {
 			var doc map[string]any
@@ -498,11 +500,15 @@ func (s *server) endpoints(accounts *authn.ServiceAccounts) {
 			}
 		}
 		return c, err
-	})))
-	s.web.HandleOpen("/openid/v1/jwks", kept(text("application/jwk-set+json", func() ([]byte, error) {
+	}))
+	keys := kept(text("application/jwk-set+json", func() ([]byte, error) {
 		_, k, err := accounts.Discovery(base)
 		return k, err
-	})))
+	}))
+	for path, h := range map[string]http.Handler{"/version": version, "/.well-known/openid-configuration": issuer, "/openid/v1/jwks": keys} {
+		s.web.HandleOpen(path, h)
+		s.web.HandleOpen(path+"/{$}", h)
+	}
 }
 
 // kept lets clients keep the issuer's documents for an hour, as upstream: those who verify tokens ask for them.
@@ -521,6 +527,10 @@ func text(contentType string, f func() ([]byte, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
 			rest.WriteError(w, r, rest.NotAllowed())
+			return
+		}
+		if !codec.Names(r.Header.Get("Accept"), contentType) {
+			rest.WriteError(w, r, notAcceptable("406: Not Acceptable\n\nAvailable representations: "+contentType, &metav1.StatusDetails{}))
 			return
 		}
 		read.ServeHTTP(w, r)
@@ -565,7 +575,7 @@ func (s *server) paths() ([]byte, error) {
 			list = append(list, "/healthz/"+c.name, "/livez/"+c.name)
 		}
 	}
-	list = append(list, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
+	list = append(list, "/flagz", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/statusz", "/version")
 	slices.Sort(list)
 	return json.MarshalIndent(metav1.RootPaths{Paths: list}, "", "  ")
 }

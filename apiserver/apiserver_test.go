@@ -212,6 +212,14 @@ func TestServer(t *testing.T) {
 		{"no such path", admin, "GET", "/nothing", nil, 404, ""},
 		{"a timeout that is none", nobody, "GET", "/version?timeout=soon", nil, 400, `invalid timeout specified in the request URL - time: invalid duration "soon"`},
 		{"a timeout longer than the server's", nobody, "GET", "/version?timeout=1h", nil, 200, ""},
+		{"health is told whatever the method", admin, "POST", "/readyz", nil, 200, ""},
+		{"metrics too", admin, "POST", "/metrics", nil, 200, ""},
+		{"no redirection to a path of other rules", admin, "GET", "//api", nil, 404, ""},
+		{"none below health either", admin, "GET", "/healthz//etcd", nil, 404, ""},
+		{"the version has one form", admin, "GET", "/version", []string{"Accept", "text/html"}, 406, "406: Not Acceptable\n\nAvailable representations: application/json"},
+		{"the status page as an object", admin, "GET", "/statusz", []string{"Accept", "text/html, application/json;as=Statusz;v=v1beta1;g=config.k8s.io"}, 200, ""},
+		{"the flags have no plain JSON", admin, "GET", "/flagz", []string{"Accept", "application/json"}, 406, "only the following media types are accepted: application/json, application/yaml, text/plain"},
+		{"bob may not read the flags", bob, "GET", "/flagz", nil, 403, `forbidden: User "bob" cannot get path "/flagz"`},
 		{"the version can only be read", admin, "POST", "/version", nil, 405, "the server does not allow this method on the requested resource"},
 	} {
 		code, got := call(t, row.client, row.method, url+row.path, "", row.headers...)
@@ -293,6 +301,11 @@ func TestServer(t *testing.T) {
 	} {
 		if !strings.Contains(shown, "\n"+series+" ") {
 			t.Errorf("/metrics does not show %s", series)
+		}
+	}
+	for path, want := range map[string]string{"/statusz": "Binary version", "/flagz": "\nsecure-port"} {
+		if got := read(t, admin, url+path); !strings.HasPrefix(got, "\napiserver "+path[1:]+"\nWarning: ") || !strings.Contains(got, want) {
+			t.Errorf("%s: %s", path, got)
 		}
 	}
 	keys, err := admin.Get(url + "/openid/v1/jwks")

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -197,7 +198,17 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		c.handler.ServeHTTP(w, r)
 		return
 	}
+	if !clean(info.Path) {
+		http.NotFound(w, r) // a redirection to another path would be answered by other rules than this one's
+		return
+	}
 	c.other.ServeHTTP(w, r)
+}
+
+// clean: a path has no empty elements and no dots.
+func clean(p string) bool {
+	to := path.Clean(p)
+	return to == p || to != "/" && to+"/" == p
 }
 
 var errStopping = errors.New("the server is stopping")

@@ -236,6 +236,17 @@ func text(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
+// Flags are the flags of cfg, a struct, in the form that the command line has.
+func Flags(cfg any) map[string]string {
+	out := map[string]string{}
+	walk(reflect.ValueOf(cfg), "", func(o one) {
+		if name := o.tag.Get("flag"); name != "" {
+			out[name] = text(o.value)
+		}
+	})
+	return out
+}
+
 // Values is cfg as nested maps under the names that the file uses: what /configz shows.
 func Values(cfg any) any { return values(reflect.ValueOf(cfg)) }
 

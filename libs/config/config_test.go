@@ -174,3 +174,15 @@ func TestExitCodes(t *testing.T) {
 		})
 	}
 }
+
+func TestFlagsAreShown(t *testing.T) {
+	got := Flags(defaults())
+	for name, want := range map[string]string{"port": "1", "period": "1s", "v": "info"} {
+		if got[name] != want {
+			t.Errorf("--%s: %q, want %q", name, got[name], want)
+		}
+	}
+	if _, ok := got["profiles"]; ok {
+		t.Error("what has no flag is shown as one")
+	}
+}

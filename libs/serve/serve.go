@@ -250,11 +250,11 @@ func (s *Server) guard(h http.Handler) http.Handler {
 func (s *Server) builtin() {
 	for _, path := range []string{"livez", "readyz", "healthz"} {
 		h := s.health(path)
-		s.HandleOpen("GET /"+path, h)
-		s.HandleOpen("GET /"+path+"/{check...}", h)
+		s.HandleOpen("/"+path, h) // whatever the method, as upstream: some load balancers POST
+		s.HandleOpen("/"+path+"/{check...}", h)
 	}
-	s.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
-	s.Handle("GET /metrics/slis", promhttp.HandlerFor(s.checked.registry, promhttp.HandlerOpts{}))
+	s.Handle("/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	s.Handle("/metrics/slis", promhttp.HandlerFor(s.checked.registry, promhttp.HandlerOpts{}))
 	s.Handle("GET /configz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
