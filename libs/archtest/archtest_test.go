@@ -3,6 +3,7 @@ package archtest
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -118,5 +119,39 @@ func TestRulesFindFaults(t *testing.T) {
 	}
 	if len(got) != len(want) {
 		t.Errorf("want %d faults, got %d:\n%s", len(want), len(got), all)
+	}
+}
+
+var (
+	goLink  = regexp.MustCompile(`\]\(([^)]+\.go)\)`)
+	goBlock = regexp.MustCompile("(?s)```go\n(.*?)```")
+)
+
+// TestDocumentsShowTheCode: what docs/ shows of a file stands in it. The file is the one linked last before the block.
+func TestDocumentsShowTheCode(t *testing.T) {
+	docs, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(docs) == 0 {
+		t.Skipf("no documents: %v", err)
+	}
+	for _, doc := range docs {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range goBlock.FindAllSubmatchIndex(text, -1) {
+			links := goLink.FindAllSubmatch(text[:at[0]], -1)
+			if len(links) == 0 {
+				t.Errorf("%s shows code and does not say of which file", doc)
+				continue
+			}
+			file := string(links[len(links)-1][1])
+			code, err := os.ReadFile(filepath.Join(filepath.Dir(doc), file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if shown := string(text[at[2]:at[3]]); !strings.Contains(string(code), shown) {
+				t.Errorf("%s shows what does not stand in %s:\n%s", doc, file, shown)
+			}
+		}
 	}
 }
