@@ -70,10 +70,10 @@ var customResourceDefinitions = Resource[crd]{
 			} else {
 				obj.Status = *old.Status.DeepCopy()
 			}
-			for _, v := range obj.Spec.Versions {
-				if v.Storage && !slices.Contains(obj.Status.StoredVersions, v.Name) {
-					obj.Status.StoredVersions = append(obj.Status.StoredVersions, v.Name)
-				}
+			// A second storage version is a fault that validation tells of; the first counts.
+			i := slices.IndexFunc(obj.Spec.Versions, func(v crdv1.CustomResourceDefinitionVersion) bool { return v.Storage })
+			if i >= 0 && !slices.Contains(obj.Status.StoredVersions, obj.Spec.Versions[i].Name) {
+				obj.Status.StoredVersions = append(obj.Status.StoredVersions, obj.Spec.Versions[i].Name)
 			}
 		},
 		Validate: func(rq *Request, obj, old *crd) field.ErrorList {

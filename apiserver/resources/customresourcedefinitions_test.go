@@ -62,3 +62,22 @@ func TestFaultsOfDefinitions(t *testing.T) {
 		}
 	}
 }
+
+// Of two storage versions the first counts: that there are two is said once.
+func TestTwoStorageVersions(t *testing.T) {
+	row := customResourceDefinitions.Row()
+	obj := &crd{}
+	const version = `served: true, storage: true, schema: {openAPIV3Schema: {type: object}}`
+	if err := yaml.Unmarshal([]byte(`{metadata: {name: gadgets.ex.com}, spec: {group: ex.com, scope: Cluster, names: {plural: gadgets, kind: Gadget}, versions: [
+		{name: v1, `+version+`}, {name: v2, `+version+`}]}}`), obj); err != nil {
+		t.Fatal(err)
+	}
+	row.Default(obj)
+	row.Main.Prepare(request(), obj, nil)
+	if got := strings.Join(obj.Status.StoredVersions, " "); got != "v1" {
+		t.Errorf("stored versions %q", got)
+	}
+	if errs := row.Main.Validate(request(), obj, nil); !strings.Contains(errs.ToAggregate().Error(), `status.storedVersions: Invalid value: ["v1"]: must have the storage version v2`) {
+		t.Error(errs)
+	}
+}
