@@ -56,14 +56,10 @@ func (f *Fields) Apply(w Write, live resources.Object, config *unstructured.Unst
 	live = bare(w.Row, live)
 	if len(known) == 0 && live.GetUID() != "" {
 		before := w
-		before.Manager, before.Subresource, before.Reset = beforeFirstApply, w.Subresource, nil
+		before.Manager = beforeFirstApply
 		if err := f.book(before, nil, live, known); err != nil {
 			return nil, false, fmt.Errorf("failed to create manager for existing fields: %w", err)
 		}
-	}
-	was, err := f.typedValue(w.Row, live)
-	if err != nil {
-		return nil, false, err
 	}
 	kind, err := f.types.of(w.Row)
 	if err != nil {
@@ -72,6 +68,10 @@ func (f *Fields) Apply(w Write, live resources.Object, config *unstructured.Unst
 	want, err := kind.FromUnstructured(config.Object)
 	if err != nil {
 		return nil, false, fmt.Errorf("failed to create typed patch object (%s/%s; %s): %w", config.GetNamespace(), config.GetName(), w.Row.GVK(), err)
+	}
+	was, err := f.typedValue(w.Row, live)
+	if err != nil {
+		return nil, false, fmt.Errorf("failed to create typed live object (%s/%s; %s): %w", live.GetNamespace(), live.GetName(), w.Row.GVK(), err)
 	}
 	self := metav1.ManagedFieldsEntry{
 		Manager: w.Manager, Operation: metav1.ManagedFieldsOperationApply,
@@ -129,7 +129,8 @@ func (f *Fields) Apply(w Write, live resources.Object, config *unstructured.Unst
 	changed = !value.EqualsUsing(value.NewFreelistAllocator(), was.AsValue(), merged.AsValue())
 	if changed {
 		if obj, err = object(w.Row, merged); err != nil {
-			return nil, false, err
+			return nil, false, fmt.Errorf("failed to convert new object (%s/%s; %s) to proper version: unable to convert unstructured object to %s: %w",
+				config.GetNamespace(), config.GetName(), w.Row.GVK(), w.Row.GVK(), err)
 		}
 		if next[id] != nil {
 			next[id].entry.Time = &metav1.Time{Time: w.Now.UTC()}
@@ -247,7 +248,7 @@ func object(row *resources.Row, v *typed.TypedValue) (resources.Object, error) {
 	}
 	obj := row.New()
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, obj); err != nil {
-		return nil, &BadError{err}
+		return nil, err
 	}
 	return obj, nil
 }

@@ -94,11 +94,15 @@ func JSON(doc, patch []byte) ([]byte, error) {
 func contained(apply func() error) (err error) {
 	defer func() {
 		if e := recover(); e != nil {
-			err = fmt.Errorf("the patch cannot be applied: %v", e)
+			err = &panicError{e}
 		}
 	}()
 	return apply()
 }
+
+type panicError struct{ of any }
+
+func (e *panicError) Error() string { return fmt.Sprintf("the patch cannot be applied: %v", e.of) }
 
 // Merge applies an RFC 7386 patch to a JSON document. strict lists duplicate fields of the patch.
 func Merge(doc, patch []byte) (out []byte, strict []error, err error) {
@@ -140,8 +144,10 @@ func Strategic(current, into resources.Object, patch []byte) (shown string, stri
 		errors.Is(err, mergepatch.ErrBadPatchFormatForRetainKeys), errors.Is(err, mergepatch.ErrBadPatchFormatForSetElementOrderList),
 		errors.Is(err, mergepatch.ErrUnsupportedStrategicMergePatchFormat):
 		return "", nil, &BadError{err}
-	default:
+	case errors.Is(err, mergepatch.ErrNoListOfLists), errors.Is(err, mergepatch.ErrPatchContentNotMatchRetainKeys), errors.As(err, new(*panicError)):
 		return "", nil, &UnprocessableError{err}
+	default:
+		return "", nil, err // a directive that there is none of, a merge key that is missing: 500, as upstream
 	}
 	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(merged, into, true)
 	if s, ok := runtime.AsStrictDecodingError(err); ok {

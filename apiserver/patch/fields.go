@@ -285,7 +285,18 @@ func sameOut(a, b resources.Object) {
 	if _, custom := a.(*unstructured.Unstructured); custom {
 		return
 	}
-	clearSame(reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem(), 2)
+	x, y := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	var keep []func()
+	for _, at := range same.Shown(x.Type()) { // set to null, or from null: a change
+		if f, g := x.FieldByIndex(at), y.FieldByIndex(at); f.IsNil() != g.IsNil() {
+			was, now := reflect.ValueOf(f.Interface()), reflect.ValueOf(g.Interface())
+			keep = append(keep, func() { f.Set(was); g.Set(now) })
+		}
+	}
+	clearSame(x, y, 2)
+	for _, back := range keep {
+		back()
+	}
 }
 
 func clearSame(a, b reflect.Value, depth int) {

@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
@@ -156,6 +157,54 @@ func TestUpdateBooksWhatChanged(t *testing.T) {
 	}
 	if len(next.ManagedFields) != maxUpdaters || !strings.Contains(owned(next), ancientChanges) {
 		t.Errorf("%d entries:\n%s", len(next.ManagedFields), owned(next))
+	}
+}
+
+// What an object without entries held before the first apply is somebody's, but for what such writes cannot set.
+func TestBeforeTheFirstApply(t *testing.T) {
+	f, row := fields(t)
+	replicas := int32(1)
+	live := &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: &replicas}, Status: appsv1.DeploymentStatus{Replicas: 7}}
+	live.Name, live.UID = "d", "u"
+	obj, _, err := f.Apply(Write{Row: row, Reset: []string{"status"}, Manager: "one", Now: time.Unix(1700000000, 0)}, live,
+		config(t, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {paused: true}\n"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := owned(obj.(*appsv1.Deployment)); !strings.Contains(got, `before-first-apply Update  {"f:spec":{"f:replicas":{}`) || strings.Contains(got, "status") {
+		t.Errorf("owned:\n%s", got)
+	}
+}
+
+// Null and empty are two values of a list that JSON shows: who sets one for the other has changed it.
+func TestNullAndEmptyDiffer(t *testing.T) {
+	f, _ := fields(t)
+	row := f.rows(rbacv1.SchemeGroupVersion.WithKind("Role"))
+	live := &rbacv1.Role{}
+	live.Name, live.UID = "r", "u"
+	role := "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: r}\n"
+	w := Write{Row: row, Manager: "one", Now: time.Unix(1700000000, 0)}
+	obj, _, err := f.Apply(w, nil, config(t, role+"rules: []\n"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live.ManagedFields = obj.GetManagedFields()
+	w.Manager = "two"
+	if _, _, err = f.Apply(w, live, config(t, role+"rules: []\n"), false); !errors.As(err, new(*ConflictError)) {
+		t.Errorf("null is made empty without a conflict: %v", err)
+	}
+	next := live.DeepCopy()
+	next.Rules = []rbacv1.PolicyRule{}
+	if err := f.Update(w, live, next); err != nil || len(next.ManagedFields) != 1 || next.ManagedFields[0].Manager != "two" {
+		t.Errorf("%v: %v", err, next.ManagedFields)
+	}
+}
+
+// An unknown directive is neither a bad patch nor one that does not fit: upstream answers 500.
+func TestUnknownDirective(t *testing.T) {
+	_, _, err := Strategic(&corev1.Pod{}, &corev1.Pod{}, []byte(`{"$patch":"foo"}`))
+	if err == nil || errors.As(err, new(*UnprocessableError)) || errors.As(err, new(*BadError)) || !strings.Contains(err.Error(), "unknown patch type: foo") {
+		t.Errorf("%T %v", err, err)
 	}
 }
 

@@ -8,6 +8,7 @@ package same
 import (
 	"bytes"
 	"reflect"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -74,4 +75,46 @@ func alike(a, b any) bool {
 	}
 	j, err := n.MarshalToSizedBuffer(y)
 	return err == nil && j == size && bytes.Equal(x, y)
+}
+
+var shown sync.Map // reflect.Type → [][]int
+
+// Shown are the lists and maps of a type, in structs within structs, that JSON shows when they are empty: there
+// null and empty look different, and only there.
+func Shown(t reflect.Type) [][]int {
+	if known, ok := shown.Load(t); ok {
+		return known.([][]int)
+	}
+	var out [][]int
+	for i := range t.NumField() {
+		f := t.Field(i)
+		switch f.Type.Kind() {
+		case reflect.Slice, reflect.Map:
+			if tag := f.Tag.Get("json"); f.IsExported() && tag != "-" && !strings.Contains(tag, "omit") {
+				out = append(out, []int{i})
+			}
+		case reflect.Struct:
+			if f.IsExported() {
+				for _, at := range Shown(f.Type) {
+					out = append(out, append([]int{i}, at...))
+				}
+			}
+		}
+	}
+	shown.Store(t, out)
+	return out
+}
+
+// AsRead makes an object that has been written what its encoding will be read as: what protobuf does not tell
+// apart, empty and null, is null. Objects without protobuf stay.
+func AsRead(obj any) {
+	if _, ok := obj.(message); !ok {
+		return
+	}
+	v := reflect.ValueOf(obj).Elem()
+	for _, at := range Shown(v.Type()) {
+		if f := v.FieldByIndex(at); f.Len() == 0 {
+			f.SetZero()
+		}
+	}
 }

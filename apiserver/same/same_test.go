@@ -6,6 +6,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -68,6 +70,22 @@ func TestValues(t *testing.T) {
 	if x := reflect.ValueOf(a).Elem(); Fields(x.FieldByName("Containers"), reflect.ValueOf(b).Elem().FieldByName("Containers")) {
 		t.Error("lists of one and two containers are the same")
 	}
+}
+
+// What has been written is what will be read: protobuf has no empty lists.
+func TestAsRead(t *testing.T) {
+	role := &rbacv1.Role{Rules: []rbacv1.PolicyRule{}}
+	role.Finalizers = []string{} // JSON does not show it: whether it is null is seen by nobody
+	AsRead(role)
+	if role.Rules != nil || role.Finalizers == nil {
+		t.Errorf("%#v", role)
+	}
+	node := &storagev1.CSINode{Spec: storagev1.CSINodeSpec{Drivers: []storagev1.CSINodeDriver{}}}
+	AsRead(node)
+	if node.Spec.Drivers != nil {
+		t.Error("an inner list is kept")
+	}
+	AsRead(&map[string]string{}) // no message
 }
 
 func BenchmarkValues(b *testing.B) {
