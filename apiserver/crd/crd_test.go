@@ -399,6 +399,28 @@ func TestDeletionOfADefinition(t *testing.T) {
 	if d := s.must(200, "GET", "/openapi/v2", "")["definitions"].(object)["com.example.shop.v1.Widget"]; d == nil || at(d.(object), "properties.spec.properties.color.type") != "string" {
 		t.Errorf("OpenAPI v2: %v", d)
 	}
+	for path, want := range map[string]any{
+		"post.requestBody.content.application/yaml.schema.$ref": "#/components/schemas/com.example.shop.v1.Widget",
+		"post.requestBody.content.*/*":                          nil,
+		"get.description":                                       "list objects of kind Widget",
+		"delete.requestBody":                                    nil,
+	} {
+		var v any = doc["paths"].(object)[v1]
+		if v == nil {
+			v = doc["paths"].(object)["/apis/shop.example.com/v1/namespaces/{namespace}/widgets"]
+		}
+		for _, name := range strings.Split(path, ".") {
+			m, _ := v.(object)
+			v = m[name]
+		}
+		if v != want {
+			t.Errorf("OpenAPI v3, %s: %v, want %v", path, v, want)
+		}
+	}
+	if d := at(doc["components"].(object)["schemas"].(object)["com.example.shop.v1.WidgetList"].(object), "properties.metadata.description"); !strings.HasPrefix(fmt.Sprint(d), "Standard list metadata.") {
+		t.Errorf("the metadata of lists: %v", d)
+	}
+	s.must(404, "GET", "/openapi/v3/apis/shop.example.com", "")
 	gone := s.must(200, "DELETE", crds+"/widgets.shop.example.com", "")
 	if condition(gone, "Terminating") != "True InstanceDeletionPending" {
 		t.Errorf("deleted: %v", gone["status"])

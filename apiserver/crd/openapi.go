@@ -45,36 +45,47 @@ func metaRef() spec.Schema {
 }
 
 // published is a version's schema as OpenAPI: with what every object has.
-func published(s *structural.Structural) *spec.Schema {
+func published(s *structural.Structural, v2 bool) *spec.Schema {
 	out := s.ToKubeOpenAPI()
 	out.SetProperty("metadata", metaRef())
 	out.SetProperty("apiVersion", text(typeDoc["apiVersion"]))
 	out.SetProperty("kind", text(typeDoc["kind"]))
-	embedded(out)
+	embedded(out, v2)
 	return out
 }
 
-// embedded gives objects inside the object what every object has.
-func embedded(s *spec.Schema) {
+// What is said of objects inside objects. Source: kube-apiserver 1.36.
+const (
+	conventions  = "More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#"
+	innerAPIDoc  = "apiVersion defines the versioned schema of this representation of an object. " + conventions + "resources"
+	innerKindDoc = "kind is a string value representing the type of this object. In CamelCase. " + conventions + "types-kinds"
+)
+
+// embedded gives objects inside the object what every object has. In v2 those that keep unknown fields
+// are untyped.
+func embedded(s *spec.Schema, v2 bool) {
 	if s == nil {
 		return
 	}
 	for name := range s.Properties {
 		p := s.Properties[name]
-		embedded(&p)
+		embedded(&p, v2)
 		s.Properties[name] = p
 	}
 	if s.Items != nil {
-		embedded(s.Items.Schema)
+		embedded(s.Items.Schema, v2)
 	}
 	if s.AdditionalProperties != nil {
-		embedded(s.AdditionalProperties.Schema)
+		embedded(s.AdditionalProperties.Schema, v2)
 	}
 	if is, _ := s.Extensions.GetBool("x-kubernetes-embedded-resource"); !is {
 		return
 	}
-	s.SetProperty("apiVersion", text(typeDoc["apiVersion"]))
-	s.SetProperty("kind", text(typeDoc["kind"]))
+	if keeps, _ := s.Extensions.GetBool("x-kubernetes-preserve-unknown-fields"); keeps && v2 {
+		return
+	}
+	s.SetProperty("apiVersion", text(innerAPIDoc))
+	s.SetProperty("kind", text(innerKindDoc))
 	s.SetProperty("metadata", metaRef())
 	for _, name := range []string{"kind", "apiVersion"} {
 		if !slices.Contains(s.Required, name) {
@@ -108,12 +119,24 @@ func (k *Kind) raw() (*structural.Structural, *crdv1.CustomResourceDefinitionVer
 	return nil, nil, false
 }
 
+// Selectable is discovery.Described's: the fields that lists can be selected by.
+func (k *Kind) Selectable() []any {
+	_, v, _ := k.raw()
+	return selectable(v)
+}
+
+func selectable(v *crdv1.CustomResourceDefinitionVersion) (list []any) {
+	if v == nil {
+		return nil
+	}
+	for _, f := range v.SelectableFields {
+		list = append(list, map[string]any{"fieldPath": strings.TrimPrefix(f.JSONPath, ".")})
+	}
+	return list
+}
+
 func marshal(s *spec.Schema, v *crdv1.CustomResourceDefinitionVersion) string {
-	if v != nil && len(v.SelectableFields) > 0 {
-		var list []any
-		for _, f := range v.SelectableFields {
-			list = append(list, map[string]any{"fieldPath": strings.TrimPrefix(f.JSONPath, ".")})
-		}
+	if list := selectable(v); len(list) > 0 {
 		s.AddExtension("x-kubernetes-selectable-fields", list)
 	}
 	out, err := json.Marshal(s)
@@ -133,7 +156,7 @@ func (k *Kind) OpenAPI() string {
 	if s == nil {
 		return marshal(anyObject(), v)
 	}
-	return marshal(util.WrapRefs(published(s.Unfold())), v) // beside a reference v3 allows nothing
+	return marshal(util.WrapRefs(published(s.Unfold(), false)), v) // beside a reference v3 allows nothing
 }
 
 // OpenAPIv2 is the same in what OpenAPI v2 and its readers understand.
@@ -144,7 +167,7 @@ func (k *Kind) OpenAPIv2() string {
 	}
 	s = s.Unfold().DeepCopy()
 	(&structural.Visitor{Structural: plainer}).Visit(s)
-	return marshal(published(s), v)
+	return marshal(published(s, true), v)
 }
 
 // plainer drops what OpenAPI v2 lacks, and what makes its readers refuse objects
@@ -152,6 +175,10 @@ func (k *Kind) OpenAPIv2() string {
 func plainer(s *structural.Structural) (changed bool) {
 	if v := s.ValueValidation; v != nil && (v.AllOf != nil || v.OneOf != nil || v.AnyOf != nil || v.Not != nil) {
 		v.AllOf, v.OneOf, v.AnyOf, v.Not = nil, nil, nil, nil
+		changed = true
+	}
+	if s.Default.Object != nil { // kubectl of old times would have sent it
+		s.Default.Object = nil
 		changed = true
 	}
 	if s.Nullable {
@@ -223,7 +250,7 @@ func (k *Kind) mergeType() (typed.ParseableType, error) {
 		return typed.ParseableType{}, err
 	}
 	name := k.Model()
-	made, err := schemaconv.ToSchemaFromOpenAPI(map[string]*spec.Schema{name: published(s.Unfold().StripValueValidations().StripNullable())}, preserve)
+	made, err := schemaconv.ToSchemaFromOpenAPI(map[string]*spec.Schema{name: published(s.Unfold().StripValueValidations().StripNullable(), false)}, preserve)
 	if err != nil {
 		return typed.ParseableType{}, fmt.Errorf("merge rules of %s: %w", name, err)
 	}

@@ -102,7 +102,7 @@ func (d *document) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	h.Set("Content-Type", d.contentType)
-	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+	if zipped(r.Header.Get("Accept-Encoding")) {
 		h.Set("Content-Encoding", "gzip")
 		h.Add("Vary", "Accept-Encoding")
 		h.Set("Content-Length", strconv.Itoa(len(d.zip)))
@@ -121,6 +121,19 @@ func (d *document) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// zipped reports whether a client takes gzip.
+func zipped(header string) bool {
+	for clause := range strings.SplitSeq(strings.ToLower(header), ",") {
+		coding, params, _ := strings.Cut(clause, ";")
+		if strings.TrimSpace(coding) != "gzip" {
+			continue
+		}
+		q, err := strconv.ParseFloat(strings.TrimPrefix(strings.TrimSpace(params), "q="), 64)
+		return err != nil || q > 0
+	}
+	return false
+}
+
 // ServeHTTP answers what it knows and 404 for the rest. As upstream, the lists of groups and
 // the OpenAPI documents are answered whatever the method; the others can only be read.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -129,7 +142,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/openapi/v2":
 		s.openapiV2(w, r)
-	case path == "openapi/v3" || strings.HasPrefix(path, "openapi/v3/"):
+	case path == "openapi/v3" || strings.HasPrefix(path, "openapi/v3/") && r.URL.Path == "/"+path:
 		s.openapiV3(w, r, strings.TrimPrefix(strings.TrimPrefix(path, "openapi/v3"), "/"))
 	case path == "api" || path == "apis":
 		if path == "api" && r.Method != http.MethodGet {

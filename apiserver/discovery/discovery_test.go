@@ -89,6 +89,8 @@ func TestMethodsAndForms(t *testing.T) {
 		{"POST", "/apis", "", 200, "application/json"},
 		{"OPTIONS", "/apis/apps", "", 200, "application/json"},
 		{"PUT", "/openapi/v3", "", 200, "application/json"},
+		{"GET", "/openapi/v3/api/v1", "", 200, "application/json"},
+		{"GET", "/openapi/v3/api/v1/", "", 404, "text/plain; charset=utf-8"},
 		{"HEAD", "/api", "", 405, "application/json"},
 		{"POST", "/api/v1", "", 405, "application/json"},
 		{"DELETE", "/apis/apps/v1", "", 405, "application/json"},
@@ -103,6 +105,16 @@ func TestMethodsAndForms(t *testing.T) {
 		s.ServeHTTP(w, r)
 		if got := w.Header().Get("Content-Type"); w.Code != c.code || got != c.form {
 			t.Errorf("%s %s (%s): %d %s, want %d %s", c.method, c.path, c.accept, w.Code, got, c.code, c.form)
+		}
+	}
+}
+
+func TestZipped(t *testing.T) {
+	for header, want := range map[string]bool{
+		"": false, "gzip": true, "GZIP": true, "br, gzip": true, "gzip;q=0": false, "gzip; q=0.5": true, "identity": false, "x-gzip": false,
+	} {
+		if got := zipped(header); got != want {
+			t.Errorf("%q: %v", header, got)
 		}
 	}
 }

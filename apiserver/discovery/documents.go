@@ -167,7 +167,10 @@ const security = `"BearerToken":{"description":"Bearer Token authentication","ty
 
 // items are the paths of a group version.
 func (n *names) items(gv schema.GroupVersion, rows []*resources.Row) []pathItem {
-	items := []pathItem{versionPage(gv, rows[0].Custom != nil)}
+	var items []pathItem
+	if rows[0].Custom == nil {
+		items = append(items, versionPage(gv))
+	}
 	for _, row := range rows {
 		items = append(items, n.operations(row)...)
 	}
@@ -203,7 +206,7 @@ func (s *Server) documentV2() ([]byte, error) {
 			rows = append(rows, g.rows[v]...)
 			items = append(items, n.items(schema.GroupVersion{Group: g.name, Version: v}, g.rows[v])...)
 		}
-		if g.name != "" {
+		if g.described() {
 			items = append(items, groupPage(g.name))
 		}
 	}

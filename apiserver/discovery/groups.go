@@ -24,6 +24,16 @@ type group struct {
 	first    string
 }
 
+// described: the group has a page of its own in OpenAPI. Groups of custom kinds have none.
+func (g *group) described() bool {
+	for _, rows := range g.rows {
+		if len(rows) > 0 && rows[0].Custom != nil {
+			return false
+		}
+	}
+	return g.name != ""
+}
+
 // groups are in order of their priority; those of the same, in order of their names.
 func (s *Server) groups() []*group {
 	var out []*group

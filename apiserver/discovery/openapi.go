@@ -81,6 +81,8 @@ type Described interface {
 	Model() string
 	// OpenAPIv2 is the schema in the terms of OpenAPI v2, references as in v3.
 	OpenAPIv2() string
+	// Selectable is what lists say with x-kubernetes-selectable-fields.
+	Selectable() []any
 	// OpenAPISum changes when the schema does.
 	OpenAPISum() string
 }
@@ -93,7 +95,7 @@ func (s *Server) page(path string) (make func(n *names) []pathItem, rows []*reso
 		return func(*names) []pathItem { return []pathItem{it} }, nil, s.sum(path, nil)
 	}
 	for _, g := range s.groups() {
-		if len(parts) == 2 && parts[0] == "apis" && parts[1] == g.name && g.name != "" {
+		if len(parts) == 2 && parts[0] == "apis" && parts[1] == g.name && g.described() {
 			return func(*names) []pathItem { return []pathItem{groupPage(g.name)} }, nil, s.sum(path, nil)
 		}
 		for _, v := range g.versions {
@@ -113,7 +115,7 @@ func (s *Server) pages() []string {
 		out = append(out, p)
 	}
 	for _, g := range s.groups() {
-		if g.name != "" {
+		if g.described() {
 			out = append(out, "apis/"+g.name)
 		}
 		for _, v := range g.versions {
@@ -325,7 +327,7 @@ func (s *Server) names() *names {
 					list := m + "List"
 					add(gv.WithKind(row.ListKind), list)
 					n.lists[row.GVK()] = list
-					n.custom[list] = func(bool) string { return customList(m, row) }
+					n.custom[list] = func(v2 bool) string { return customList(m, row, d.Selectable(), v2) }
 					continue
 				}
 				add(row.GVK(), model(row.New()))
@@ -340,18 +342,30 @@ func (s *Server) names() *names {
 	return n
 }
 
-func customList(item string, row *resources.Row) string {
+// customList is the schema of the lists of a custom kind. fields is of the items: v3 has descriptions beside a
+// reference only around it.
+func customList(item string, row *resources.Row, fields []any, v2 bool) string {
 	text := func(doc string) map[string]any { return map[string]any{"type": "string", "description": doc} }
 	doc := metav1.TypeMeta{}.SwaggerDoc()
-	raw, _ := json.Marshal(map[string]any{
+	ref := map[string]any{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"}
+	metadata := map[string]any{"allOf": []any{ref}}
+	if v2 {
+		metadata = ref
+	}
+	metadata["description"] = metav1.PartialObjectMetadataList{}.SwaggerDoc()["metadata"]
+	list := map[string]any{
 		"description": row.ListKind + " is a list of " + row.Kind, "type": "object", "required": []string{"items"},
 		"properties": map[string]any{
 			"apiVersion": text(doc["apiVersion"]), "kind": text(doc["kind"]),
 			"items": map[string]any{"type": "array", "items": map[string]any{"$ref": "#/components/schemas/" + item},
 				"description": "List of " + row.Plural + ". More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md"},
-			"metadata": map[string]any{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"},
+			"metadata": metadata,
 		},
-	})
+	}
+	if len(fields) > 0 {
+		list["x-kubernetes-selectable-fields"] = fields
+	}
+	raw, _ := json.Marshal(list)
 	return string(raw)
 }
 

@@ -74,6 +74,8 @@ type maker struct {
 	bodies []string
 	stream []string
 	patch  []string
+	takes  []string // media types of request bodies
+	one    []param  // of the reads of one object
 }
 
 // operations lists the paths of a row.
@@ -84,9 +86,11 @@ func (n *names) operations(row *resources.Row) []pathItem {
 	m := &maker{
 		n: n, row: row, tag: camel(row.Group) + "_" + row.Version, gv: title(camel(row.Group)) + title(row.Version),
 		bodies: bodyMedia, stream: slices.Concat(bodyMedia, streamMedia), patch: patchMedia,
+		takes: anyMedia, one: []param{prettyParam},
 	}
 	if row.Custom != nil {
-		m.bodies, m.stream, m.patch = customMedia, customStream, customPatch
+		m.bodies, m.stream, m.patch, m.takes = customMedia, customStream, customPatch, customMedia
+		m.one = with(m.one, queryOf(metav1.GetOptions{})...)
 	}
 	base := "/" + pathOf(gvk.GroupVersion())
 	root := base + "/" + row.Plural
@@ -121,7 +125,7 @@ func with(list []param, more ...param) []param { return slices.Concat(list, more
 func (m *maker) op(method, id, action, text string, params []param) operation {
 	return operation{
 		method: method, id: id, action: action, text: text, tag: m.tag, params: params,
-		consumes: anyMedia, produces: m.bodies, kind: m.row.GVK(), codes: []int{200},
+		consumes: m.takes, produces: m.bodies, kind: m.row.GVK(), codes: []int{200},
 	}
 }
 
@@ -133,7 +137,7 @@ func (m *maker) add(path string, ops []operation) {
 
 func (m *maker) list(id string, place []param) operation {
 	o := m.op("get", id, "list", "list or watch objects of kind "+m.row.Kind, with(place, listParams...))
-	if !m.row.Can("watch") {
+	if !m.row.Can("watch") || m.row.Custom != nil {
 		o.text = "list objects of kind " + m.row.Kind
 	}
 	o.produces, o.answer = m.stream, m.n.lists[m.row.GVK()]
@@ -159,6 +163,9 @@ func (m *maker) replace(id, text string, place []param, model string) operation 
 func (m *maker) merge(id, text string, place []param, model string) operation {
 	o := m.op("patch", id, "patch", text, with(place, patchParams...))
 	o.body, o.answer, o.codes, o.consumes = modelPatch, model, []int{200, 201}, m.patch
+	if m.row.Custom != nil { // an apply creates those too; upstream does not say so
+		o.codes = []int{200}
+	}
 	return o
 }
 
@@ -174,6 +181,9 @@ func (m *maker) collection(root string, place []param) {
 	if row.Can("deletecollection") {
 		o := m.op("delete", "delete"+m.gv+"Collection"+m.scope+row.Kind, "deletecollection", "delete collection of "+row.Kind, with(place, collectionParams...))
 		o.body, o.bodyOptional, o.answer = modelDelete, true, modelStatus
+		if row.Custom != nil {
+			o.params, o.body = with(place, listParams...), ""
+		}
 		ops = append(ops, o)
 	}
 	m.add(root, ops)
@@ -185,7 +195,7 @@ func (m *maker) object(path string, place []param) {
 	id := m.gv + m.scope + row.Kind
 	place = with(place, nameParam(row.Kind))
 	if row.Can("get") {
-		o := m.op("get", "read"+id, "get", "read the specified "+row.Kind, with(place, prettyParam))
+		o := m.op("get", "read"+id, "get", "read the specified "+row.Kind, with(place, m.one...))
 		o.answer = model
 		ops = append(ops, o)
 	}
@@ -243,7 +253,11 @@ func (m *maker) sub(path string, place []param, s sub) {
 		}
 		return
 	}
-	place = with(place, nameParam(s.kind.Kind))
+	kind := s.kind
+	if row.Custom != nil { // what upstream says of the scale of a custom kind
+		kind = row.GVK()
+	}
+	place = with(place, nameParam(kind.Kind))
 	id = m.gv + id
 	model := m.n.models[s.kind]
 	var ops []operation
@@ -251,7 +265,7 @@ func (m *maker) sub(path string, place []param, s sub) {
 		var o operation
 		switch verb {
 		case "get":
-			o = m.op("get", "read"+id, "get", "read "+s.name+" of the specified "+row.Kind, with(place, prettyParam))
+			o = m.op("get", "read"+id, "get", "read "+s.name+" of the specified "+row.Kind, with(place, m.one...))
 			o.answer = model
 			if s.name == "log" {
 				o.answer, o.produces = "", with2("text/plain", m.bodies)
@@ -266,7 +280,7 @@ func (m *maker) sub(path string, place []param, s sub) {
 		default:
 			continue
 		}
-		o.kind = s.kind
+		o.kind = kind
 		ops = append(ops, o)
 	}
 	m.add(path, ops)
@@ -324,13 +338,9 @@ func page(path, id, text, tag, answer string, media []string) pathItem {
 }
 
 // versionPage describes "/apis/apps/v1/".
-func versionPage(gv schema.GroupVersion, custom bool) pathItem {
-	media := bodyMedia
-	if custom {
-		media = customMedia
-	}
+func versionPage(gv schema.GroupVersion) pathItem {
 	return page("/"+pathOf(gv)+"/", "get"+title(camel(gv.Group))+title(gv.Version)+"APIResources", "get available resources",
-		camel(gv.Group)+"_"+gv.Version, modelResourceList, media)
+		camel(gv.Group)+"_"+gv.Version, modelResourceList, bodyMedia)
 }
 
 // groupPage describes "/apis/apps/".
