@@ -247,19 +247,23 @@ func gcFinalizers(row *resources.Row, obj resources.Object, opts *metav1.DeleteO
 	return finalizers, orphan != has(metav1.FinalizerOrphanDependents) || foreground != has(metav1.FinalizerDeleteDependents)
 }
 
-// DeleteAll deletes what a selection holds now. It goes on after an object that is
-// gone already and stops at the first other error. It returns what it found.
+// DeleteAll deletes what a selection holds now, as deleteEach. It returns what it found.
 func (o *Objects) DeleteAll(ctx context.Context, rq *resources.Request, row *resources.Row, sel watchcache.Selection, opts *metav1.DeleteOptions) ([]*watchcache.Item, error) {
 	if _, err := o.cache.Fresh(ctx); err != nil {
 		return nil, err
 	}
-	var found, out []*watchcache.Item
+	var found []*watchcache.Item
 	if err := o.cache.Snapshot().Scan(sel, "", func(it *watchcache.Item) bool {
 		found = append(found, it)
 		return true
 	}); err != nil {
 		return nil, err
 	}
+	return o.deleteEach(ctx, rq, row, found, opts)
+}
+
+// deleteEach goes on after an object that is gone already, or another one now, and stops at the first other error.
+func (o *Objects) deleteEach(ctx context.Context, rq *resources.Request, row *resources.Row, found []*watchcache.Item, opts *metav1.DeleteOptions) (out []*watchcache.Item, err error) {
 	for _, it := range found {
 		if err := ctx.Err(); err != nil {
 			return out, apierrors.NewServerTimeout(row.GR(), "deletecollection", 1)
@@ -273,7 +277,7 @@ func (o *Objects) DeleteAll(ctx context.Context, rq *resources.Request, row *res
 		switch {
 		case err == nil:
 			out = append(out, it)
-		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err) && opts.Preconditions == nil:
 		default:
 			return out, err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -206,6 +207,17 @@ func (o *Objects) Create(ctx context.Context, rq *resources.Request, row *resour
 	}
 }
 
+// invalid is the refusal of an object for what is wrong with it. A custom object is called what it says to be, and
+// if that is something else its metadata was not looked at.
+func invalid(row *resources.Row, obj resources.Object, name string, errs field.ErrorList) error {
+	kind := row.Storage().GVK().GroupKind()
+	if said := obj.GetObjectKind().GroupVersionKind().GroupKind(); row.Custom != nil && said != kind {
+		kind = said
+		errs = slices.DeleteFunc(errs, func(e *field.Error) bool { return strings.HasPrefix(e.Field, "metadata.") })
+	}
+	return apierrors.NewInvalid(kind, name, errs)
+}
+
 func generateName(base string) string {
 	if len(base) > maxGenerated-randomSuffix {
 		base = base[:maxGenerated-randomSuffix]
@@ -248,7 +260,7 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	errs = append(errs, plainFinalizers(row, obj)...)
 	errs = append(errs, row.Main.Validate(rq, obj, nil)...)
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(row.Storage().GVK().GroupKind(), obj.GetName(), errs)
+		return nil, invalid(row, obj, obj.GetName(), errs)
 	}
 	for _, w := range row.Main.Warnings(rq, obj, nil) {
 		rq.Warn(w)
@@ -360,6 +372,7 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 		created = rev
 	}
 	kept.SetResourceVersion(strconv.FormatInt(rev, 10))
+	same.AsRead(kept)
 	return o.cache.Wrote(storage, key, raw, rev, created, kept)
 }
 
@@ -558,7 +571,7 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		errs = append(errs, hooks.Validate(rq, obj, old)...)
 	}
 	if len(errs) > 0 {
-		return nil, apierrors.NewInvalid(row.Storage().GVK().GroupKind(), name, errs)
+		return nil, invalid(row, obj, name, errs)
 	}
 	for _, w := range hooks.Warnings(rq, obj, old) {
 		rq.Warn(w)
@@ -670,7 +683,9 @@ func specChanged(a, b resources.Object) bool {
 			return true
 		}
 		for k := range sets.KeySet(u.Object).Union(sets.KeySet(v.Object)) {
-			if k != "metadata" && k != "status" && !reflect.DeepEqual(u.Object[k], v.Object[k]) {
+			x, here := u.Object[k]
+			y, there := v.Object[k]
+			if k != "metadata" && k != "status" && (here != there || !reflect.DeepEqual(x, y)) {
 				return true
 			}
 		}

@@ -442,3 +442,79 @@ func TestEventsHaveNoDependents(t *testing.T) {
 		}
 	}
 }
+
+// Names that are no names would be other keys; bodies that are too large are read and refused.
+func TestPathsAndBodiesOutOfBounds(t *testing.T) {
+	h := newHarness(t)
+	h.must(201, "POST", maps, configMap("a"))
+	for _, method := range []string{"GET", "DELETE"} {
+		for _, name := range []string{"%2e%2e", "%2e", "a%25"} {
+			if r := h.must(400, method, maps+"/"+name, ""); !strings.Contains(string(r.body), "Name parameter invalid: ") {
+				t.Errorf("%s %s: %s", method, name, r.body)
+			}
+		}
+	}
+	h.must(413, "POST", maps, `{"metadata":{"name":"b"},"data":{"a":"`+strings.Repeat("x", 4<<20)+`"}}`)
+	h.must(404, "GET", "/apis//apps/v1", "")
+}
+
+// Conflicts are told before names; what an applied object in no namespace says of one does not count.
+func TestOrderOfApplyFaults(t *testing.T) {
+	const apply = "application/apply-patch+yaml"
+	h := newHarness(t)
+	h.must(201, "PATCH", maps+"/a?fieldManager=one", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"k":"1"}}`, "Content-Type", apply)
+	h.must(409, "PATCH", maps+"/a?fieldManager=two", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"},"data":{"k":"2"}}`, "Content-Type", apply)
+	h.must(400, "PATCH", maps+"/a?fieldManager=two", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}`, "Content-Type", apply)
+	h.must(400, "PATCH", maps+"/new?fieldManager=two", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}`, "Content-Type", apply)
+	for _, text := range []string{`null`, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"}}`} {
+		if r := h.must(400, "PATCH", maps+"/new?fieldManager=two", text, "Content-Type", apply); !strings.Contains(string(r.body), "invalid object type") {
+			t.Errorf("%s: %s", text, r.body)
+		}
+	}
+	if r := h.must(400, "PATCH", maps+"/a?fieldManager=two", "a: b: c", "Content-Type", apply); !strings.Contains(string(r.body), "error decoding YAML: error converting YAML to JSON: yaml: ") {
+		t.Errorf("%s", r.body)
+	}
+	h.must(201, "POST", "/api/v1/nodes", `{"metadata":{"name":"n"}}`)
+	h.must(200, "PATCH", "/api/v1/nodes/n?fieldManager=one", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n","namespace":"x"},"spec":{"unschedulable":true}}`, "Content-Type", apply)
+	h.must(200, "PATCH", "/api/v1/nodes/n", `{"metadata":{"namespace":"x"}}`, "Content-Type", "application/merge-patch+json")
+	h.must(500, "PATCH", maps+"/a?fieldManager=two", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","creationTimestamp":"x"}}`, "Content-Type", apply)
+}
+
+// An empty list that is written is null for the next writer, as it is in the store.
+func TestEmptyListsAreStoredAsNull(t *testing.T) {
+	const path, apply = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/r", "application/apply-patch+yaml"
+	const role = `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":"r"},"rules":[]}`
+	h := newHarness(t)
+	h.must(201, "PATCH", path+"?fieldManager=one", role, "Content-Type", apply)
+	h.must(409, "PATCH", path+"?fieldManager=two", role, "Content-Type", apply)
+	h.must(200, "PATCH", path+"?fieldManager=two", `{}`, "Content-Type", "application/strategic-merge-patch+json")
+	if r := h.must(200, "GET", path, ""); strings.Contains(string(r.body), `"two"`) {
+		t.Errorf("who changed nothing owns something: %s", r.body)
+	}
+}
+
+// A collection is deleted by pages when the client asks for pages, and a precondition that fails is a fault.
+func TestCollectionsAreDeletedByPages(t *testing.T) {
+	h := newHarness(t)
+	for _, name := range []string{"a", "b", "c"} {
+		h.must(201, "POST", maps, configMap(name))
+	}
+	h.must(409, "DELETE", maps, `{"preconditions":{"uid":"x"}}`)
+	var page struct {
+		Metadata metav1.ListMeta
+		Items    []metav1.PartialObjectMetadata
+	}
+	query := "?limit=2"
+	for i, want := range []int{2, 1} {
+		page.Metadata, page.Items = metav1.ListMeta{}, nil
+		if err := json.Unmarshal(h.must(200, "DELETE", maps+query, "").body, &page); err != nil {
+			t.Fatal(err)
+		}
+		if len(page.Items) != want || (page.Metadata.Continue == "") != (i == 1) {
+			t.Errorf("page %d: %d items, %+v", i, len(page.Items), page.Metadata)
+		}
+		query = "?limit=2&continue=" + page.Metadata.Continue
+	}
+	h.must(400, "GET", maps+"/a?export=true", "")
+	h.must(200, "DELETE", maps+"?dryRun=All", `{"ignoreStoreReadErrorWithClusterBreakingPotential":true,"dryRun":["All"]}`)
+}

@@ -13,15 +13,18 @@ package rest
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/gorilla/mux"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -149,7 +152,7 @@ type Call struct {
 // resource finds the row and the verb.
 func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	in := infoOf(r)
-	if strings.HasPrefix(r.URL.Path, "//") { // read as if it were one, so that nothing is allowed by it; but no path of ours
+	if strings.HasPrefix(r.URL.Path, "//") || strings.HasPrefix(r.URL.Path, "/apis//") { // read as if it were one, so that nothing is allowed by it; but no path of ours
 		notFound(w, r)
 		return
 	}
@@ -203,6 +206,17 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.deprecation()
+	switch in.Verb {
+	case "get", "patch", "delete":
+		for _, fault := range path.IsValidPathSegmentName(c.Name) { // it would be another key
+			c.fail(apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", c.Name, fault)))
+			return
+		}
+	}
+	if export, _ := strconv.ParseBool(c.Query.Get("export")); export && in.Verb == "get" {
+		c.fail(apierrors.NewBadRequest("the export parameter, deprecated since v1.14, is no longer supported"))
+		return
+	}
 	switch in.Verb {
 	case "get":
 		c.serve(c.get)

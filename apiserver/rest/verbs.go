@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"strconv"
@@ -31,6 +32,8 @@ import (
 func (c *Call) Body() ([]byte, error) {
 	limit := c.Server.cfg.MaxBody
 	if c.R.ContentLength > limit {
+		// A client on HTTP/1 writes before it reads: it would see a broken connection and no answer.
+		_, _ = io.CopyN(io.Discard, c.R.Body, limit+1)
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", limit))
 	}
 	body, err := codec.ReadBody(c.R.Body, limit)
@@ -289,10 +292,7 @@ func (c *Call) placed(obj resources.Object) error {
 	default:
 		return misnamed(name, c.Name)
 	}
-	if ns := obj.GetNamespace(); ns != "" && c.Row.Namespaced && ns != c.Namespace {
-		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
-	}
-	return nil
+	return c.place(obj)
 }
 
 // tooLate refuses new objects of a definition that is on its way out.
@@ -474,7 +474,7 @@ func (c *Call) applied(text []byte) (*unstructured.Unstructured, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: error converting YAML to JSON: %v", err))
 	}
 	err = c.strict(in.Strict, func(e error) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", e))
@@ -487,37 +487,24 @@ func (c *Call) apply(current resources.Object, config *unstructured.Unstructured
 	if part != "" {
 		hooks = c.Row.Parts[part]
 	}
-	if name := config.GetName(); name != "" && name != c.Name {
-		return nil, misnamed(name, c.Name)
-	} else if name == "" && current == nil {
-		return nil, nameless(c.Name)
-	}
 	if uid := config.GetUID(); current == nil && uid != "" {
 		return nil, apierrors.NewConflict(c.Row.GR(), c.Name, fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", uid))
 	}
 	w := patch.Write{Row: c.Row, Subresource: part, Reset: hooks.Reset, Manager: c.manager(p), Now: c.Request.Now}
-	obj, _, err := c.Objects.fields.Apply(w, current, config, p.force != nil && *p.force)
+	obj, changed, err := c.Objects.fields.Apply(w, current, config, p.force != nil && *p.force)
 	if err != nil {
 		return nil, err
 	}
 	own(c.Row, obj)
-	if current != nil {
-		if err := c.placed(obj); err != nil {
-			return nil, err
-		}
-	}
-	if current == nil && c.Row.Namespaced && obj.GetNamespace() == "" {
-		obj.SetNamespace(c.Namespace)
-	}
-	if current == nil {
-		if err := c.place(obj); err != nil {
-			return nil, err
-		}
+	if err := c.placed(obj); err != nil { // after conflicts, as upstream
+		return nil, err
 	}
 	if _, err := admit(c.Row, obj); err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	c.Row.Default(obj)
+	if changed { // what was written through another version may lack this one's defaults, and keeps doing so
+		c.Row.Default(obj)
+	}
 	return obj, nil
 }
 
@@ -553,6 +540,7 @@ func (c *Call) deleteOptions() (*metav1.DeleteOptions, error) {
 		}
 		opts.DryRun = c.Query["dryRun"]
 	}
+	opts.IgnoreStoreReadErrorWithClusterBreakingPotential = nil // the gate AllowUnsafeMalformedObjectDeletion is closed in 1.36
 	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(opts)); err != nil {
 		return nil, err
 	}
@@ -604,10 +592,39 @@ func (c *Call) deleteCollection() {
 		c.fail(err)
 		return
 	}
-	items, err := c.Objects.DeleteAll(c.R.Context(), c.Request, c.Row, sel, opts)
+	s, after, err := c.stateFor(p) // what a list with the same parameters would show is what goes
+	if err == nil {
+		err = ahead(c.Row, s, sel)
+	}
+	var found []*watchcache.Item
+	more := false
+	if err == nil {
+		err = s.Scan(sel, after, func(it *watchcache.Item) bool {
+			more = p.Limit > 0 && int64(len(found)) == p.Limit
+			if !more {
+				found = append(found, it)
+			}
+			return !more
+		})
+	}
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	c.respondList(items, metav1.ListMeta{ResourceVersion: strconv.FormatInt(c.Objects.cache.Rev(), 10)})
+	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(s.Rev(), 10)}
+	if more {
+		last := found[len(found)-1].Key
+		meta.Continue = token{Rev: s.Rev(), Start: strings.TrimPrefix(last, sel.Prefix+"/") + "\x00"}.String()
+		if (sel.Labels == nil || sel.Labels.Empty()) && (sel.Fields == nil || sel.Fields.Empty()) {
+			left := int64(s.Count(sel.Prefix, sel.Namespace, last))
+			meta.RemainingItemCount = &left
+		}
+		c.Objects.cache.Keep(s)
+	}
+	items, err := c.Objects.deleteEach(c.R.Context(), c.Request, c.Row, found, opts)
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	c.respondList(items, meta)
 }
