@@ -125,7 +125,8 @@ func podUsage(p *corev1.Pod) corev1.ResourceList {
 }
 
 func isExtended(n corev1.ResourceName) bool {
-	return strings.Contains(string(n), "/") && !strings.Contains(string(n), "kubernetes.io/")
+	return strings.HasPrefix(string(n), resourcev1.ResourceDeviceClassPrefix) || // every device class is one, KEP-5004
+		strings.Contains(string(n), "/") && !strings.Contains(string(n), "kubernetes.io/")
 }
 
 func serviceUsage(s *corev1.Service) corev1.ResourceList {

@@ -35,8 +35,8 @@ func TestQOS(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
-	got := Usage(pods, podOf(list("cpu", "1", "example.com/gpu", "2"), list("cpu", "2")))
-	want := list("pods", "1", "count/pods", "1", "cpu", "1", "requests.cpu", "1", "limits.cpu", "2", "requests.example.com/gpu", "2")
+	got := Usage(pods, podOf(list("cpu", "1", "example.com/gpu", "2", "deviceclass.resource.kubernetes.io/gold", "3"), list("cpu", "2")))
+	want := list("pods", "1", "count/pods", "1", "cpu", "1", "requests.cpu", "1", "limits.cpu", "2", "requests.example.com/gpu", "2", "requests.deviceclass.resource.kubernetes.io/gold", "3")
 	if !Equal(got, want) {
 		t.Errorf("a pod uses %v, want %v", got, want)
 	}
