@@ -430,6 +430,9 @@ func TestDeletionOfADefinition(t *testing.T) {
 	}
 	s.until("a is gone", func() bool { code, _, _ := s.ask("GET", v1+"/a", ""); return code == 404 })
 	s.must(403, "POST", v1, widget("c", `{"color":"red"}`))
+	if r := s.must(200, "GET", "/apis/shop.example.com/v1", "")["resources"].([]any)[0].(object); fmt.Sprint(r["verbs"]) != "[delete deletecollection get list watch]" {
+		t.Errorf("verbs of what is on its way out: %v", r["verbs"])
+	}
 	if c := s.must(200, "GET", crds+"/widgets.shop.example.com", ""); condition(c, "Terminating") != "True InstanceDeletionInProgress" {
 		t.Errorf("while b is held: %v", c["status"])
 	}

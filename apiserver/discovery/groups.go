@@ -3,6 +3,7 @@ package discovery
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"slices"
 	"sort"
 
 	apidiscovery "k8s.io/api/apidiscovery/v2"
@@ -140,7 +141,7 @@ func subs(row *resources.Row) []sub {
 func apiResources(row *resources.Row) []metav1.APIResource {
 	out := []metav1.APIResource{{
 		Name: row.Plural, SingularName: row.Singular, Namespaced: row.Namespaced, Kind: row.Kind,
-		Verbs: row.Verbs, ShortNames: row.Short, Categories: row.Categories, StorageVersionHash: storageHash(row),
+		Verbs: shownVerbs(row), ShortNames: row.Short, Categories: row.Categories, StorageVersionHash: storageHash(row),
 	}}
 	for _, s := range subs(row) {
 		r := metav1.APIResource{Name: row.Plural + "/" + s.name, Namespaced: row.Namespaced, Kind: s.kind.Kind, Verbs: s.verbs}
@@ -150,6 +151,15 @@ func apiResources(row *resources.Row) []metav1.APIResource {
 		out = append(out, r)
 	}
 	return out
+}
+
+// shownVerbs are what discovery tells. Custom kinds on their way out are only taken away, though what holds one can be
+// patched out of it.
+func shownVerbs(row *resources.Row) []string {
+	if row.Custom == nil || row.Can("create") {
+		return row.Verbs
+	}
+	return slices.DeleteFunc(slices.Clone(row.Verbs), func(v string) bool { return v == "patch" || v == "update" })
 }
 
 // storageHash changes when objects are stored as another kind; only equality means anything.
@@ -188,7 +198,7 @@ func resource(row *resources.Row) apidiscovery.APIResourceDiscovery {
 	}
 	r := apidiscovery.APIResourceDiscovery{
 		Resource: row.Plural, ResponseKind: kind(row.GVK()), SingularResource: row.Singular, Scope: apidiscovery.ScopeCluster,
-		Verbs: row.Verbs, ShortNames: row.Short, Categories: row.Categories,
+		Verbs: shownVerbs(row), ShortNames: row.Short, Categories: row.Categories,
 	}
 	if row.Namespaced {
 		r.Scope = apidiscovery.ScopeNamespace

@@ -230,6 +230,11 @@ var connections = map[string]struct {
 	"nodes/proxy":      {"NodeProxyOptions", queryOf(corev1.NodeProxyOptions{}), proxyMethods},
 }
 
+// Connects reports whether a subresource is a connection to something else.
+func Connects(sub string) bool {
+	return sub == "attach" || sub == "exec" || sub == "portforward" || sub == "proxy"
+}
+
 var proxyMethods = []string{"get", "post", "put", "patch", "delete", "head", "options"}
 
 func (m *maker) sub(path string, place []param, s sub) {
