@@ -161,8 +161,49 @@ func (c *Call) respondScale(obj resources.Object) error {
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
-	writeObject(c.W, c.R, http.StatusOK, s, scaleKind, codec.Format{Kind: c.format.Kind, Pretty: c.format.Pretty})
+	shown, gvk := runtime.Object(s), scaleKind
+	switch c.format.As {
+	case "Table":
+		if shown, err = c.scaleTable(s); err != nil {
+			return err
+		}
+		gvk = c.format.Target()
+	case "PartialObjectMetadata":
+		shown, gvk = &metav1.PartialObjectMetadata{ObjectMeta: s.ObjectMeta}, c.format.Target()
+	}
+	writeObject(c.W, c.R, http.StatusOK, shown, gvk, codec.Format{Kind: c.format.Kind, Pretty: c.format.Pretty})
 	return nil
+}
+
+// scaleTable is a Scale as kubectl prints it. Source: kube-apiserver 1.36, which describes the columns of built-in
+// and of custom kinds differently.
+func (c *Call) scaleTable(s *autoscalingv1.Scale) (*metav1.Table, error) {
+	name, age := nameColumn, ageColumn
+	desired := metav1.TableColumnDefinition{Name: "Desired", Type: "integer", Description: "replicas is the desired number of instances for the scaled object."}
+	available := metav1.TableColumnDefinition{Name: "Available", Type: "integer", Description: "replicas is the actual number of observed instances of the scaled object."}
+	if c.Row.Custom == nil {
+		name.Format = ""
+	} else {
+		desired.Description, available.Description, age.Type = "Number of desired replicas", "Number of actual replicas", "date"
+	}
+	row := metav1.TableRow{Cells: []any{s.Name, int64(s.Spec.Replicas), int64(s.Status.Replicas), resources.Age(s.CreationTimestamp, c.Request.Now)}}
+	t, err := c.newTable()
+	if err != nil {
+		return nil, err
+	}
+	switch t.include {
+	case metav1.IncludeObject:
+		s.SetGroupVersionKind(scaleKind)
+		row.Object.Object = s
+	case metav1.IncludeMetadata:
+		part := &metav1.PartialObjectMetadata{ObjectMeta: s.ObjectMeta}
+		part.SetGroupVersionKind(schema.GroupVersionKind{Group: metav1.GroupName, Version: c.format.Version, Kind: "PartialObjectMetadata"})
+		row.Object.Object = part
+	}
+	return &metav1.Table{
+		ListMeta:          metav1.ListMeta{ResourceVersion: s.ResourceVersion},
+		ColumnDefinitions: []metav1.TableColumnDefinition{name, desired, available, age}, Rows: []metav1.TableRow{row},
+	}, nil
 }
 
 func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {

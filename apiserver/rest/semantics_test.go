@@ -474,6 +474,9 @@ func TestOrderOfApplyFaults(t *testing.T) {
 	if r := h.must(400, "PATCH", maps+"/a?fieldManager=two", "a: b: c", "Content-Type", apply); !strings.Contains(string(r.body), "error decoding YAML: error converting YAML to JSON: yaml: ") {
 		t.Errorf("%s", r.body)
 	}
+	if r := h.must(400, "PATCH", maps+"/a?fieldManager=two", "[]", "Content-Type", apply); !strings.Contains(string(r.body), "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go value of type map[string]interface {}") {
+		t.Errorf("%s", r.body)
+	}
 	h.must(201, "POST", "/api/v1/nodes", `{"metadata":{"name":"n"}}`)
 	h.must(200, "PATCH", "/api/v1/nodes/n?fieldManager=one", `{"apiVersion":"v1","kind":"Node","metadata":{"name":"n","namespace":"x"},"spec":{"unschedulable":true}}`, "Content-Type", apply)
 	h.must(200, "PATCH", "/api/v1/nodes/n", `{"metadata":{"namespace":"x"}}`, "Content-Type", "application/merge-patch+json")
@@ -517,4 +520,24 @@ func TestCollectionsAreDeletedByPages(t *testing.T) {
 	}
 	h.must(400, "GET", maps+"/a?export=true", "")
 	h.must(200, "DELETE", maps+"?dryRun=All", `{"ignoreStoreReadErrorWithClusterBreakingPotential":true,"dryRun":["All"]}`)
+}
+
+// A Scale has the forms that every object has.
+func TestFormsOfScale(t *testing.T) {
+	const path = "/apis/apps/v1/namespaces/default/deployments"
+	h := newHarness(t)
+	h.must(201, "POST", path, `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"d"},"spec":{"replicas":2,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}}`)
+	as := func(kind string) string { return "application/json;as=" + kind + ";v=v1;g=meta.k8s.io" }
+	var table metav1.Table
+	if err := json.Unmarshal(h.must(200, "GET", path+"/d/scale", "", "Accept", as("Table")).body, &table); err != nil {
+		t.Fatal(err)
+	}
+	if len(table.ColumnDefinitions) != 4 || len(table.Rows) != 1 || fmt.Sprint(table.Rows[0].Cells[:3]) != "[d 2 0]" || !strings.Contains(string(table.Rows[0].Object.Raw), `"kind":"PartialObjectMetadata"`) {
+		t.Errorf("%+v", table)
+	}
+	if o := h.must(200, "GET", path+"/d/scale", "", "Accept", as("PartialObjectMetadata")).object(t); o["kind"] != "PartialObjectMetadata" || o["spec"] != nil {
+		t.Errorf("%v", o)
+	}
+	h.must(400, "GET", path+"/d/scale?includeObject=x", "", "Accept", as("Table"))
+	h.must(406, "GET", path+"/d/scale", "", "Accept", "text/html")
 }

@@ -341,18 +341,19 @@ func (s *Server) subresource(c *Call) {
 		}
 		h := s.cfg.Subs[key]
 		if h == nil && sub.Name == "scale" {
-			h = func(_ http.ResponseWriter, _ *http.Request, c *Call) { c.serve(c.scale) }
+			h = func(_ http.ResponseWriter, _ *http.Request, c *Call) { c.scale() }
 		}
 		if h == nil {
 			c.fail(missing(in))
 			return
 		}
 		c.deprecation()
-		f, ok := codec.Negotiate(c.R.Header.Get("Accept"), false, wantsPretty(c.R))
-		if ok {
-			c.format = f
+		if discovery.Connects(sub.Name) || sub.Name == "log" { // it answers with what is not ours
+			c.format, _ = codec.Negotiate(c.R.Header.Get("Accept"), false, wantsPretty(c.R))
+			h(c.W, c.R, c)
+			return
 		}
-		h(c.W, c.R, c)
+		c.serve(func() { h(c.W, c.R, c) })
 		return
 	}
 	if _, ok := row.Parts[in.Subresource]; !ok {

@@ -474,7 +474,14 @@ func (c *Call) applied(text []byte) (*unstructured.Unstructured, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: error converting YAML to JSON: %v", err))
+		text := err.Error()
+		if strings.HasPrefix(text, "yaml: ") {
+			text = "error converting YAML to JSON: " + text
+		} else if _, shape, ok := strings.Cut(text, "json: cannot unmarshal "); ok && strings.Contains(text, "couldn't get version/kind") {
+			shape, _, _ = strings.Cut(shape, " into Go value")
+			text = "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal " + shape + " into Go value of type map[string]interface {}"
+		}
+		return nil, apierrors.NewBadRequest("error decoding YAML: " + text)
 	}
 	err = c.strict(in.Strict, func(e error) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", e))
