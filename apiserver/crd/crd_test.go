@@ -366,6 +366,15 @@ func TestDefinitionsChange(t *testing.T) {
 		v["schema"].(object)["openAPIV3Schema"].(object)["properties"].(object)["spec"].(object)["properties"].(object)["late"] = object{"type": "string", "default": "yes"}
 	})
 	s.until("the new default", func() bool { return at(s.must(200, "GET", v1+"/a", ""), "spec.late") == "yes" })
+	// A rule that arrives later is no reason to refuse what broke it before and is not touched, but to tell of it.
+	change(func(spec object) {
+		v := spec["versions"].([]any)[0].(object)
+		v["schema"].(object)["openAPIV3Schema"].(object)["properties"].(object)["spec"].(object)["properties"].(object)["replicas"].(object)["x-kubernetes-validations"] = []any{object{"rule": "self != 3", "message": "not three"}}
+	})
+	s.until("a warning of the new rule", func() bool {
+		code, _, warned := s.ask("PATCH", v1+"/a", `{"metadata":{"labels":{"at":"`+fmt.Sprint(time.Now().UnixNano())+`"}}}`, "Content-Type", merge)
+		return code == 200 && strings.Contains(strings.Join(warned, "\n"), "spec.replicas: Invalid value: 3: not three")
+	})
 	// The storage version changes, and is hidden when it is not served.
 	change(func(spec object) {
 		vs := spec["versions"].([]any)
@@ -463,4 +472,19 @@ func TestNamesInConflict(t *testing.T) {
 		return condition(s.must(200, "GET", crds+"/gadgets.shop.example.com", ""), "Established") == "True InitialNamesAccepted"
 	})
 	s.must(200, "GET", "/apis/shop.example.com/v1/gadgets", "")
+}
+
+// What nobody may set at first has its default all the same.
+func TestDefaultOfStatus(t *testing.T) {
+	s := start(t)
+	s.define(definition(`{"name":"v1","served":true,"storage":true,"subresources":{"status":{}},"schema":{"openAPIV3Schema":{"type":"object","properties":{
+		"spec":{"type":"object","x-kubernetes-preserve-unknown-fields":true},"status":{"type":"object","default":{},"properties":{"phase":{"type":"string","default":"New"}}}}}}}`))
+	for _, a := range []object{
+		s.must(201, "POST", v1, `{"apiVersion":"shop.example.com/v1","kind":"Widget","metadata":{"name":"a"},"status":{"phase":"Old"}}`),
+		s.must(200, "GET", v1+"/a", ""),
+	} {
+		if at(a, "status.phase") != "New" {
+			t.Errorf("status: %v", a["status"])
+		}
+	}
 }

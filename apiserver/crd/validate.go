@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	celcommon "k8s.io/apiserver/pkg/cel/common"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/keelson/keelson/apiserver/resources"
 )
@@ -39,6 +40,7 @@ func (k *Kind) prepareMain(_ *resources.Request, obj, old resources.Object) {
 	switch {
 	case k.status && was == nil:
 		delete(u.Object, "status")
+		k.fill(u) // of status too: reading it back would do that
 	case k.status:
 		if status, ok := was.Object["status"]; ok {
 			u.Object["status"] = status
@@ -145,6 +147,11 @@ func (f *forms) lists(u, was *unstructured.Unstructured) field.ErrorList {
 // blocking are the faults after which rules cannot be evaluated.
 var blocking = []field.ErrorType{field.ErrorTypeNotSupported, field.ErrorTypeRequired, field.ErrorTypeTooLong, field.ErrorTypeTooMany, field.ErrorTypeTypeInvalid}
 
+// recorder hands on the warnings of the library.
+type recorder func(text string)
+
+func (r recorder) AddWarning(_, text string) { r(text) }
+
 // ruled evaluates x-kubernetes-validations.
 func (f *forms) ruled(rq *resources.Request, found field.ErrorList, u, was *unstructured.Unstructured, ratchet *celcommon.CorrelatedObject) field.ErrorList {
 	rules := f.rules()
@@ -159,6 +166,9 @@ func (f *forms) ruled(rq *resources.Request, found field.ErrorList, u, was *unst
 	ctx := rq.Context
 	if ctx == nil {
 		ctx = context.Background()
+	}
+	if rq.Warn != nil { // of what is passed over because it was so before
+		ctx = warning.WithWarningRecorder(ctx, recorder(rq.Warn))
 	}
 	var before any
 	var opts []schemacel.Option
