@@ -10,9 +10,11 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/client-go/util/jsonpath"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
 )
@@ -49,7 +51,7 @@ func defaultMatch(m *admissionv1.MatchResources) {
 }
 
 var validatingWebhookConfigurations = Resource[admissionv1.ValidatingWebhookConfiguration]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingWebhookConfiguration", Plural: "validatingwebhookconfigurations",
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingWebhookConfiguration", Plural: "validatingwebhookconfigurations", AnyFinalizer: true,
 	Prefix: "validatingwebhookconfigurations", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.ValidatingWebhookConfigurationList],
 	Default: func(c *admissionv1.ValidatingWebhookConfiguration) {
@@ -86,7 +88,7 @@ var validatingWebhookConfigurations = Resource[admissionv1.ValidatingWebhookConf
 }
 
 var mutatingWebhookConfigurations = Resource[admissionv1.MutatingWebhookConfiguration]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration", Plural: "mutatingwebhookconfigurations",
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration", Plural: "mutatingwebhookconfigurations", AnyFinalizer: true,
 	Prefix: "mutatingwebhookconfigurations", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.MutatingWebhookConfigurationList],
 	Default: func(c *admissionv1.MutatingWebhookConfiguration) {
@@ -334,12 +336,20 @@ func validateMatch(f *check.Faults, m *admissionv1.MatchResources, required bool
 	if required && len(m.ResourceRules) == 0 {
 		f.Required(p.Child("resourceRules"), "")
 	}
-	for i := range m.ResourceRules {
-		validateAdmissionRule(f, &m.ResourceRules[i].RuleWithOperations, p.Child("resourceRules").Index(i))
+	named := func(list []admissionv1.NamedRuleWithOperations, p *field.Path) {
+		for i := range list {
+			names, at := check.Seen[string]{}, p.Index(i).Child("resourceNames")
+			for j, n := range list[i].ResourceNames {
+				f.Each(at.Index(j), n, content.IsPathSegmentName(n))
+				if names.Again(n) {
+					f.Duplicate(at.Index(j), n)
+				}
+			}
+			validateAdmissionRule(f, &list[i].RuleWithOperations, p.Index(i))
+		}
 	}
-	for i := range m.ExcludeResourceRules {
-		validateAdmissionRule(f, &m.ExcludeResourceRules[i].RuleWithOperations, p.Child("excludeResourceRules").Index(i))
-	}
+	named(m.ResourceRules, p.Child("resourceRules"))
+	named(m.ExcludeResourceRules, p.Child("excludeResourceRules"))
 }
 
 func validateParamKind(f *check.Faults, k *admissionv1.ParamKind, p *field.Path) {
@@ -380,7 +390,7 @@ func expressionName(s string) bool {
 
 func validateVariables(f *check.Faults, list []admissionv1.Variable, p *field.Path) {
 	for i, v := range list { // names may come twice
-		if v.Name == "" {
+		if strings.TrimSpace(v.Name) == "" {
 			f.Required(p.Index(i).Child("name"), "name is not specified")
 		} else if !expressionName(v.Name) {
 			f.Invalid(p.Index(i).Child("name"), v.Name, "must be a valid CEL identifier")
@@ -392,7 +402,7 @@ func validateVariables(f *check.Faults, list []admissionv1.Variable, p *field.Pa
 }
 
 var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies",
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies", AnyFinalizer: true,
 	Prefix: "validatingadmissionpolicies", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.ValidatingAdmissionPolicyList],
 	Default: func(v *admissionv1.ValidatingAdmissionPolicy) {
@@ -417,12 +427,26 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 			if strings.TrimSpace(x.Expression) == "" {
 				f.Required(p.Child("validations").Index(i).Child("expression"), "expression is not specified")
 			}
+			text := func(name, value string) {
+				trimmed := strings.TrimSpace(value)
+				switch at := p.Child("validations").Index(i).Child(name); {
+				case value != "" && trimmed == "":
+					f.Invalid(at, value, "must be non-empty if specified")
+				case name == "message" && strings.ContainsAny(trimmed, "\r\n"):
+					f.Invalid(at, value, "must not contain line breaks")
+				}
+			}
+			text("messageExpression", x.MessageExpression)
+			text("message", x.Message)
 			if r := x.Reason; r != nil {
 				check.Among(&f, p.Child("validations").Index(i).Child("reason"), *r, metav1.StatusReasonForbidden,
 					metav1.StatusReasonInvalid, metav1.StatusReasonRequestEntityTooLarge)
 			}
 		}
 		keys := check.Seen[string]{}
+		if len(s.AuditAnnotations) > 20 {
+			f.Invalid(p.Child("auditAnnotations"), check.Shown(s.AuditAnnotations), "must not have more than 20 auditAnnotations")
+		}
 		for i, a := range s.AuditAnnotations {
 			if keys.Again(a.Key) {
 				f.Duplicate(p.Child("auditAnnotations").Index(i).Child("key"), a.Key)
@@ -438,9 +462,9 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 		}
 		return f.List()
 	}),
-	Status: keepMeta(statusPart[admissionv1.ValidatingAdmissionPolicy](func(v *admissionv1.ValidatingAdmissionPolicy) *admissionv1.ValidatingAdmissionPolicySpec {
+	Status: keepMeta(statusPart(func(v *admissionv1.ValidatingAdmissionPolicy) *admissionv1.ValidatingAdmissionPolicySpec {
 		return &v.Spec
-	}, nil)),
+	}, validatePolicyStatus)),
 	Docs: map[string]string{
 		"Validations": "How many expressions it holds objects against.",
 		"ParamKind":   admissionv1.ValidatingAdmissionPolicySpec{}.SwaggerDoc()["paramKind"],
@@ -450,6 +474,24 @@ var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy
 		text("ParamKind", func(v *admissionv1.ValidatingAdmissionPolicy) string { return paramKindText(v.Spec.ParamKind) }),
 		ageColumn[admissionv1.ValidatingAdmissionPolicy](),
 	},
+}
+
+func validatePolicyStatus(v, _ *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {
+	var f check.Faults
+	p := field.NewPath("status")
+	if t := v.Status.TypeChecking; t != nil {
+		for i, w := range t.ExpressionWarnings {
+			at := p.Child("typeChecking", "expressionWarnings").Index(i)
+			f.Need(at.Child("warning"), w.Warning)
+			if ref := strings.TrimSpace(w.FieldRef); f.Need(at.Child("fieldRef"), ref) {
+				if err := jsonpath.New("spec").Parse("{" + ref + "}"); err != nil {
+					f.Invalid(at.Child("fieldRef"), ref, "invalid JSONPath: "+err.Error())
+				}
+			}
+		}
+	}
+	f.Add(metavalidation.ValidateConditions(v.Status.Conditions, p.Child("conditions")))
+	return f.List()
 }
 
 func paramKindText(k *admissionv1.ParamKind) string {
@@ -495,7 +537,7 @@ func validateParamRef(f *check.Faults, r *admissionv1.ParamRef, p *field.Path) {
 }
 
 var validatingAdmissionPolicyBindings = Resource[admissionv1.ValidatingAdmissionPolicyBinding]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings",
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings", AnyFinalizer: true,
 	Prefix: "validatingadmissionpolicybindings", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List:    listOf[admissionv1.ValidatingAdmissionPolicyBindingList],
 	Default: func(b *admissionv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
@@ -533,7 +575,7 @@ var validatingAdmissionPolicyBindings = Resource[admissionv1.ValidatingAdmission
 }
 
 var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies",
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies", AnyFinalizer: true,
 	Prefix: "mutatingadmissionpolicies", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.MutatingAdmissionPolicyList],
 	Default: func(m *admissionv1.MutatingAdmissionPolicy) {
@@ -561,10 +603,17 @@ var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
 					f.Required(at.Child(name, "expression"), "")
 				}
 			}
+			without := func(name string, set bool) {
+				if set {
+					f.Invalid(at.Child(name), "{"+name+"}", "must not be specified when patchType is "+string(x.PatchType))
+				}
+			}
 			switch x.PatchType {
 			case admissionv1.PatchTypeApplyConfiguration:
+				without("jsonPatch", x.JSONPatch != nil)
 				expression("applyConfiguration", x.ApplyConfiguration != nil, textOf(x.ApplyConfiguration, func(a *admissionv1.ApplyConfiguration) string { return a.Expression }))
 			case admissionv1.PatchTypeJSONPatch:
+				without("applyConfiguration", x.ApplyConfiguration != nil)
 				expression("jsonPatch", x.JSONPatch != nil, textOf(x.JSONPatch, func(a *admissionv1.JSONPatch) string { return a.Expression }))
 			default:
 				check.OneOf(&f, at.Child("patchType"), x.PatchType, admissionv1.PatchTypeApplyConfiguration, admissionv1.PatchTypeJSONPatch)
@@ -604,7 +653,7 @@ func onlyChanges(f *check.Faults, m *admissionv1.MatchResources, p *field.Path) 
 }
 
 var mutatingAdmissionPolicyBindings = Resource[admissionv1.MutatingAdmissionPolicyBinding]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings",
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings", AnyFinalizer: true,
 	Prefix: "mutatingadmissionpolicybindings", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List:    listOf[admissionv1.MutatingAdmissionPolicyBindingList],
 	Default: func(b *admissionv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },

@@ -58,7 +58,7 @@ func upgradeDefinition(version string, text []byte) ([]byte, error) {
 // Defaults and rules of CustomResourceDefinitions are those of the library that
 // owns the type: its schemas are checked for structure, CEL cost and defaults.
 var customResourceDefinitions = Resource[crd]{
-	Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions",
+	Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions", AnyFinalizer: true,
 	Prefix: "apiextensions.k8s.io/customresourcedefinitions", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 	Scope: Cluster, NeedsVersion: true, List: listOf[crdv1.CustomResourceDefinitionList],
 	Default: crdv1.SetObjectDefaults_CustomResourceDefinition,

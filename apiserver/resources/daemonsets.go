@@ -38,26 +38,9 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 			d.Annotations[appsv1.DeprecatedTemplateGeneration] = "0"
 		}
 	},
-	Main: templated(Part[appsv1.DaemonSet]{
-		Prepare: func(_ *Request, obj, old *appsv1.DaemonSet) {
-			obj.Status = appsv1.DaemonSetStatus{}
-			generation := int64(1)
-			if old != nil {
-				obj.Status = old.Status
-				generation, _ = strconv.ParseInt(old.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
-				if !equality.Semantic.DeepEqual(obj.Spec.Template, old.Spec.Template) {
-					generation++
-				}
-			}
-			if obj.Annotations == nil {
-				obj.Annotations = map[string]string{}
-			}
-			obj.Annotations[appsv1.DeprecatedTemplateGeneration] = strconv.FormatInt(generation, 10)
-		},
-		Validate: withoutRequest(validateDaemonSet),
-		Reset:    []string{"status"},
-	}, func(d *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &d.Spec.Template }, "spec", "template"),
-	Status: statusPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetSpec { return &d.Spec }, func(d, old *appsv1.DaemonSet) field.ErrorList {
+	Main: numbered(templated(mainPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetStatus { return &d.Status }, validateDaemonSet),
+		func(d *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &d.Spec.Template }, "spec", "template")),
+	Status: ptr(numbered(*statusPart(func(d *appsv1.DaemonSet) *appsv1.DaemonSetSpec { return &d.Spec }, func(d, old *appsv1.DaemonSet) field.ErrorList {
 		var f check.Faults
 		p, s := field.NewPath("status"), &d.Status
 		for name, n := range map[string]int32{
@@ -70,7 +53,7 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 		check.AtLeastZero(&f, p.Child("observedGeneration"), s.ObservedGeneration)
 		collisions(&f, s.CollisionCount, old.Status.CollisionCount, p)
 		return f.List()
-	}),
+	}))),
 	Docs: map[string]string{
 		"Desired":       appsv1.DaemonSetStatus{}.SwaggerDoc()["desiredNumberScheduled"],
 		"Current":       appsv1.DaemonSetStatus{}.SwaggerDoc()["currentNumberScheduled"],
@@ -90,6 +73,30 @@ var daemonSets = Resource[appsv1.DaemonSet]{
 		ageColumn[appsv1.DaemonSet](),
 	}, workloadColumns(func(d *appsv1.DaemonSet) *corev1.PodSpec { return &d.Spec.Template.Spec },
 		func(d *appsv1.DaemonSet) string { return selectorText(d.Spec.Selector) })...),
+}
+
+// numbered makes a part keep the number of the template, which grows with each change of it.
+func numbered(p Part[appsv1.DaemonSet]) Part[appsv1.DaemonSet] {
+	prepare := p.Prepare
+	p.Prepare = func(rq *Request, obj, old *appsv1.DaemonSet) {
+		prepare(rq, obj, old)
+		from := obj
+		if old != nil {
+			from = old
+		}
+		n, _ := strconv.ParseInt(from.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+		switch {
+		case old == nil:
+			n = max(n, 1)
+		case !equality.Semantic.DeepEqual(obj.Spec.Template, old.Spec.Template):
+			n++
+		}
+		if obj.Annotations == nil {
+			obj.Annotations = map[string]string{}
+		}
+		obj.Annotations[appsv1.DeprecatedTemplateGeneration] = strconv.FormatInt(n, 10)
+	}
+	return p
 }
 
 func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {

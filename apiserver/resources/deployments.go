@@ -5,6 +5,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -29,7 +30,7 @@ var deployments = Resource[appsv1.Deployment]{
 		defPtr(&d.Spec.RevisionHistoryLimit, 10)
 		defPtr(&d.Spec.ProgressDeadlineSeconds, 600)
 	},
-	Main: templated(withNameWarning(mainPart(func(d *appsv1.Deployment) *appsv1.DeploymentStatus { return &d.Status }, validateDeployment)),
+	Main: templated(withNameWarning(deploymentMain),
 		func(d *appsv1.Deployment) *corev1.PodTemplateSpec { return &d.Spec.Template }, "spec", "template"),
 	Status: keepLabels(statusPart(func(d *appsv1.Deployment) *appsv1.DeploymentSpec { return &d.Spec }, func(d, old *appsv1.Deployment) field.ErrorList {
 		var f check.Faults
@@ -37,7 +38,7 @@ var deployments = Resource[appsv1.Deployment]{
 		check.AtLeastZero(&f, p.Child("observedGeneration"), s.ObservedGeneration)
 		check.AtLeastZeroPtr(&f, p.Child("terminatingReplicas"), s.TerminatingReplicas)
 		check.AtLeastZero(&f, p.Child("unavailableReplicas"), s.UnavailableReplicas)
-		counters(&f, p, s.Replicas, map[string]int32{
+		counters(&f, p, "readyReplicas", s.Replicas, map[string]int32{
 			"updatedReplicas": s.UpdatedReplicas, "readyReplicas": s.ReadyReplicas, "availableReplicas": s.AvailableReplicas,
 		})
 		collisions(&f, s.CollisionCount, old.Status.CollisionCount, p)
@@ -59,6 +60,22 @@ var deployments = Resource[appsv1.Deployment]{
 		ageColumn[appsv1.Deployment](),
 	}, workloadColumns(func(d *appsv1.Deployment) *corev1.PodSpec { return &d.Spec.Template.Spec },
 		func(d *appsv1.Deployment) string { return selectorText(d.Spec.Selector) })...),
+}
+
+// deploymentMain: annotations count as desired state too.
+var deploymentMain = Part[appsv1.Deployment]{
+	Prepare: func(_ *Request, obj, old *appsv1.Deployment) {
+		obj.Status = appsv1.DeploymentStatus{}
+		if old == nil {
+			return
+		}
+		obj.Status = old.Status
+		if !equality.Semantic.DeepEqual(obj.Annotations, old.Annotations) {
+			obj.Generation++
+		}
+	},
+	Validate: withoutRequest(validateDeployment),
+	Reset:    []string{"status"},
 }
 
 func validateDeployment(d, old *appsv1.Deployment) field.ErrorList {

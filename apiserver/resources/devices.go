@@ -1,18 +1,13 @@
 package resources
 
 import (
-	"maps"
-	"regexp"
-	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/validate/content"
-	objectvalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -23,17 +18,9 @@ import (
 // The kinds of dynamic resource allocation. The rules cover names, references,
 // bounds, what may change, and that CEL selectors compile; what they may cost is not estimated.
 
-// Bounds of one object. Source: resource.k8s.io/v1 API reference.
-const (
-	deviceRequestsMax  = 32
-	deviceSelectorsMax = 32
-	sliceDevicesMax    = 128
-	reservedForMax     = 256
-)
-
 func validateSelectors(f *check.Faults, list []resourcev1.DeviceSelector, p *field.Path) {
-	if n := len(list); n > deviceSelectorsMax {
-		f.TooMany(p, n, deviceSelectorsMax)
+	if !atMost(f, p, len(list), resourcev1.DeviceSelectorsMaxSize) {
+		return
 	}
 	for i, s := range list {
 		at := p.Index(i)
@@ -50,9 +37,6 @@ func validateSelectors(f *check.Faults, list []resourcev1.DeviceSelector, p *fie
 var (
 	taintEffects        = []resourcev1.DeviceTaintEffect{resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone}
 	tolerationOperators = []resourcev1.DeviceTolerationOperator{resourcev1.DeviceTolerationOpEqual, resourcev1.DeviceTolerationOpExists}
-	// semver is what semver.org's specification 2.0.0 allows.
-	semver = regexp.MustCompile(`^(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}` +
-		`(-(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*)?(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?$`)
 )
 
 func validateTolerations(f *check.Faults, list []resourcev1.DeviceToleration, p *field.Path) {
@@ -72,58 +56,6 @@ func validateTolerations(f *check.Faults, list []resourcev1.DeviceToleration, p 
 			check.OneOf(f, p.Child("operator"), t.Operator, tolerationOperators...)
 		}
 		check.AmongOrEmpty(f, p.Child("effect"), t.Effect, taintEffects...)
-	}
-}
-
-func validateDeviceTaints(f *check.Faults, list []resourcev1.DeviceTaint, p *field.Path) {
-	if n := len(list); n > resourcev1.DeviceTaintsMaxLength {
-		f.TooMany(p, n, resourcev1.DeviceTaintsMaxLength)
-	}
-	for i, t := range list {
-		p := p.Index(i)
-		f.LabelName(p.Child("key"), t.Key)
-		f.Each(p.Child("value"), t.Value, validation.IsValidLabelValue(t.Value))
-		check.OneOf(f, p.Child("effect"), t.Effect, taintEffects...)
-	}
-}
-
-// validateAttribute: an attribute has one value, of one type.
-func validateAttribute(f *check.Faults, a resourcev1.DeviceAttribute, p *field.Path) {
-	text := func(s string, p *field.Path) {
-		if len(s) > resourcev1.DeviceAttributeMaxValueLength {
-			f.TooLong(p, "", resourcev1.DeviceAttributeMaxValueLength)
-		}
-	}
-	semantic := func(s string, p *field.Path) {
-		if !semver.MatchString(s) {
-			f.Invalid(p, s, "must be a string compatible with semver.org spec 2.0.0")
-		}
-		text(s, p)
-	}
-	values := 0
-	for _, set := range []bool{a.BoolValue != nil, a.IntValue != nil, a.StringValue != nil, a.VersionValue != nil,
-		a.BoolValues != nil, a.IntValues != nil, a.StringValues != nil, a.VersionValues != nil} {
-		if set {
-			values++
-		}
-	}
-	if s := a.StringValue; s != nil {
-		text(*s, p.Child("string"))
-	}
-	if s := a.VersionValue; s != nil {
-		semantic(*s, p.Child("version"))
-	}
-	for i, s := range a.StringValues {
-		text(s, p.Child("strings").Index(i))
-	}
-	for i, s := range a.VersionValues {
-		semantic(s, p.Child("versions").Index(i))
-	}
-	switch {
-	case values == 0:
-		f.Invalid(p, "", "exactly one value must be specified")
-	case values > 1:
-		f.Invalid(p, a, "exactly one value must be specified")
 	}
 }
 
@@ -202,11 +134,11 @@ var deviceClasses = Resource[resourcev1.DeviceClass]{
 		var f check.Faults
 		p := field.NewPath("spec")
 		validateSelectors(&f, c.Spec.Selectors, p.Child("selectors"))
-		if n := len(c.Spec.Config); n > 32 {
-			f.TooMany(p.Child("config"), n, 32)
-		}
-		for i, x := range c.Spec.Config {
-			validateDeviceConfig(&f, x.DeviceConfiguration, p.Child("config").Index(i), old == nil)
+		if atMost(&f, p.Child("config"), len(c.Spec.Config), resourcev1.DeviceConfigMaxSize) {
+			fresh := old == nil || !equality.Semantic.DeepEqual(c.Spec.Config, old.Spec.Config)
+			for i, x := range c.Spec.Config {
+				validateDeviceConfig(&f, x.DeviceConfiguration, p.Child("config").Index(i), fresh)
+			}
 		}
 		if n := c.Spec.ExtendedResourceName; n != nil && !podrules.IsExtended(corev1.ResourceName(*n)) {
 			f.Invalid(p.Child("extendedResourceName"), *n, "must be a valid extended resource name")
@@ -242,12 +174,78 @@ func defaultClaimSpec(s *resourcev1.ResourceClaimSpec) {
 	}
 }
 
-func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec, p *field.Path, fresh bool) {
-	p = p.Child("devices")
-	if n := len(s.Devices.Requests); n > deviceRequestsMax {
-		f.TooMany(p.Child("requests"), n, deviceRequestsMax)
+// atMost reports a list that is too long, of which nothing else is said then.
+func atMost(f *check.Faults, p *field.Path, n, max int) bool {
+	if n > max {
+		f.TooMany(p, n, max)
 	}
+	return n <= max
+}
+
+// validateRequestRefs: a reference to a request of the claim is its name, and to one of its alternatives both names.
+func validateRequestRefs(f *check.Faults, list []string, names check.Seen[string], p *field.Path) {
+	if !atMost(f, p, len(list), resourcev1.DeviceRequestsMaxSize) {
+		return
+	}
+	again := check.Seen[string]{}
+	for i, n := range list {
+		validateRequestRef(f, n, names, p.Index(i))
+		if again.Again(n) {
+			f.Duplicate(p.Index(i), n)
+		}
+	}
+}
+
+func validateRequestRef(f *check.Faults, name string, names check.Seen[string], p *field.Path) {
+	if parts := strings.Split(name, "/"); len(parts) <= 2 {
+		for _, part := range parts {
+			f.Label(p, part)
+		}
+	}
+	if !names[name] {
+		f.Invalid(p, name, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'")
+	}
+}
+
+// requestNames are those by which the parts of a claim may refer to its requests.
+func requestNames(s *resourcev1.ResourceClaimSpec) check.Seen[string] {
 	names := check.Seen[string]{}
+	for _, r := range s.Devices.Requests {
+		names[r.Name] = true
+		for _, sub := range r.FirstAvailable {
+			names[r.Name+"/"+sub.Name] = true
+		}
+	}
+	return names
+}
+
+// adminAccess: devices that others use too are for administrators, whose namespaces carry a label.
+func adminAccess(f *check.Faults, rq *Request, namespace string, asked []*field.Path) {
+	if len(asked) == 0 {
+		return
+	}
+	ns, err := Lookup[corev1.Namespace](rq.Read, schema.GroupResource{Resource: "namespaces"}, "", namespace)
+	if err == nil && ns != nil && ns.Labels[resourcev1.DRAAdminNamespaceLabelKey] == "true" {
+		return
+	}
+	for _, p := range asked {
+		f.Forbidden(p, "admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace")
+	}
+}
+
+func adminRequests(f *check.Faults, rq *Request, namespace string, s *resourcev1.ResourceClaimSpec, p *field.Path) {
+	var asked []*field.Path
+	for i, r := range s.Devices.Requests {
+		if r.Exactly != nil && valueOr(r.Exactly.AdminAccess, false) {
+			asked = append(asked, p.Child("devices", "requests").Index(i).Child("adminAccess"))
+		}
+	}
+	adminAccess(f, rq, namespace, asked)
+}
+
+func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec, p *field.Path) {
+	p = p.Child("devices")
+	names := requestNames(s)
 	exact := func(class string, mode resourcev1.DeviceAllocationMode, count int64, selectors []resourcev1.DeviceSelector, tolerated []resourcev1.DeviceToleration, at *field.Path) {
 		f.NeedName(at.Child("deviceClassName"), class, validation.IsDNS1123Subdomain)
 		validateSelectors(f, selectors, at.Child("selectors"))
@@ -260,10 +258,14 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 		}
 		validateTolerations(f, tolerated, at.Child("tolerations"))
 	}
-	for i, r := range s.Devices.Requests {
+	requests, own := s.Devices.Requests, check.Seen[string]{}
+	if !atMost(f, p.Child("requests"), len(requests), resourcev1.DeviceRequestsMaxSize) {
+		requests = nil
+	}
+	for i, r := range requests {
 		at := p.Child("requests").Index(i)
 		f.Label(at.Child("name"), r.Name)
-		if names.Again(r.Name) {
+		if own.Again(r.Name) {
 			f.Duplicate(at, r.Name)
 		}
 		switch {
@@ -271,11 +273,12 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 			f.Required(at, "exactly one of `exactly` or `firstAvailable` is required")
 		case r.Exactly != nil && len(r.FirstAvailable) > 0:
 			f.Invalid(at, nil, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set")
+			continue
 		case r.Exactly != nil:
 			exact(r.Exactly.DeviceClassName, r.Exactly.AllocationMode, r.Exactly.Count, r.Exactly.Selectors, r.Exactly.Tolerations, at.Child("exactly"))
 		}
-		if n := len(r.FirstAvailable); n > 8 {
-			f.TooMany(at.Child("firstAvailable"), n, 8)
+		if !atMost(f, at.Child("firstAvailable"), len(r.FirstAvailable), resourcev1.FirstAvailableDeviceRequestMaxSize) {
+			continue
 		}
 		subs := check.Seen[string]{}
 		for j, sub := range r.FirstAvailable {
@@ -284,30 +287,16 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 			if subs.Again(sub.Name) {
 				f.Duplicate(at, sub.Name)
 			}
-			names[r.Name+"/"+sub.Name] = true
 			exact(sub.DeviceClassName, sub.AllocationMode, sub.Count, sub.Selectors, sub.Tolerations, at)
 		}
 	}
-	refers := func(list []string, p *field.Path) {
-		again := check.Seen[string]{}
-		for i, n := range list {
-			parts := strings.Split(n, "/")
-			if len(parts) <= 2 {
-				for _, part := range parts {
-					f.Label(p.Index(i), part)
-				}
-			}
-			if again.Again(n) {
-				f.Duplicate(p.Index(i), n)
-			}
-			if !names[n] {
-				f.Invalid(p.Index(i), n, "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'")
-			}
-		}
+	constraints, configs := s.Devices.Constraints, s.Devices.Config
+	if !atMost(f, p.Child("constraints"), len(constraints), resourcev1.DeviceConstraintsMaxSize) {
+		constraints = nil
 	}
-	for i, c := range s.Devices.Constraints {
+	for i, c := range constraints {
 		at := p.Child("constraints").Index(i)
-		refers(c.Requests, at.Child("requests"))
+		validateRequestRefs(f, c.Requests, names, at.Child("requests"))
 		switch {
 		case c.MatchAttribute != nil:
 			attributeName(f, string(*c.MatchAttribute), true, at.Child("matchAttribute"))
@@ -317,10 +306,13 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 			f.Required(at, `exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set`)
 		}
 	}
-	for i, c := range s.Devices.Config {
+	if !atMost(f, p.Child("config"), len(configs), resourcev1.DeviceConfigMaxSize) {
+		configs = nil
+	}
+	for i, c := range configs {
 		at := p.Child("config").Index(i)
-		refers(c.Requests, at.Child("requests"))
-		validateDeviceConfig(f, c.DeviceConfiguration, at, fresh)
+		validateRequestRefs(f, c.Requests, names, at.Child("requests"))
+		validateDeviceConfig(f, c.DeviceConfiguration, at, true)
 	}
 }
 
@@ -328,40 +320,21 @@ var resourceClaims = Resource[resourcev1.ResourceClaim]{
 	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims", Prefix: "resourceclaims", NoGeneration: true,
 	List:    listOf[resourcev1.ResourceClaimList],
 	Default: func(c *resourcev1.ResourceClaim) { defaultClaimSpec(&c.Spec) },
-	Main: mainPart(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimStatus { return &c.Status }, func(c, old *resourcev1.ResourceClaim) field.ErrorList {
-		var f check.Faults
-		validateResourceClaimSpec(&f, &c.Spec, field.NewPath("spec"), old == nil)
-		if old != nil {
-			f.Same(field.NewPath("spec"), c.Spec, old.Spec)
-		}
-		return f.List()
-	}),
-	Status: keepMeta(statusPart(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimSpec { return &c.Spec }, func(c, old *resourcev1.ResourceClaim) field.ErrorList {
-		var f check.Faults
-		s, p := &c.Status, field.NewPath("status")
-		if old.Status.Allocation != nil && s.Allocation != nil {
-			f.Same(p.Child("allocation"), s.Allocation, old.Status.Allocation)
-		}
-		if n := len(s.ReservedFor); n > reservedForMax {
-			f.TooMany(p.Child("reservedFor"), n, reservedForMax)
-		}
-		if len(s.ReservedFor) > 0 && s.Allocation == nil {
-			f.Forbidden(p.Child("reservedFor"), "may not be specified when `allocated` is not set")
-		}
-		uids := check.Seen[string]{}
-		for i, r := range s.ReservedFor {
-			at := p.Child("reservedFor").Index(i)
-			f.Need(at.Child("resource"), r.Resource)
-			f.Need(at.Child("name"), r.Name)
-			if f.Need(at.Child("uid"), string(r.UID)) && uids.Again(string(r.UID)) {
-				f.Duplicate(at.Child("uid"), r.UID)
+	Main: Part[resourcev1.ResourceClaim]{
+		Prepare: keepStatus(func(c *resourcev1.ResourceClaim) *resourcev1.ResourceClaimStatus { return &c.Status }),
+		Validate: func(rq *Request, c, old *resourcev1.ResourceClaim) field.ErrorList {
+			var f check.Faults
+			if old != nil {
+				f.Same(field.NewPath("spec"), c.Spec, old.Spec)
+				return f.List()
 			}
-		}
-		if old.DeletionTimestamp != nil && len(s.ReservedFor) > len(old.Status.ReservedFor) {
-			f.Forbidden(p.Child("reservedFor"), "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set")
-		}
-		return f.List()
-	})),
+			validateResourceClaimSpec(&f, &c.Spec, field.NewPath("spec"))
+			adminRequests(&f, rq, c.Namespace, &c.Spec, field.NewPath("spec"))
+			return f.List()
+		},
+		Reset: []string{"status"},
+	},
+	Status: keepMeta(&Part[resourcev1.ResourceClaim]{Prepare: prepareDeviceClaimStatus, Validate: validateDeviceClaimStatus, Reset: []string{"spec"}}),
 	Docs: map[string]string{
 		"State": "Whether it is pending, allocated, reserved, or being deleted.",
 	},
@@ -390,125 +363,15 @@ var resourceClaimTemplates = Resource[resourcev1.ResourceClaimTemplate]{
 	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates", Prefix: "resourceclaimtemplates",
 	NoGeneration: true, List: listOf[resourcev1.ResourceClaimTemplateList],
 	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
-	Main: plainPart(func(t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
+	Main: Part[resourcev1.ResourceClaimTemplate]{Validate: func(rq *Request, t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {
 		var f check.Faults
-		f.Labels(field.NewPath("spec", "metadata", "labels"), t.Spec.Labels)
-		f.Add(objectvalidation.ValidateAnnotations(t.Spec.Annotations, field.NewPath("spec", "metadata", "annotations")))
-		validateResourceClaimSpec(&f, &t.Spec.Spec, field.NewPath("spec", "spec"), old == nil)
+		f.Add(podrules.ValidateTemplateMeta(&t.Spec.ObjectMeta, field.NewPath("spec", "metadata")))
+		validateResourceClaimSpec(&f, &t.Spec.Spec, field.NewPath("spec", "spec"))
 		if old != nil {
 			f.Same(field.NewPath("spec"), t.Spec, old.Spec)
+			return f.List()
 		}
+		adminRequests(&f, rq, t.Namespace, &t.Spec.Spec, field.NewPath("spec", "spec"))
 		return f.List()
-	}),
-}
-
-// sinceNow says of taints that do not tell it since when they are there.
-func sinceNow(rq *Request, s, _ *resourcev1.ResourceSlice) {
-	for i := range s.Spec.Devices {
-		for j := range s.Spec.Devices[i].Taints {
-			if t := &s.Spec.Devices[i].Taints[j]; t.TimeAdded == nil {
-				now := metav1.NewTime(rq.Now.Truncate(time.Second))
-				t.TimeAdded = &now
-			}
-		}
-	}
-}
-
-var resourceSlices = Resource[resourcev1.ResourceSlice]{
-	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceSlice", Plural: "resourceslices", Prefix: "resourceslices", Scope: Cluster,
-	List: listOf[resourcev1.ResourceSliceList],
-	Main: Part[resourcev1.ResourceSlice]{Prepare: sinceNow, Validate: withoutRequest(func(s, old *resourcev1.ResourceSlice) field.ErrorList {
-		var f check.Faults
-		p := field.NewPath("spec")
-		f.Add(podrules.ValidateCSIDriverName(s.Spec.Driver, p.Child("driver")))
-		if at := p.Child("pool", "name"); f.Need(at, s.Spec.Pool.Name) {
-			if len(s.Spec.Pool.Name) > resourcev1.PoolNameMaxLength {
-				f.TooLong(at, "", resourcev1.PoolNameMaxLength)
-			}
-			for part := range strings.SplitSeq(s.Spec.Pool.Name, "/") {
-				f.Subdomain(at, part)
-			}
-		}
-		if s.Spec.Pool.ResourceSliceCount <= 0 {
-			f.Invalid(p.Child("pool", "resourceSliceCount"), s.Spec.Pool.ResourceSliceCount, check.NotPositive)
-		}
-		if n := s.Spec.Pool.Generation; n < 0 {
-			f.Invalid(p.Child("pool", "generation"), n, "must be greater than or equal to zero")
-		}
-		where := 0
-		for _, set := range []bool{valueOr(s.Spec.NodeName, "") != "", s.Spec.NodeSelector != nil, valueOr(s.Spec.AllNodes, false), valueOr(s.Spec.PerDeviceNodeSelection, false)} {
-			if set {
-				where++
-			}
-		}
-		switch {
-		case s.Spec.NodeName == nil:
-		case *s.Spec.NodeName == "":
-			f.Invalid(p.Child("nodeName"), "", "must be either unset or set to a non-empty string")
-		default:
-			f.Subdomain(p.Child("nodeName"), *s.Spec.NodeName)
-		}
-		if s.Spec.NodeSelector != nil {
-			f.Add(podrules.ValidateNodeSelector(s.Spec.NodeSelector, p.Child("nodeSelector")))
-		}
-		const one = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required"
-		switch {
-		case where == 0:
-			f.Required(p, one)
-		case where > 1:
-			f.Invalid(p, nil, one+", but multiple fields are set")
-		}
-		if n := len(s.Spec.Devices); n > sliceDevicesMax {
-			f.TooMany(p.Child("devices"), n, sliceDevicesMax)
-		}
-		names := check.Seen[string]{}
-		for i, d := range s.Spec.Devices {
-			p := p.Child("devices").Index(i)
-			at := p.Child("name")
-			f.Label(at, d.Name)
-			if names.Again(d.Name) {
-				f.Duplicate(p, d.Name)
-			}
-			for _, name := range slices.Sorted(maps.Keys(d.Attributes)) {
-				validateAttribute(&f, d.Attributes[name], p.Child("attributes").Key(string(name)))
-			}
-			validateDeviceTaints(&f, d.Taints, p.Child("taints"))
-			bindingConditions(&f, d.BindingConditions, d.BindingFailureConditions, p)
-		}
-		sets := check.Seen[string]{}
-		for i, c := range s.Spec.SharedCounters {
-			at := p.Child("sharedCounters").Index(i)
-			f.NeedName(at.Child("name"), c.Name, validation.IsDNS1123Label)
-			if sets.Again(c.Name) {
-				f.Duplicate(at.Child("name"), c.Name)
-			}
-			if len(c.Counters) == 0 {
-				f.Required(at.Child("counters"), "")
-			}
-			for name := range c.Counters {
-				f.Label(at.Child("counters").Key(name), name)
-			}
-		}
-		if old != nil {
-			f.Same(p.Child("driver"), s.Spec.Driver, old.Spec.Driver)
-			f.Same(p.Child("pool", "name"), s.Spec.Pool.Name, old.Spec.Pool.Name)
-			f.Same(p.Child("nodeName"), valueOr(s.Spec.NodeName, ""), valueOr(old.Spec.NodeName, ""))
-		}
-		return f.List()
-	})},
-	Fields: func(s *resourcev1.ResourceSlice) fields.Set {
-		return fields.Set{"spec.nodeName": valueOr(s.Spec.NodeName, ""), "spec.driver": s.Spec.Driver}
-	},
-	FieldNames: []string{"spec.nodeName", "spec.driver"},
-	Docs: map[string]string{
-		"Node":   resourcev1.ResourceSliceSpec{}.SwaggerDoc()["nodeName"],
-		"Driver": resourcev1.ResourceSliceSpec{}.SwaggerDoc()["driver"],
-		"Pool":   resourcev1.ResourcePool{}.SwaggerDoc()["name"],
-	},
-	Columns: []Column[resourcev1.ResourceSlice]{
-		text("Node", func(s *resourcev1.ResourceSlice) string { return valueOr(s.Spec.NodeName, "") }),
-		text("Driver", func(s *resourcev1.ResourceSlice) string { return s.Spec.Driver }),
-		text("Pool", func(s *resourcev1.ResourceSlice) string { return s.Spec.Pool.Name }),
-		ageColumn[resourcev1.ResourceSlice](),
-	},
+	}},
 }

@@ -83,10 +83,10 @@ var endpointSlices = Resource[endpointSlice]{
 }
 
 func unsetOr(list []string) string {
-	if len(list) == 0 {
-		return "<unset>"
+	if out := more(list, 3); out != "" {
+		return out
 	}
-	return more(list, 3)
+	return "<unset>"
 }
 
 func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
@@ -117,11 +117,12 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 			case s.AddressType != discoveryv1.AddressTypeIPv4 && s.AddressType != discoveryv1.AddressTypeIPv6:
 			case err != nil:
 				f.IP(at, a)
-			case s.AddressType == discoveryv1.AddressTypeIPv4 && !ip.Is4():
-				f.Invalid(at, a, "must be an IPv4 address")
-			case s.AddressType == discoveryv1.AddressTypeIPv6 && !ip.Is6():
-				f.Invalid(list, a, "must be an IPv6 address")
 			default:
+				if s.AddressType == discoveryv1.AddressTypeIPv4 && !ip.Is4() {
+					f.Invalid(list, a, "must be an IPv4 address")
+				} else if s.AddressType == discoveryv1.AddressTypeIPv6 && !ip.Is6() {
+					f.Invalid(list, a, "must be an IPv6 address")
+				}
 				f.EndpointIP(at, a)
 			}
 		}
@@ -133,8 +134,8 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 		}
 		if h := e.Hints; h != nil {
 			zones, nodes := check.Seen[string]{}, check.Seen[string]{}
-			if n := len(h.ForZones); n > sliceHintsMax {
-				f.TooMany(at.Child("hints", "forZones"), n, sliceHintsMax)
+			if !atMost(&f, at.Child("hints", "forZones"), len(h.ForZones), sliceHintsMax) {
+				continue
 			}
 			for j, z := range h.ForZones {
 				at := at.Child("hints", "forZones").Index(j).Child("name")
@@ -143,8 +144,8 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 					f.Duplicate(at, z.Name)
 				}
 			}
-			if n := len(h.ForNodes); n > sliceHintsMax {
-				f.TooMany(at.Child("hints", "forNodes"), n, sliceHintsMax)
+			if !atMost(&f, at.Child("hints", "forNodes"), len(h.ForNodes), sliceHintsMax) {
+				continue
 			}
 			for j, n := range h.ForNodes {
 				at := at.Child("hints", "forNodes").Index(j).Child("name")

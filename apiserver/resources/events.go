@@ -17,7 +17,7 @@ import (
 
 func events(cfg Config) Resource[corev1.Event] {
 	return Resource[corev1.Event]{
-		Group: "", Version: "v1", Kind: "Event", Plural: "events", Short: []string{"ev"},
+		Group: "", Version: "v1", Kind: "Event", Plural: "events", AnyFinalizer: true, Short: []string{"ev"},
 		List:         func() runtime.Object { return &corev1.EventList{} },
 		NoGeneration: true, NoDependents: true, CreateOnUpdate: true, Name: PathSegment,
 		Main: Part[corev1.Event]{

@@ -213,13 +213,13 @@ func validateFlowSubject(f *check.Faults, s flowcontrolv1.Subject, p *field.Path
 			f.Forbidden(p.Child(x.field), x.field+" is forbidden when subject kind is not '"+string(x.kind)+"'")
 		}
 	}
-	if s.User != nil {
+	if s.User != nil && s.Kind == flowcontrolv1.SubjectKindUser {
 		f.Need(p.Child("user", "name"), s.User.Name)
 	}
-	if s.Group != nil {
+	if s.Group != nil && s.Kind == flowcontrolv1.SubjectKindGroup {
 		f.Need(p.Child("group", "name"), s.Group.Name)
 	}
-	if a := s.ServiceAccount; a != nil {
+	if a := s.ServiceAccount; a != nil && s.Kind == flowcontrolv1.SubjectKindServiceAccount {
 		if f.Need(p.Child("serviceAccount", "name"), a.Name) && a.Name != "*" {
 			f.Subdomain(p.Child("serviceAccount", "name"), a.Name)
 		}

@@ -202,10 +202,6 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 			m.Object.Target.Value != nil || m.Object.Target.AverageValue != nil))
 		return f.List()
 	})
-	source("pods", m.Pods != nil, func(p *field.Path) field.ErrorList {
-		return append(validateMetricName(m.Pods.Metric, p.Child("metric")), validateTarget(m.Pods.Target, p.Child("target"),
-			"averageValue", "must specify a positive target averageValue", m.Pods.Target.AverageValue != nil)...)
-	})
 	source("external", m.External != nil, func(p *field.Path) field.ErrorList {
 		t := m.External.Target
 		var f check.Faults
@@ -216,6 +212,10 @@ func validateMetric(m autoscalingv2.MetricSpec, p *field.Path) field.ErrorList {
 			f.Forbidden(p.Child("target", "value"), "may not set both a target value for metric and a per-pod target")
 		}
 		return f.List()
+	})
+	source("pods", m.Pods != nil, func(p *field.Path) field.ErrorList {
+		return append(validateMetricName(m.Pods.Metric, p.Child("metric")), validateTarget(m.Pods.Target, p.Child("target"),
+			"averageValue", "must specify a positive target averageValue", m.Pods.Target.AverageValue != nil)...)
 	})
 	named := func(name corev1.ResourceName, p *field.Path) field.ErrorList {
 		if name == "" {
@@ -311,7 +311,7 @@ var hpaColumns = []Column[hpa2]{
 		return strconv.Itoa(int(*h.Spec.MinReplicas))
 	}),
 	counted("MaxPods", func(h *hpa2) int32 { return h.Spec.MaxReplicas }),
-	number("Replicas", func(h *hpa2) int32 { return h.Status.CurrentReplicas }),
+	counted("Replicas", func(h *hpa2) int32 { return h.Status.CurrentReplicas }),
 	ageColumn[hpa2](),
 }
 

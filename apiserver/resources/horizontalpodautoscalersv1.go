@@ -9,10 +9,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
-// What autoscaling/v1 has no field for travels in these annotations, each
-// holding the v2 field as JSON, so that a client of v1 changes nothing it cannot see.
+// What autoscaling/v1 has no field for travels in these annotations as JSON, so that a client of v1 changes nothing it
+// cannot see: metrics in v1's own form, behavior with the names that its fields have in Go.
 const (
 	hpaMetricsAnnotation    = "autoscaling.alpha.kubernetes.io/metrics"
 	hpaBehaviorAnnotation   = "autoscaling.alpha.kubernetes.io/behavior"
@@ -105,10 +107,14 @@ func hpaFromV1(v1 *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.Horizon
 			delete(h.Annotations, key)
 		}
 	}
-	take(hpaMetricsAnnotation, &h.Spec.Metrics)
+	var metrics []autoscalingv1.MetricSpec
+	take(hpaMetricsAnnotation, &metrics)
+	h.Spec.Metrics = each(metrics, metricFromV1)
 	take(hpaBehaviorAnnotation, &h.Spec.Behavior)
 	take(hpaConditionsAnnotation, &h.Status.Conditions)
-	take(hpaCurrentAnnotation, &h.Status.CurrentMetrics)
+	var current []autoscalingv1.MetricStatus
+	take(hpaCurrentAnnotation, &current)
+	h.Status.CurrentMetrics = each(current, metricStatusFromV1)
 	if len(h.Annotations) == 0 {
 		h.Annotations = nil
 	}
@@ -169,9 +175,9 @@ func hpaToV1(h *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv1.Horizontal
 		}
 		v1.Annotations[key] = string(b)
 	}
-	put(hpaMetricsAnnotation, len(others) > 0, others)
-	put(hpaBehaviorAnnotation, h.Spec.Behavior != nil, h.Spec.Behavior)
+	put(hpaMetricsAnnotation, len(others) > 0, each(others, metricToV1))
+	put(hpaBehaviorAnnotation, h.Spec.Behavior != nil, check.Shown(h.Spec.Behavior))
 	put(hpaConditionsAnnotation, len(h.Status.Conditions) > 0, h.Status.Conditions)
-	put(hpaCurrentAnnotation, len(h.Status.CurrentMetrics) > 0, h.Status.CurrentMetrics)
+	put(hpaCurrentAnnotation, len(h.Status.CurrentMetrics) > 0, each(h.Status.CurrentMetrics, metricStatusToV1))
 	return v1
 }

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -325,12 +326,12 @@ func validatePolicyRule(f *check.Faults, ports []networkingv1.NetworkPolicyPort,
 			switch {
 			case port.Port == nil:
 				f.Invalid(at, *end, "may not be specified when `port` is not specified")
-			case port.Port.StrVal != "":
+			case port.Port.Type == intstr.String:
 				f.Invalid(at, *end, "may not be specified when `port` is non-numeric")
 			case *end < port.Port.IntVal:
 				f.Invalid(at, port.Port.IntVal, "must be greater than or equal to `port`")
 			}
-			if port.Port != nil && port.Port.StrVal == "" {
+			if port.Port != nil && port.Port.Type == intstr.Int {
 				f.Port(at, *end)
 			}
 		}
@@ -348,14 +349,18 @@ func validatePolicyRule(f *check.Faults, ports []networkingv1.NetworkPolicyPort,
 		switch b := peer.IPBlock; {
 		case b == nil && selectors == 0:
 			f.Required(at, "must specify a peer")
-		case b != nil && selectors > 0:
-			f.Forbidden(at, "may not specify both ipBlock and another peer")
 		case b != nil:
+			if selectors > 0 {
+				f.Forbidden(at, "may not specify both ipBlock and another peer")
+			}
 			at := at.Child("ipBlock")
 			if !f.Need(at.Child("cidr"), b.CIDR) {
 				break
 			}
-			f.CIDR(at.Child("cidr"), b.CIDR)
+			if faults := validation.IsValidCIDR(at.Child("cidr"), b.CIDR); len(faults) > 0 {
+				f.Add(faults)
+				break
+			}
 			whole, err := netip.ParsePrefix(b.CIDR)
 			for j, except := range b.Except {
 				at := at.Child("except").Index(j)

@@ -2,7 +2,6 @@ package resources
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -62,7 +61,6 @@ var ipAddresses = Resource[networkingv1.IPAddress]{
 			}
 			return out + "/" + r.Name
 		}),
-		ageColumn[networkingv1.IPAddress](),
 	},
 }
 
@@ -82,15 +80,30 @@ var serviceCIDRs = Resource[networkingv1.ServiceCIDR]{
 	},
 }
 
+// validateServiceCIDR: a second family may be added; nothing else changes.
 func validateServiceCIDR(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 	var f check.Faults
 	p := field.NewPath("spec", "cidrs")
+	if old != nil {
+		now, was := c.Spec.CIDRs, old.Spec.CIDRs
+		second := len(was) == 1 && len(now) == 2
+		if !second && len(now) != len(was) {
+			f.Invalid(p, now, check.Immutable)
+			return f.List()
+		}
+		for i := range was {
+			f.Same(p.Index(i), now[i], was[i])
+		}
+		if !second {
+			return f.List()
+		}
+	}
 	if len(c.Spec.CIDRs) == 0 {
 		f.Required(p, "at least one CIDR required")
 		return f.List()
 	}
 	if len(c.Spec.CIDRs) > 2 {
-		f.Invalid(p, c.Spec, "may only hold up to 2 values")
+		f.Invalid(p, check.Shown(c.Spec), "may only hold up to 2 values")
 		return f.List()
 	}
 	families := map[bool]int{}
@@ -102,20 +115,6 @@ func validateServiceCIDR(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 	}
 	if families[true] > 1 || families[false] > 1 {
 		f.Invalid(p, c.Spec.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64")
-	}
-	if old == nil || slices.Equal(c.Spec.CIDRs, old.Spec.CIDRs) {
-		return f.List()
-	}
-	// A second family may be added; nothing else changes.
-	switch {
-	case len(old.Spec.CIDRs) == 1 && len(c.Spec.CIDRs) == 2:
-		f.Same(p.Index(0), c.Spec.CIDRs[0], old.Spec.CIDRs[0])
-	case len(old.Spec.CIDRs) == len(c.Spec.CIDRs):
-		for i := range c.Spec.CIDRs {
-			f.Same(p.Index(i), c.Spec.CIDRs[i], old.Spec.CIDRs[i])
-		}
-	default:
-		f.Invalid(p, c.Spec.CIDRs, check.Immutable)
 	}
 	return f.List()
 }

@@ -8,7 +8,7 @@ import (
 )
 
 var leases = Resource[coordinationv1.Lease]{
-	Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", Prefix: "leases",
+	Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Plural: "leases", AnyFinalizer: true, Prefix: "leases",
 	List: listOf[coordinationv1.LeaseList], NoGeneration: true, CreateOnUpdate: true, NeedsVersion: true,
 	Main: Part[coordinationv1.Lease]{Prepare: dropElection, Validate: withoutRequest(func(l, _ *coordinationv1.Lease) field.ErrorList {
 		var f check.Faults

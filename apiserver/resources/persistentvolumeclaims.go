@@ -32,6 +32,7 @@ var persistentVolumeClaims = Resource[claim]{
 			alignDataSource(&obj.Spec)
 		},
 		Validate: withoutRequest(validateClaim),
+		Warnings: func(_ *Request, c, _ *claim) []string { return podrules.ClaimWarnings(&c.Spec, field.NewPath("spec")) },
 		Reset:    []string{"status"},
 	},
 	Status: statusPart(func(c *claim) *corev1.PersistentVolumeClaimSpec { return &c.Spec }, validateClaimStatus),
@@ -138,7 +139,7 @@ func validateClaim(c, old *claim) field.ErrorList {
 		rest.VolumeAttributesClassName = was.VolumeAttributesClassName
 	}
 	if !equality.Semantic.DeepEqual(*rest, *was) {
-		f.Forbidden(p, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(*was, *rest)))
+		f.Forbidden(p, fmt.Sprintf("spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n%v", diff.Diff(check.Shown(*was), check.Shown(*rest))))
 	}
 	size, capacity := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Status.Capacity[corev1.ResourceStorage]
 	if size.Cmp(old.Spec.Resources.Requests[corev1.ResourceStorage]) < 0 && size.Cmp(capacity) <= 0 {

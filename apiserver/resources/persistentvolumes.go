@@ -154,7 +154,7 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 	}
 	if !equality.Semantic.DeepEqual(s.PersistentVolumeSource, old.Spec.PersistentVolumeSource) && !onlySecretsAdded(s, &old.Spec) {
 		f.Forbidden(p.Child("persistentvolumesource"), fmt.Sprintf("spec.persistentvolumesource is immutable after creation\n%v",
-			diff.Diff(old.Spec.PersistentVolumeSource, s.PersistentVolumeSource)))
+			diff.Diff(check.Shown(old.Spec.PersistentVolumeSource), check.Shown(s.PersistentVolumeSource))))
 	}
 	f.Same(field.NewPath("volumeMode"), s.VolumeMode, old.Spec.VolumeMode)
 	if old.Spec.NodeAffinity != nil && !sameAffinity.DeepEqual(s.NodeAffinity, old.Spec.NodeAffinity) {

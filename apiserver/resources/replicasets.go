@@ -33,7 +33,7 @@ var replicaSets = Resource[appsv1.ReplicaSet]{
 		p, s := field.NewPath("status"), &r.Status
 		check.AtLeastZero(&f, p.Child("observedGeneration"), s.ObservedGeneration)
 		check.AtLeastZeroPtr(&f, p.Child("terminatingReplicas"), s.TerminatingReplicas)
-		counters(&f, p, s.Replicas, map[string]int32{
+		counters(&f, p, "readyReplicas", s.Replicas, map[string]int32{
 			"fullyLabeledReplicas": s.FullyLabeledReplicas, "readyReplicas": s.ReadyReplicas, "availableReplicas": s.AvailableReplicas,
 		})
 		return f.List()

@@ -35,7 +35,7 @@ var replicationControllers = Resource[corev1.ReplicationController]{
 		var f check.Faults
 		p, s := field.NewPath("status"), &r.Status
 		check.AtLeastZero(&f, p.Child("observedGeneration"), s.ObservedGeneration)
-		counters(&f, p, s.Replicas, map[string]int32{
+		counters(&f, p, "readyReplicas", s.Replicas, map[string]int32{
 			"fullyLabeledReplicas": s.FullyLabeledReplicas, "readyReplicas": s.ReadyReplicas, "availableReplicas": s.AvailableReplicas,
 		})
 		return f.List()

@@ -186,6 +186,8 @@ type Resource[T any] struct {
 	// Compare, if set, decides whether spec-like content changed and generation must grow;
 	// default: any change outside metadata and status. NoGeneration: kind has no generation (configmaps).
 	NoGeneration bool
+	// AnyFinalizer: a finalizer may be any qualified name. Other kinds ask that it names its owner's domain.
+	AnyFinalizer bool
 }
 
 // Row is a Resource without its type parameter.
@@ -214,6 +216,7 @@ type Row struct {
 	NoDependents                           bool
 	OrphanWarning                          string
 	NeedsVersion, NoGeneration             bool
+	AnyFinalizer                           bool
 	Allocate                               func(rq *Request, obj, old Object) ([]Beside, error) // nil: none
 	TTL                                    func(Object) time.Duration                           // nil: none
 	Stored                                 *Row                                                 // nil: itself
@@ -374,7 +377,7 @@ func (r Resource[T]) Row() *Row {
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
 		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldAlias: r.FieldAlias, Name: r.Name,
 		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, NoDependents: r.NoDependents, CreateOnUpdate: r.CreateOnUpdate,
-		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, Stored: r.Stored, Upgrade: r.Upgrade,
+		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, AnyFinalizer: r.AnyFinalizer, Stored: r.Stored, Upgrade: r.Upgrade,
 	}
 	if row.Singular == "" {
 		row.Singular = strings.ToLower(r.Kind)

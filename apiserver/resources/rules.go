@@ -94,6 +94,8 @@ func keepMeta[T any](p *Part[T]) *Part[T] {
 		now.SetAnnotations(was.GetAnnotations())
 		now.SetFinalizers(was.GetFinalizers())
 		now.SetOwnerReferences(was.GetOwnerReferences())
+		now.SetDeletionTimestamp(was.GetDeletionTimestamp())
+		now.SetSelfLink(was.GetSelfLink())
 	}
 	p.Reset = append(p.Reset, "metadata")
 	return p
@@ -154,8 +156,18 @@ func number[T any, N ~int | ~int32 | ~int64](name string, cell func(*T) N) Colum
 
 // counted makes a column of integers that upstream declares as a string.
 func counted[T any, N ~int | ~int32 | ~int64](name string, cell func(*T) N) Column[T] {
-	c := number(name, cell)
+	return declaredText(number(name, cell))
+}
+
+// declaredText changes the declared type of a column and leaves its cells.
+func declaredText[T any](c Column[T]) Column[T] {
 	c.Type = "string"
+	return c
+}
+
+// named declares that the cells of a column are names.
+func named[T any](c Column[T]) Column[T] {
+	c.Format = "name"
 	return c
 }
 

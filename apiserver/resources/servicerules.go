@@ -16,6 +16,16 @@ import (
 // The rules of Services. What fills in and keeps their fields in step is in services.go.
 
 func validateService(cfg Config, s, old *service) field.ErrorList {
+	// What addresses a service may have is decided before anything else, and then said alone.
+	for _, rules := range []func(*check.Faults, Config, *service, *service, *field.Path){addressFields, addressPolicy, addressFamilies} {
+		var f check.Faults
+		if s.Spec.Type != corev1.ServiceTypeExternalName {
+			rules(&f, cfg, s, old, field.NewPath("spec"))
+		}
+		if !f.Empty() {
+			return f.List()
+		}
+	}
 	var f check.Faults
 	p, at := &s.Spec, field.NewPath("spec")
 	hints, hinted := s.Annotations[topologyHints]
@@ -60,7 +70,7 @@ func validateService(cfg Config, s, old *service) field.ErrorList {
 	} else if p.SessionAffinity == corev1.ServiceAffinityNone && p.SessionAffinityConfig != nil {
 		f.Forbidden(c, "must not be set when session affinity is None")
 	}
-	validateClusterIPs(&f, cfg, s, old, at)
+	addressChanges(&f, s, old, at)
 	for i, ip := range p.ExternalIPs {
 		var known []string
 		if old != nil {
@@ -245,12 +255,10 @@ func validateServiceUniquePorts(f *check.Faults, s *service, p *field.Path) {
 
 // validateClusterIPs holds the rules that bind clusterIP, clusterIPs, ipFamilies
 // and ipFamilyPolicy to each other, to the cluster and to what they were.
-func validateClusterIPs(f *check.Faults, cfg Config, s, old *service, p *field.Path) {
-	if s.Spec.Type == corev1.ServiceTypeExternalName {
-		return
-	}
+// addressFields: addresses and families are well formed and fit each other.
+func addressFields(f *check.Faults, _ Config, s, old *service, p *field.Path) {
 	v := &s.Spec
-	ips, families, policy := p.Child("clusterIPs"), p.Child("ipFamilies"), p.Child("ipFamilyPolicy")
+	ips, families := p.Child("clusterIPs"), p.Child("ipFamilies")
 	switch {
 	case v.ClusterIP != "" && len(v.ClusterIPs) == 0:
 		f.Required(ips, "")
@@ -259,63 +267,87 @@ func validateClusterIPs(f *check.Faults, cfg Config, s, old *service, p *field.P
 	case v.ClusterIP == "" && len(v.ClusterIPs) > 0:
 		f.Invalid(ips, v.ClusterIPs, "must be empty when `clusterIP` is not specified")
 	}
-	known := cfg.families()
-	loose := v.ClusterIP == corev1.ClusterIPNone && len(v.Selector) == 0
 	seen := check.Seen[corev1.IPFamily]{}
 	for i, fam := range v.IPFamilies {
 		check.Among(f, families.Index(i), fam, corev1.IPv4Protocol, corev1.IPv6Protocol)
 		if seen.Again(fam) {
 			f.Duplicate(families.Index(i), fam)
-		} else if !loose && (fam == corev1.IPv4Protocol || fam == corev1.IPv6Protocol) && !slices.Contains(known, fam) {
-			f.Invalid(families.Index(i), fam, "not configured on this cluster")
 		}
 	}
-	check.AmongPtr(f, policy, v.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack)
+	check.AmongPtr(f, p.Child("ipFamilyPolicy"), v.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack)
 	var existing []string
 	if old != nil {
 		existing = old.Spec.ClusterIPs
 	}
-	count := map[corev1.IPFamily]int{}
+	count, bad := map[corev1.IPFamily]int{}, false
 	for i, text := range v.ClusterIPs {
 		if i == 0 && text == corev1.ClusterIPNone {
 			if len(v.ClusterIPs) > 1 {
+				bad = true
 				f.Invalid(ips, v.ClusterIPs, "'None' must be the first and only value")
 			}
 			continue
 		}
 		f.IP(ips.Index(i), text, existing...)
 		ip, err := netip.ParseAddr(text)
-		if err != nil {
-			continue
-		}
-		count[familyOf(ip)]++
-		if i < len(v.IPFamilies) && v.IPFamilies[i] != familyOf(ip) && !headless(s) {
-			f.Invalid(ips.Index(i), text, fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", v.IPFamilies[i], i))
+		if bad = bad || err != nil; err == nil {
+			count[familyOf(ip)]++
 		}
 	}
 	if len(v.ClusterIPs) > 2 {
 		f.Invalid(ips, v.ClusterIPs, "may only hold up to 2 values")
 	}
+	if bad {
+		return
+	}
 	if count[corev1.IPv4Protocol] > 1 || count[corev1.IPv6Protocol] > 1 {
 		f.Invalid(ips, v.ClusterIPs, "may specify no more than one IP for each IP family")
 	}
-	switch valueOr(v.IPFamilyPolicy, "") {
-	case corev1.IPFamilyPolicySingleStack:
+	for i := range min(len(v.ClusterIPs), len(v.IPFamilies)) {
+		ip, err := netip.ParseAddr(v.ClusterIPs[i])
+		want := v.IPFamilies[i]
+		if err == nil && want != familyOf(ip) && (want == corev1.IPv4Protocol || want == corev1.IPv6Protocol) {
+			f.Invalid(ips.Index(i), v.ClusterIPs[i], fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", want, i))
+		}
+	}
+}
+
+// addressPolicy: a service of one family has one address.
+func addressPolicy(f *check.Faults, _ Config, s, _ *service, p *field.Path) {
+	v, policy := &s.Spec, p.Child("ipFamilyPolicy")
+	if valueOr(v.IPFamilyPolicy, "") == corev1.IPFamilyPolicySingleStack {
 		if len(v.ClusterIPs) == 2 {
 			f.Invalid(policy, *v.IPFamilyPolicy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified")
 		}
 		if len(v.IPFamilies) == 2 {
 			f.Invalid(policy, *v.IPFamilyPolicy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified")
 		}
-	case corev1.IPFamilyPolicyRequireDualStack:
-		if !loose && len(known) < 2 {
-			f.Invalid(policy, *v.IPFamilyPolicy, "this cluster is not configured for dual-stack services")
-		}
 	}
-	if old == nil || old.Spec.Type == corev1.ServiceTypeExternalName {
+}
+
+// addressFamilies: the cluster has the families that a service asks for, unless nothing stands behind it.
+func addressFamilies(f *check.Faults, cfg Config, s, _ *service, p *field.Path) {
+	v, known := &s.Spec, cfg.families()
+	if v.ClusterIP == corev1.ClusterIPNone && len(v.Selector) == 0 {
 		return
 	}
-	o := &old.Spec
+	if valueOr(v.IPFamilyPolicy, "") == corev1.IPFamilyPolicyRequireDualStack && len(known) < 2 {
+		f.Invalid(p.Child("ipFamilyPolicy"), *v.IPFamilyPolicy, "this cluster is not configured for dual-stack services")
+	}
+	for i, fam := range v.IPFamilies {
+		if !slices.Contains(known, fam) {
+			f.Invalid(p.Child("ipFamilies").Index(i), fam, "not configured on this cluster")
+		}
+	}
+}
+
+// addressChanges: a second family may come and go; the first one stays.
+func addressChanges(f *check.Faults, s, old *service, p *field.Path) {
+	if old == nil || s.Spec.Type == corev1.ServiceTypeExternalName || old.Spec.Type == corev1.ServiceTypeExternalName {
+		return
+	}
+	v, o := &s.Spec, &old.Spec
+	ips, families, policy := p.Child("clusterIPs"), p.Child("ipFamilies"), p.Child("ipFamilyPolicy")
 	const fixed = "may not change once set"
 	if !(headless(s) && headless(old)) && !slices.Equal(v.ClusterIPs, o.ClusterIPs) && len(o.ClusterIPs) > 0 {
 		switch {

@@ -53,7 +53,7 @@ var statefulSets = Resource[appsv1.StatefulSet]{
 		var f check.Faults
 		p, st := field.NewPath("status"), &s.Status
 		check.AtLeastZero(&f, p.Child("observedGeneration"), st.ObservedGeneration)
-		counters(&f, p, st.Replicas, map[string]int32{
+		counters(&f, p, "status.readyReplicas", st.Replicas, map[string]int32{
 			"readyReplicas": st.ReadyReplicas, "currentReplicas": st.CurrentReplicas,
 			"updatedReplicas": st.UpdatedReplicas, "availableReplicas": st.AvailableReplicas,
 		})
@@ -117,7 +117,7 @@ func validateStatefulSet(set, old *appsv1.StatefulSet) field.ErrorList {
 		f.Required(at, "")
 	case appsv1.OnDeleteStatefulSetStrategyType:
 		if u.RollingUpdate != nil {
-			f.Invalid(at.Child("rollingUpdate"), u.RollingUpdate, fmt.Sprintf("only allowed for updateStrategy '%s'", appsv1.RollingUpdateStatefulSetStrategyType))
+			f.Invalid(at.Child("rollingUpdate"), check.Shown(u.RollingUpdate), fmt.Sprintf("only allowed for updateStrategy '%s'", appsv1.RollingUpdateStatefulSetStrategyType))
 		}
 	case appsv1.RollingUpdateStatefulSetStrategyType:
 		if u.RollingUpdate != nil {
@@ -130,7 +130,7 @@ func validateStatefulSet(set, old *appsv1.StatefulSet) field.ErrorList {
 			}
 		}
 	default:
-		f.Invalid(at, u, fmt.Sprintf("must be '%s' or '%s'", appsv1.RollingUpdateStatefulSetStrategyType, appsv1.OnDeleteStatefulSetStrategyType))
+		f.Invalid(at, check.Shown(u), fmt.Sprintf("must be '%s' or '%s'", appsv1.RollingUpdateStatefulSetStrategyType, appsv1.OnDeleteStatefulSetStrategyType))
 	}
 	if r := s.PersistentVolumeClaimRetentionPolicy; r != nil {
 		at := p.Child("persistentVolumeClaimRetentionPolicy")
@@ -143,7 +143,7 @@ func validateStatefulSet(set, old *appsv1.StatefulSet) field.ErrorList {
 	if s.Ordinals != nil {
 		check.AtLeastZero(&f, p.Child("ordinals", "start"), s.Ordinals.Start)
 	}
-	if s.ServiceName != "" && (old == nil || old.Spec.ServiceName != s.ServiceName) {
+	if s.ServiceName != "" && old == nil {
 		f.Each(p.Child("serviceName"), s.ServiceName, validation.IsDNS1123Label(s.ServiceName))
 	}
 	for i := range s.VolumeClaimTemplates {

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -109,14 +110,9 @@ var storageClasses = Resource[storagev1.StorageClass]{
 		if old == nil {
 			return f.List()
 		}
-		forbid := func(name string, now, was any) {
-			if !equality.Semantic.DeepEqual(now, was) {
-				f.Forbidden(at(name), "updates to "+name+" are forbidden.")
-			}
-		}
-		forbid("parameters", c.Parameters, old.Parameters)
+		f.Same(at("parameters"), c.Parameters, old.Parameters)
 		f.Same(at("provisioner"), c.Provisioner, old.Provisioner)
-		forbid("reclaimPolicy", c.ReclaimPolicy, old.ReclaimPolicy)
+		f.Same(at("reclaimPolicy"), c.ReclaimPolicy, old.ReclaimPolicy)
 		f.Same(at("volumeBindingMode"), c.VolumeBindingMode, old.VolumeBindingMode)
 		return f.List()
 	}),
@@ -135,7 +131,7 @@ var storageClasses = Resource[storagev1.StorageClass]{
 		text("VolumeBindingMode", func(c *storagev1.StorageClass) string {
 			return string(valueOr(c.VolumeBindingMode, storagev1.VolumeBindingImmediate))
 		}),
-		boolean("AllowVolumeExpansion", func(c *storagev1.StorageClass) bool { return valueOr(c.AllowVolumeExpansion, false) }),
+		declaredText(boolean("AllowVolumeExpansion", func(c *storagev1.StorageClass) bool { return valueOr(c.AllowVolumeExpansion, false) })),
 		ageColumn[storagev1.StorageClass](),
 	},
 }
@@ -209,8 +205,8 @@ var csiNodes = Resource[storagev1.CSINode]{
 				f.QualifiedName(at, k)
 			}
 			if o, ok := was[d.Name]; ok {
-				o.Allocatable = d.Allocatable
-				f.Same(at, d, o)
+				o.Allocatable, d.Allocatable = nil, nil
+				f.Same(p, d, o)
 			}
 		}
 		return f.List()
@@ -235,12 +231,6 @@ func csiDriverWarnings(_ *Request, d, old *storagev1.CSIDriver) []string {
 var csiDrivers = Resource[storagev1.CSIDriver]{
 	Group: "storage.k8s.io", Version: "v1", Kind: "CSIDriver", Plural: "csidrivers", Prefix: "csidrivers", Scope: Cluster, NoGeneration: true,
 	NeedsVersion: true, List: listOf[storagev1.CSIDriverList],
-	Name: func(name string, prefix bool) []string {
-		if len(name) > 63 {
-			return []string{validation.MaxLenError(63)}
-		}
-		return DNSSubdomain(strings.ToLower(name), prefix)
-	},
 	Default: func(d *storagev1.CSIDriver) {
 		s := &d.Spec
 		defPtr(&s.AttachRequired, true)
@@ -254,13 +244,16 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 		defPtr(&s.SELinuxMount, false)
 	},
 	Main: Part[storagev1.CSIDriver]{Prepare: func(_ *Request, d, old *storagev1.CSIDriver) {
+		if old == nil || old.Spec.PreventPodSchedulingIfMissing == nil {
+			d.Spec.PreventPodSchedulingIfMissing = nil // the gate VolumeLimitScaling is closed in 1.36
+		}
 		if old != nil && !equality.Semantic.DeepEqual(d.Spec, old.Spec) { // counted from none on: its creation is no generation
 			d.Generation = old.Generation + 1
 		}
 	}, Warnings: csiDriverWarnings, Validate: withoutRequest(func(d, old *storagev1.CSIDriver) field.ErrorList {
 		var f check.Faults
 		s, p := &d.Spec, field.NewPath("spec")
-		for name, v := range map[string]*bool{"attachRequired": s.AttachRequired, "podInfoOnMount": s.PodInfoOnMount, "storageCapacity": s.StorageCapacity, "seLinuxMount": s.SELinuxMount} {
+		for name, v := range map[string]*bool{"attachedRequired": s.AttachRequired, "podInfoOnMount": s.PodInfoOnMount, "storageCapacity": s.StorageCapacity, "seLinuxMount": s.SELinuxMount} {
 			if v == nil {
 				f.Required(p.Child(name), "")
 			}
@@ -276,18 +269,22 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 				f.Duplicate(at.Child("audience"), t.Audience)
 			}
 			if e := t.ExpirationSeconds; e != nil {
+				at := at.Child("expirationSeconds")
 				if *e < 600 {
-					f.Invalid(at.Child("expirationSeconds"), *e, "may not specify a duration less than 10 minutes")
+					f.Invalid(at, *e, "may not specify a duration less than 10 minutes")
 				} else if *e > 1<<32 {
-					f.Invalid(at.Child("expirationSeconds"), *e, "may not specify a duration larger than 2^32 seconds")
+					f.Invalid(at, *e, "may not specify a duration larger than 2^32 seconds")
 				}
 			}
 		}
 		if t := s.NodeAllocatableUpdatePeriodSeconds; t != nil && *t < 10 {
 			f.Invalid(p.Child("nodeAllocatableUpdatePeriodSeconds"), *t, "must be greater than or equal to 10 seconds")
 		}
+		if s.ServiceAccountTokenInSecrets != nil && len(s.TokenRequests) == 0 {
+			f.Invalid(p.Child("serviceAccountTokenInSecrets"), s.ServiceAccountTokenInSecrets, "serviceAccountTokenInSecrets is set but no tokenRequests are specified")
+		}
 		if old != nil {
-			f.Same(p.Child("attachRequired"), s.AttachRequired, old.Spec.AttachRequired)
+			f.Same(p.Child("attachedRequired"), s.AttachRequired, old.Spec.AttachRequired)
 			f.Same(p.Child("volumeLifecycleModes"), s.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes)
 		}
 		return f.List()
@@ -336,28 +333,28 @@ var csiStorageCapacities = Resource[storagev1.CSIStorageCapacity]{
 		if c.Capacity != nil {
 			f.Quantity(field.NewPath("capacity"), *c.Capacity)
 		}
-		if c.MaximumVolumeSize != nil {
-			f.Quantity(field.NewPath("maximumVolumeSize"), *c.MaximumVolumeSize)
-		}
 		if old != nil {
 			f.Same(field.NewPath("nodeTopology"), c.NodeTopology, old.NodeTopology)
 			f.Same(field.NewPath("storageClassName"), c.StorageClassName, old.StorageClassName)
 		}
 		return f.List()
 	}),
-	Docs: map[string]string{
-		"StorageClassName": storagev1.CSIStorageCapacity{}.SwaggerDoc()["storageClassName"],
-		"Capacity":         storagev1.CSIStorageCapacity{}.SwaggerDoc()["capacity"],
-	},
-	Columns: []Column[storagev1.CSIStorageCapacity]{
-		text("StorageClassName", func(c *storagev1.CSIStorageCapacity) string { return c.StorageClassName }),
-		text("Capacity", func(c *storagev1.CSIStorageCapacity) string {
-			if c.Capacity == nil {
-				return "<unset>"
-			}
-			return c.Capacity.String()
-		}),
-	},
+	Columns: []Column[storagev1.CSIStorageCapacity]{createdAtColumn[storagev1.CSIStorageCapacity]()},
+}
+
+const attachmentMetadataMax = 256 << 10
+
+// validateVolumeError: the bound that a long message is told is that of the metadata beside it, as upstream has it.
+func validateVolumeError(f *check.Faults, e *storagev1.VolumeError, p *field.Path) {
+	if e == nil {
+		return
+	}
+	if len(e.Message) > 1024 {
+		f.TooLong(p.Child("message"), "", attachmentMetadataMax)
+	}
+	if c := e.ErrorCode; c != nil && *c < 0 {
+		f.Invalid(p.Child("errorCode"), *c, validation.InclusiveRangeError(0, math.MaxInt32))
+	}
 }
 
 var volumeAttachments = Resource[storagev1.VolumeAttachment]{
@@ -386,7 +383,19 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 		}
 		return f.List()
 	}),
-	Status: keepMeta(statusPart[storagev1.VolumeAttachment](func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentSpec { return &a.Spec }, nil)),
+	Status: keepMeta(statusPart(func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentSpec { return &a.Spec }, func(a, _ *storagev1.VolumeAttachment) field.ErrorList {
+		var f check.Faults
+		p, size := field.NewPath("status"), 0
+		for k, v := range a.Status.AttachmentMetadata {
+			size += len(k) + len(v)
+		}
+		if size > attachmentMetadataMax {
+			f.TooLong(p.Child("attachmentMetadata"), "", attachmentMetadataMax)
+		}
+		validateVolumeError(&f, a.Status.AttachError, p.Child("attachError"))
+		validateVolumeError(&f, a.Status.DetachError, p.Child("detachError"))
+		return f.List()
+	})),
 	Docs: map[string]string{
 		"Attacher": storagev1.VolumeAttachmentSpec{}.SwaggerDoc()["attacher"],
 		"PV":       storagev1.VolumeAttachmentSource{}.SwaggerDoc()["persistentVolumeName"],
@@ -394,7 +403,7 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 		"Attached": storagev1.VolumeAttachmentStatus{}.SwaggerDoc()["attached"],
 	},
 	Columns: []Column[storagev1.VolumeAttachment]{
-		text("Attacher", func(a *storagev1.VolumeAttachment) string { return a.Spec.Attacher }),
+		named(text("Attacher", func(a *storagev1.VolumeAttachment) string { return a.Spec.Attacher })),
 		text("PV", func(a *storagev1.VolumeAttachment) string { return valueOr(a.Spec.Source.PersistentVolumeName, "") }),
 		text("Node", func(a *storagev1.VolumeAttachment) string { return a.Spec.NodeName }),
 		boolean("Attached", func(a *storagev1.VolumeAttachment) bool { return a.Status.Attached }),

@@ -146,7 +146,7 @@ func amount(v *intstr.IntOrString) int {
 }
 
 // counters are the numbers of a status: none is negative, and none exceeds replicas.
-func counters(f *check.Faults, p *field.Path, replicas int32, counts map[string]int32) {
+func counters(f *check.Faults, p *field.Path, ready string, replicas int32, counts map[string]int32) {
 	check.AtLeastZero(f, p.Child("replicas"), replicas)
 	for name, n := range counts {
 		check.AtLeastZero(f, p.Child(name), n)
@@ -154,8 +154,8 @@ func counters(f *check.Faults, p *field.Path, replicas int32, counts map[string]
 			f.Invalid(p.Child(name), n, "cannot be greater than status.replicas")
 		}
 	}
-	if ready, ok := counts["readyReplicas"]; ok && counts["availableReplicas"] > ready {
-		f.Invalid(p.Child("availableReplicas"), counts["availableReplicas"], "cannot be greater than readyReplicas")
+	if n, ok := counts["readyReplicas"]; ok && counts["availableReplicas"] > n {
+		f.Invalid(p.Child("availableReplicas"), counts["availableReplicas"], "cannot be greater than "+ready)
 	}
 }
 

@@ -294,10 +294,9 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 	return o.putAllocated(ctx, rq, row, obj, nil, key, nil)
 }
 
-// plainFinalizers refuses finalizers of built-in kinds that name no owner and are none of Kubernetes' own.
-// Definitions, custom objects and APIServices may have any: their own cleanup has no owner in its name.
+// plainFinalizers refuses finalizers that name no owner and are none of Kubernetes' own.
 func plainFinalizers(row *resources.Row, obj resources.Object) (errs field.ErrorList) {
-	if row.Custom != nil || row.Group == "apiextensions.k8s.io" || row.Group == "apiregistration.k8s.io" {
+	if row.Custom != nil || row.AnyFinalizer {
 		return nil
 	}
 	for i, f := range obj.GetFinalizers() {
@@ -551,7 +550,6 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	if obj.GetUID() == "" {
 		obj.SetUID(old.GetUID())
 	}
-	obj.SetSelfLink("")
 	if c := old.GetCreationTimestamp(); !c.IsZero() {
 		obj.SetCreationTimestamp(c)
 	}
@@ -564,8 +562,10 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	if !opts.NoHooks && !row.NoGeneration && obj.GetGeneration() == old.GetGeneration() && specChanged(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
-	errs := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
-	errs = append(errs, errs...) // upstream looks twice and reports each fault as two causes
+	errs := validation.ValidateObjectMetaAccessor(obj, row.Namespaced, resources.PathSegment, field.NewPath("metadata"))
+	changes := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+	errs = append(errs, changes...)
+	errs = append(errs, changes...) // upstream looks once for all kinds and once for this one, and reports each fault as two causes
 	errs = append(errs, plainFinalizers(row, obj)...)
 	if !opts.NoHooks {
 		errs = append(errs, hooks.Validate(rq, obj, old)...)

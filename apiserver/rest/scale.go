@@ -238,11 +238,8 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 			return nil, opts, err
 		}
 		s := in.(*autoscalingv1.Scale)
-		if s.Name == "" {
-			return nil, opts, nameless(c.Name)
-		}
-		if s.Name != c.Name {
-			return nil, opts, misnamed(s.Name, c.Name)
+		if err := c.placed(s); err != nil {
+			return nil, opts, err
 		}
 		return func(current resources.Object) (resources.Object, error) { return with(current, s) }, opts, nil
 	}

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -35,20 +36,26 @@ func ValidateAccessModes(modes []corev1.PersistentVolumeAccessMode, missing stri
 	return f.List()
 }
 
-// ValidateClaimTemplate checks the claim of an ephemeral volume. Of metadata it may say labels and annotations only.
+// ValidateClaimTemplate checks the claim of an ephemeral volume.
 func ValidateClaimTemplate(t *corev1.PersistentVolumeClaimTemplate, p *field.Path) field.ErrorList {
 	var f check.Faults
-	at := p.Child("metadata")
-	f.Add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("annotations")))
-	f.Labels(at.Child("labels"), t.Labels)
-	meta := reflect.ValueOf(t.ObjectMeta)
+	f.Add(ValidateTemplateMeta(&t.ObjectMeta, p.Child("metadata")))
+	f.Add(ValidateClaimSpec(&t.Spec, p.Child("spec"), nil))
+	return f.List()
+}
+
+// ValidateTemplateMeta checks what a template of claims says of their metadata: labels and annotations only.
+func ValidateTemplateMeta(m *metav1.ObjectMeta, p *field.Path) field.ErrorList {
+	var f check.Faults
+	f.Add(apivalidation.ValidateAnnotations(m.Annotations, p.Child("annotations")))
+	f.Labels(p.Child("labels"), m.Labels)
+	meta := reflect.ValueOf(*m)
 	for i := range meta.NumField() {
 		name := meta.Type().Field(i).Name
 		if name != "Labels" && name != "Annotations" && !meta.Field(i).IsZero() {
-			f.Forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set")
+			f.Forbidden(p.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set")
 		}
 	}
-	f.Add(ValidateClaimSpec(&t.Spec, p.Child("spec"), nil))
 	return f.List()
 }
 

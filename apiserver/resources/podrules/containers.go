@@ -41,7 +41,7 @@ func (r *specRules) validateContainers(p *field.Path) {
 		}
 		r.validateLifecycle(c.Lifecycle, at.Child("lifecycle"))
 		r.validateProbes(c, at)
-		r.validateRestart(c, at)
+		r.validateRestart(c, false, at)
 	}
 	r.hostPorts(s.Containers, p.Child("containers"))
 	for i := range s.InitContainers {
@@ -53,7 +53,7 @@ func (r *specRules) validateContainers(p *field.Path) {
 func (r *specRules) validateInitContainer(i int, names check.Seen[string], p *field.Path) {
 	c, at := &r.spec.InitContainers[i], p.Index(i)
 	r.validateContainer(c, at)
-	r.validateRestart(c, at)
+	r.validateRestart(c, true, at)
 	if names[c.Name] {
 		r.Duplicate(at.Child("name"), c.Name)
 	} else if c.Name != "" {
@@ -196,13 +196,17 @@ func (r *specRules) hostPorts(list []corev1.Container, p *field.Path) {
 	}
 }
 
-// validateRestart holds the rules of a container's own restart policy (KEP-5307).
-func (r *specRules) validateRestart(c *corev1.Container, p *field.Path) {
+// validateRestart holds the rules of a container's own restart policy (KEP-5307). Of one that starts the pod and has no
+// policy no rule is looked into.
+func (r *specRules) validateRestart(c *corev1.Container, starts bool, p *field.Path) {
 	if c.RestartPolicy != nil {
 		check.Among(&r.Faults, p.Child("restartPolicy"), *c.RestartPolicy,
 			corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
 	} else if len(c.RestartPolicyRules) > 0 {
 		r.Required(p.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
+		if starts {
+			return
+		}
 	}
 	at := p.Child("restartPolicyRules")
 	if n := len(c.RestartPolicyRules); n > 20 {

@@ -177,7 +177,10 @@ func defaultFieldRef(r *corev1.ObjectFieldSelector) {
 
 // imageName is a reference that can be pulled: a lower-case path, perhaps behind a host, tag and digest apart.
 // Source: the grammar of the OCI distribution specification.
-var imageName = regexp.MustCompile(`^([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+(([._]|__|-+|/)[a-z0-9]+)*$`)
+var imageName = regexp.MustCompile(`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]+)?/)?[a-z0-9]+(([._]|__|-+|/)[a-z0-9]+)*$`)
+
+// imageID is no name, though it looks like one.
+var imageID = regexp.MustCompile(`^[a-f0-9]{64}$`)
 
 // pullPolicy is Always for the tag "latest", written or meant.
 func pullPolicy(image string) corev1.PullPolicy {
@@ -186,7 +189,7 @@ func pullPolicy(image string) corev1.PullPolicy {
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
 		name, tag = name[:i], name[i+1:]
 	}
-	if len(name) <= 255 && imageName.MatchString(name) && (tag == "latest" || tag == "" && !digest) {
+	if len(name) <= 255 && imageName.MatchString(name) && !imageID.MatchString(image) && (tag == "latest" || tag == "" && !digest) {
 		return corev1.PullAlways
 	}
 	return corev1.PullIfNotPresent

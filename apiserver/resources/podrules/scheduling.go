@@ -26,7 +26,7 @@ func (r *specRules) validateAffinity(p *field.Path) {
 		for i, t := range n.PreferredDuringSchedulingIgnoredDuringExecution {
 			at := at.Child("preferredDuringSchedulingIgnoredDuringExecution").Index(i)
 			r.weight(t.Weight, at)
-			r.Add(ValidateNodeSelectorTerm(&t.Preference, at.Child("preference")))
+			r.Add(ValidateNodeSelectorTerm(&t.Preference, false, at.Child("preference")))
 		}
 	}
 	terms := func(required []corev1.PodAffinityTerm, preferred []corev1.WeightedPodAffinityTerm, p *field.Path) {
@@ -115,13 +115,14 @@ func ValidateNodeSelector(s *corev1.NodeSelector, p *field.Path) field.ErrorList
 		f.Required(p.Child("nodeSelectorTerms"), "must have at least one node selector term")
 	}
 	for i := range s.NodeSelectorTerms {
-		f.Add(ValidateNodeSelectorTerm(&s.NodeSelectorTerms[i], p.Child("nodeSelectorTerms").Index(i)))
+		f.Add(ValidateNodeSelectorTerm(&s.NodeSelectorTerms[i], true, p.Child("nodeSelectorTerms").Index(i)))
 	}
 	return f.List()
 }
 
-// ValidateNodeSelectorTerm checks expressions over labels and over the one selectable field, metadata.name.
-func ValidateNodeSelectorTerm(t *corev1.NodeSelectorTerm, p *field.Path) field.ErrorList {
+// ValidateNodeSelectorTerm checks expressions over labels and over the one selectable field, metadata.name. Only
+// a strict one asks that values are possible: a preference for others never comes true, and does no harm.
+func ValidateNodeSelectorTerm(t *corev1.NodeSelectorTerm, strict bool, p *field.Path) field.ErrorList {
 	var f check.Faults
 	for i, e := range t.MatchExpressions {
 		at := p.Child("matchExpressions").Index(i)
@@ -143,7 +144,9 @@ func ValidateNodeSelectorTerm(t *corev1.NodeSelectorTerm, p *field.Path) field.E
 		}
 		f.LabelName(at.Child("key"), e.Key)
 		for j, v := range e.Values {
-			f.Each(at.Child("values").Index(j), v, validation.IsValidLabelValue(v))
+			if strict {
+				f.Each(at.Child("values").Index(j), v, validation.IsValidLabelValue(v))
+			}
 		}
 	}
 	for i, e := range t.MatchFields {

@@ -41,12 +41,12 @@ func (r *specRules) validateSecurity(s *corev1.SecurityContext, p *field.Path) {
 	r.seccomp(s.SeccompProfile, p.Child("seccompProfile"))
 	if e := s.AllowPrivilegeEscalation; e != nil && !*e {
 		if s.Privileged != nil && *s.Privileged {
-			r.Invalid(p, s, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true")
+			r.Invalid(p, check.Shown(s), "cannot set `allowPrivilegeEscalation` to false and `privileged` to true")
 		}
 		if s.Capabilities != nil {
 			for _, c := range s.Capabilities.Add {
 				if c == "CAP_SYS_ADMIN" {
-					r.Invalid(p, s, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN")
+					r.Invalid(p, check.Shown(s), "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN")
 				}
 			}
 		}

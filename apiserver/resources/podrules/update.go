@@ -96,7 +96,7 @@ func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 		f.Add(validateGatedChanges(rest, &old.Spec, p))
 	}
 	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		f.Forbidden(p, fmt.Sprintf("pod updates may not change fields other than %s\n%v", updatable, diff.Diff(old.Spec, *rest)))
+		f.Forbidden(p, fmt.Sprintf("pod updates may not change fields other than %s\n%v", updatable, diff.Diff(check.Shown(old.Spec), check.Shown(*rest))))
 	}
 	return f.List()
 }
@@ -176,12 +176,12 @@ func validateGatedChanges(rest, old *corev1.PodSpec, p *field.Path) field.ErrorL
 	switch {
 	case len(oldTerms) == 0:
 	case len(oldTerms) != len(newTerms):
-		f.Invalid(at, newTerms, "no additions/deletions to non-empty NodeSelectorTerms list are allowed")
+		f.Invalid(at, check.Shown(newTerms), "no additions/deletions to non-empty NodeSelectorTerms list are allowed")
 	default:
 		for i := range oldTerms {
 			if !onlyAdds(newTerms[i].MatchExpressions, oldTerms[i].MatchExpressions) || !onlyAdds(newTerms[i].MatchFields, oldTerms[i].MatchFields) ||
 				len(oldTerms[i].MatchExpressions)+len(oldTerms[i].MatchFields) == 0 && len(newTerms[i].MatchExpressions)+len(newTerms[i].MatchFields) > 0 {
-				f.Invalid(at.Index(i), newTerms[i], "only additions are allowed (no mutations or deletions)")
+				f.Invalid(at.Index(i), check.Shown(newTerms[i]), "only additions are allowed (no mutations or deletions)")
 			}
 		}
 	}
@@ -218,7 +218,7 @@ func ValidateEphemeral(pod, old *corev1.Pod) field.ErrorList {
 		case c == nil:
 			f.Forbidden(p, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", was.Name))
 		case !equality.Semantic.DeepEqual(*c, was):
-			f.Forbidden(p, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(was, *c)))
+			f.Forbidden(p, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", was.Name, diff.Diff(check.Shown(was), check.Shown(*c))))
 		}
 	}
 	return f.List()
