@@ -61,6 +61,7 @@ var ipAddresses = Resource[networkingv1.IPAddress]{
 			}
 			return out + "/" + r.Name
 		}),
+		ageColumn[networkingv1.IPAddress](),
 	},
 }
 
