@@ -5,11 +5,13 @@ import (
 	"crypto/elliptic"
 	"encoding/base64"
 	"math/big"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -31,6 +33,9 @@ func fuzzAccounts(t interface{ Fatal(...any) }) (s *ServiceAccounts, tokens []st
 	if pub.ID, err = keyID(&key.PublicKey); err != nil {
 		t.Fatal(err)
 	}
+	// The fuzzer's processes each make them anew, and must know those of the others.
+	uuid.SetRand(rand.NewChaCha8([32]byte{1}))
+	defer uuid.SetRand(nil)
 	now := time.Unix(1_800_000_000, 0)
 	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "sa", UID: "u1"}}
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u2"}}

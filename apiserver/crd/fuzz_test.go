@@ -1,6 +1,7 @@
 package crd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"testing"
@@ -50,8 +51,12 @@ func definitionRow(f interface{ Fatal(...any) }) *resources.Row {
 }
 
 // live takes an object through a creation and an update; it returns false when it is refused.
-func live(t *testing.T, row *resources.Row, text []byte) bool {
+func live(t *testing.T, row *resources.Row, schema *crdv1.JSONSchemaProps, text []byte) bool {
 	t.Helper()
+	rules, err := json.Marshal(schema)
+	if err != nil {
+		t.Fatal(err)
+	}
 	k := row.Custom.(*Kind)
 	u := &unstructured.Unstructured{Object: map[string]any{}}
 	if utiljson.Unmarshal(text, &u.Object) != nil || u.Object == nil {
@@ -91,6 +96,9 @@ func live(t *testing.T, row *resources.Row, text []byte) bool {
 	next := u.DeepCopy()
 	row.Main.Prepare(rq, next, u)
 	for _, e := range row.Main.Validate(rq, next, u) {
+		if bytes.Contains(rules, []byte("oldSelf")) {
+			break // such a rule may ask for a change
+		}
 		t.Fatalf("an update without a change is refused: %v", e)
 	}
 	_ = row.Fields(u)
@@ -119,7 +127,7 @@ func FuzzSchema(f *testing.F) {
 			return
 		}
 		if r := defined(t, row, &props); r != nil {
-			live(t, r, object)
+			live(t, r, &props, object)
 		}
 	})
 }
@@ -128,7 +136,7 @@ func FuzzSchema(f *testing.F) {
 func FuzzRule(f *testing.F) {
 	row := definitionRow(f)
 	for _, s := range []string{
-		"self.a > 0", "self.list.all(x, x.startsWith('a'))", "oldSelf.a <= self.a", "self.m.exists(k, self.m[k] == k)",
+		"self.a > 0", "self.list.all(x, x.startsWith('a'))", "oldSelf.a <= self.a", "oldSelf.a < self.a", "self.m.exists(k, self.m[k] == k)",
 		"self.list.map(x, x + x).join(',').size() < 100", "quantity(self.s).isGreaterThan(quantity('1'))", "self.s.matches('^(a+)+$')",
 		"1/self.a > 0", "self.list[self.a] == self.s", "url(self.s).getHost() != ''", "cel.bind(x, self.s, x + x) != ''",
 	} {
@@ -154,6 +162,6 @@ func FuzzRule(f *testing.F) {
 		if err != nil {
 			return
 		}
-		live(t, r, text)
+		live(t, r, &props, text)
 	})
 }
