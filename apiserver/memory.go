@@ -24,10 +24,10 @@ const (
 	growthPercent      = 50       // of the heap at least
 	growing            = 50       // objects a second
 	idlePercent        = 40
-	largePercent       = 30 // of a heap larger than
+	largePercent       = 25 // of a heap larger than
 	largeHeapBytes     = 96 << 20
 	mostPercent        = 400
-	tendEvery          = 2 * time.Second
+	tendEvery          = time.Second
 	worthReturning     = 32 << 20 // bytes allocated since the last return
 	worthPacking       = 2000     // objects added since the last time
 	unmapEvery         = 10 * time.Second
@@ -86,16 +86,18 @@ func tendMemory(ctx context.Context, cache *watchcache.Cache) error {
 			percent = p
 			debug.SetGCPercent(p)
 		}
+		if added < growing && loose >= worthPacking {
+			cache.Pack()
+			debug.FreeOSMemory()
+			resident.Release()
+			loose = 0
+		}
 		if rate >= busyBytesPerSecond {
 			quiet, next = 0, 0
 			// Each write maps pages of etcd's database that nobody reads again.
 			if busy += tendEvery; busy >= unmapEvery {
 				resident.Release()
 				busy = 0
-			}
-			if added < growing && loose >= worthPacking {
-				cache.Pack()
-				loose = 0
 			}
 			continue
 		}

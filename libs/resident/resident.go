@@ -19,11 +19,11 @@ import (
 
 const (
 	afterStart = 10 * time.Second
-	every      = 15 * time.Second
+	every      = 5 * time.Second
 	// worth is how much must be free to be given back.
 	worth = 12 << 20
 	// quiet is how much may have been allocated since the look before.
-	quiet = 8 << 20
+	quiet = 3 << 20
 )
 
 // Settle gives back, some time after the start, the pages of files that only the
@@ -42,7 +42,7 @@ func Settle(ctx context.Context) error {
 		case <-release:
 			Release()
 		case <-tick.C:
-			if looks++; looks == 20 {
+			if looks++; looks == 60 {
 				Release() // what was needed for the first lists
 			}
 			h.tend()
