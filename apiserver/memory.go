@@ -19,7 +19,7 @@ import (
 // pages stay: their number is what one collection finds. When many were added, they are packed as soon as no more are.
 const (
 	busyBytesPerSecond = 4 << 20
-	busyRoomBytes      = 96 << 20 // allocated between two collections while busy: at most, and not more than in 3/4 s
+	busyRoomBytes      = 64 << 20 // allocated between two collections while busy: at most, and not more than in 3/4 s
 	growthRoomBytes    = 32 << 20 // the same while objects are added, and
 	growthPercent      = 50       // of the heap at least
 	growing            = 50       // objects a second
