@@ -188,21 +188,28 @@ func (c *Call) list() {
 		c.listObserved(look, sel)
 		return
 	}
-	s, after, err := c.stateFor(p)
+	items, meta, err := c.page(p, sel)
 	if err != nil {
 		c.fail(err)
 		return
+	}
+	c.respondList(items, meta)
+}
+
+// page is what a list with these parameters shows, and its metadata: the token of the next page, when there is one.
+func (c *Call) page(p *listParams, sel watchcache.Selection) (items []*watchcache.Item, meta metav1.ListMeta, err error) {
+	s, after, err := c.stateFor(p)
+	if err != nil {
+		return nil, meta, err
+	}
+	if err := ahead(c.Row, s, sel); err != nil {
+		return nil, meta, err
 	}
 	limit := p.Limit
 	if p.ResourceVersion == "0" { // any state will do, and is at hand as a whole
 		limit = 0
 	}
-	var items []*watchcache.Item
 	more := false
-	if err := ahead(c.Row, s, sel); err != nil {
-		c.fail(err)
-		return
-	}
 	if err := s.Scan(sel, after, func(it *watchcache.Item) bool {
 		if limit > 0 && int64(len(items)) == limit {
 			more = true
@@ -211,10 +218,9 @@ func (c *Call) list() {
 		items = append(items, it)
 		return true
 	}); err != nil {
-		c.fail(err)
-		return
+		return nil, meta, err
 	}
-	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(s.Rev(), 10)}
+	meta.ResourceVersion = strconv.FormatInt(s.Rev(), 10)
 	if more {
 		last := items[len(items)-1].Key
 		meta.Continue = token{Rev: s.Rev(), Start: strings.TrimPrefix(last, sel.Prefix+"/") + "\x00"}.String()
@@ -224,7 +230,7 @@ func (c *Call) list() {
 		}
 		c.Objects.cache.Keep(s)
 	}
-	c.respondList(items, meta)
+	return items, meta, nil
 }
 
 // ahead has everything converted, in few calls, that must be looked into before it is known what

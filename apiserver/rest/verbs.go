@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strconv"
 	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -599,34 +598,10 @@ func (c *Call) deleteCollection() {
 		c.fail(err)
 		return
 	}
-	s, after, err := c.stateFor(p) // what a list with the same parameters would show is what goes
-	if err == nil {
-		err = ahead(c.Row, s, sel)
-	}
-	var found []*watchcache.Item
-	more := false
-	if err == nil {
-		err = s.Scan(sel, after, func(it *watchcache.Item) bool {
-			more = p.Limit > 0 && int64(len(found)) == p.Limit
-			if !more {
-				found = append(found, it)
-			}
-			return !more
-		})
-	}
+	found, meta, err := c.page(p, sel) // what a list with the same parameters shows is what goes
 	if err != nil {
 		c.fail(err)
 		return
-	}
-	meta := metav1.ListMeta{ResourceVersion: strconv.FormatInt(s.Rev(), 10)}
-	if more {
-		last := found[len(found)-1].Key
-		meta.Continue = token{Rev: s.Rev(), Start: strings.TrimPrefix(last, sel.Prefix+"/") + "\x00"}.String()
-		if (sel.Labels == nil || sel.Labels.Empty()) && (sel.Fields == nil || sel.Fields.Empty()) {
-			left := int64(s.Count(sel.Prefix, sel.Namespace, last))
-			meta.RemainingItemCount = &left
-		}
-		c.Objects.cache.Keep(s)
 	}
 	items, err := c.Objects.deleteEach(c.R.Context(), c.Request, c.Row, found, opts)
 	if err != nil {
