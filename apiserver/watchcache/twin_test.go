@@ -425,6 +425,22 @@ func TestJump(t *testing.T) {
 	}
 }
 
+// loaded returns a cache that has read st, and follows it until the test ends.
+func loaded(t *testing.T, ctx context.Context, st store.Store, reg *resources.Registry) *Cache {
+	t.Helper()
+	c := New(st, reg, Options{})
+	ended := make(chan error, 1)
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	go func() { ended <- c.Run(running) }()
+	t.Cleanup(func() { stop(); <-ended })
+	select {
+	case <-c.Ready():
+	case <-ctx.Done():
+		t.Fatal("the cache has not read the store in time")
+	}
+	return c
+}
+
 // Objects of a kind that is not served yet are kept, and appear with their row.
 func TestRowArrives(t *testing.T) {
 	reg := testRegistry(t)
@@ -443,12 +459,7 @@ func TestRowArrives(t *testing.T) {
 	if _, err := st.Put(ctx, "pods/a/p", value, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	c := New(st, reg, Options{})
-	ended := make(chan error, 1)
-	running, stop := context.WithCancel(ctx)
-	go func() { ended <- c.Run(running) }()
-	defer func() { stop(); <-ended }()
-	<-c.Ready()
+	c := loaded(t, ctx, st, reg)
 	if it := c.Snapshot().Get("pods/a/p"); it != nil {
 		t.Fatalf("served without a row: %+v", it)
 	}
@@ -488,12 +499,7 @@ func TestForeignValuesAreCompleted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := New(st, reg, Options{})
-	ended := make(chan error, 1)
-	running, stop := context.WithCancel(ctx)
-	go func() { ended <- c.Run(running) }()
-	defer func() { stop(); <-ended }()
-	<-c.Ready()
+	c := loaded(t, ctx, st, reg)
 	for name, phase := range map[string]corev1.PersistentVolumeClaimPhase{"own": "", "upstreams": corev1.ClaimPending} {
 		it := c.Snapshot().Get("persistentvolumeclaims/a/" + name)
 		if it == nil {

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/keelson/keelson/libs/h2"
+	"github.com/keelson/keelson/libs/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -718,13 +719,13 @@ func TestWorkers(t *testing.T) {
 		clients.Go(func() { get(t, c, ts.URL+"/many") })
 	}
 	clients.Wait()
-	deadline := time.Now().Add(10 * time.Second)
-	for n := workers(); n > 32; n = workers() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d workers stay after %d requests", n, many)
+	few := func(most int) func() (bool, string) {
+		return func() (bool, string) {
+			n := workers()
+			return n <= most, fmt.Sprintf("%d workers, want at most %d", n, most)
 		}
-		time.Sleep(time.Millisecond)
 	}
+	testkit.Eventually(t, 10*time.Second, few(32))
 	for range 20 {
 		get(t, c, ts.URL)
 	}
@@ -736,10 +737,5 @@ func TestWorkers(t *testing.T) {
 	}
 	get(t, c, ts.URL)
 	c.CloseIdleConnections()
-	for n := workers(); n > 0; n = workers() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d workers are left after the last connection", n)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	testkit.Eventually(t, 10*time.Second, few(0)) // after the last connection
 }
