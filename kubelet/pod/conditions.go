@@ -73,7 +73,7 @@ func setConditions(in *Input, d *Decision, last, st *corev1.PodStatus) {
 		all = append(all, c)
 	}
 	for _, c := range own {
-		c.ObservedGeneration = in.Pod.Generation
+		c.ObservedGeneration = st.ObservedGeneration
 		c.LastTransitionTime = metav1.NewTime(in.Now).Rfc3339Copy()
 		for _, list := range [][]corev1.PodCondition{last.Conditions, in.Pod.Status.Conditions} {
 			if old := condition(list, c.Type); old != nil && old.Status == c.Status {

@@ -193,6 +193,9 @@ type Memory struct {
 	Applied map[string]corev1.ResourceRequirements
 	// Pending is why the pod has not been given the resources that its object asks for; nil when it has.
 	Pending *Resize
+	// Unjudged: what the object asks for has not been compared with the node yet. Until it is, its generation is not observed:
+	// who waits for that looks then at what the pod has.
+	Unjudged bool
 	// Resizing is the resize under way; nil when the containers run with what the pod has been given.
 	Resizing *Resize
 }

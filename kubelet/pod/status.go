@@ -118,6 +118,9 @@ func Status(in Input, d Decision) *corev1.PodStatus {
 	slices.SortFunc(st.EphemeralContainerStatuses, byName)
 
 	setPhase(&in, &d, last, st)
+	if in.Memory.Unjudged && !IsTerminal(st.Phase) {
+		st.ObservedGeneration = last.ObservedGeneration
+	}
 	setResources(&in, st)
 	setAddresses(&in, last, st)
 	setConditions(&in, &d, last, st)

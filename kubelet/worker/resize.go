@@ -146,8 +146,10 @@ func (p *Pool) give(trigger string) {
 func (w *worker) resizing(o *corev1.Pod, seen pod.Seen) {
 	w.mu.Lock()
 	_, waits := w.resize.given.Of(w.want)
-	fresh := waits && w.resize.judged != w.want.Generation || !waits && w.resize.pending != nil
+	unjudged := waits && w.resize.judged != w.want.Generation
+	fresh := unjudged || !waits && w.resize.pending != nil
 	w.memory.Pending = w.resize.pending
+	w.memory.Unjudged = unjudged && w.memory.Phase == pod.Running
 	started := w.resize.started
 	w.resize.started = 0
 	w.mu.Unlock()

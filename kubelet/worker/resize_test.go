@@ -2,6 +2,7 @@ package worker
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -9,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // sized is a container with limits, and requests of the same size.
@@ -78,6 +80,42 @@ func TestAResizeWaitsForRoom(t *testing.T) {
 		})
 		if got := b.pod("a").Status.ContainerStatuses[0].RestartCount; got != 0 {
 			t.Errorf("restarted %d times", got)
+		}
+	})
+}
+
+// Who waits for a resize waits for the generation and looks then at the conditions: a status that has the one has the others.
+func TestAGenerationIsObservedWhenItIsJudged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, testPod("a", sized("app", "100m", "100Mi")))
+		defer b.end()
+		b.start()
+		b.until(time.Second, "the pod runs", func() bool { return running(b.pod("a")) })
+		told, err := b.api.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const times = 20
+		for i := range times {
+			b.resize("a", strconv.Itoa(200+i)+"m", "100Mi")
+		}
+		last := strconv.Itoa(200+times-1) + "m"
+		b.until(time.Second, "it has the last", func() bool { _, actual := b.has("a"); return actual == last })
+		told.Stop()
+		observed := 0
+		for e := range told.ResultChan() {
+			p := e.Object.(*corev1.Pod)
+			st := p.Status
+			if st.ObservedGeneration != p.Generation || slices.ContainsFunc(st.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodResizeInProgress }) {
+				continue
+			}
+			observed++
+			if want, got := p.Spec.Containers[0].Resources.Limits.Cpu(), st.ContainerStatuses[0].Resources.Limits.Cpu(); !want.Equal(*got) {
+				t.Errorf("generation %d is observed and nothing goes on, but the container has %s, not %s", p.Generation, got, want)
+			}
+		}
+		if observed == 0 {
+			t.Error("no generation was observed")
 		}
 	})
 }
