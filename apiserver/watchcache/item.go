@@ -10,8 +10,6 @@ import (
 	"time"
 	"unique"
 
-	"k8s.io/apimachinery/pkg/fields"
-
 	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/resources"
 )
@@ -41,14 +39,6 @@ type body struct {
 	raw  []byte
 	head Header
 	slab *slab // whose memory it is; nil: its own
-}
-
-// fieldsAs is the selectable fields of an item as one row serves it. Those of several
-// versions are a chain, which is short: only custom kinds have more than one.
-type fieldsAs struct {
-	row  *resources.Row
-	set  fields.Set
-	next *fieldsAs
 }
 
 // errNoRow is what an item without a row answers.
@@ -225,35 +215,6 @@ func (it *Item) Decoded() (resources.Object, error) {
 		return *p, nil
 	}
 	return codec.DecodeMessage(it.Row, it.Raw())
-}
-
-// Fields returns the selectable fields of the item as row serves it (nil: as it is stored), without
-// metadata.name and metadata.namespace. It fails when the item cannot be had as that.
-func (it *Item) Fields(row *resources.Row) (fields.Set, error) {
-	if row == nil {
-		row = it.Row
-	}
-	if row == nil {
-		return nil, nil
-	}
-	first := it.fields.Load()
-	for f := first; f != nil; f = f.next {
-		if f.row == row {
-			return f.set, nil
-		}
-	}
-	obj, err := it.as(row)
-	if err != nil {
-		return nil, err
-	}
-	out := &fieldsAs{row: row, set: row.Fields(obj), next: first}
-	for f := first; f != nil; f = f.next {
-		if f.row.Version == row.Version { // the row of a definition that has been replaced
-			out.next = nil
-		}
-	}
-	it.fields.CompareAndSwap(first, out) // whoever was faster keeps what it found
-	return out.set, nil
 }
 
 // batch is what Row.Custom may implement when converting many objects in one call is cheaper

@@ -94,18 +94,18 @@ func (q *query) matches(it *Item) bool {
 	return (q.label == nil || q.label.Matches(&it.Head().Labels)) && (q.field == nil || q.field.Matches(fieldsOf{it, q}))
 }
 
-// fieldsOf looks fields up without making a set where the header knows them.
+// fieldsOf looks fields up where the header knows them, and else in what the item keeps.
 type fieldsOf struct {
 	it *Item
 	q  *query
 }
 
-func (f fieldsOf) set() fields.Set {
-	set, err := f.it.Fields(f.q.row)
+func (f fieldsOf) kept() *fieldsAs {
+	kept, err := f.it.selectable(f.q.row)
 	if err != nil && f.q.failed == nil {
 		f.q.failed = err
 	}
-	return set
+	return kept
 }
 
 func (f fieldsOf) Has(field string) bool {
@@ -113,7 +113,7 @@ func (f fieldsOf) Has(field string) bool {
 	case "metadata.name", "metadata.namespace":
 		return true
 	}
-	return f.set().Has(field)
+	return f.kept().Has(field)
 }
 
 func (f fieldsOf) Get(field string) string {
@@ -127,7 +127,7 @@ func (f fieldsOf) Get(field string) string {
 			return f.it.node
 		}
 	}
-	return f.set().Get(field)
+	return f.kept().Get(field)
 }
 
 // topicKey names a part of the log that cursors follow: all of a prefix ("pods"), a
