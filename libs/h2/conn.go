@@ -71,7 +71,7 @@ func newConn(s *server, tc *tls.Conn, h http.Handler, base context.Context) *con
 	}
 	c.fewer.L, c.out.room.L = &c.mu, &c.mu
 	c.enc = hpack.NewEncoder(&c.block)
-	c.framer = http2.NewFramer(nil, bufio.NewReader(tc))
+	c.framer = http2.NewFramer(nil, bufio.NewReaderSize(tc, readAhead))
 	c.framer.SetReuseFrames()
 	c.framer.SetMaxReadFrameSize(ourFrame)
 	c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)

@@ -44,6 +44,7 @@ const (
 	maxPending      = 128 << 10     // pending bytes from which senders wait
 	sendFrom        = 16 << 10      // pending bytes from which a write without a flush is sent
 	oneRecord       = 16 << 10      // of TLS, at most
+	readAhead       = 512           // a frame's head with what follows; larger parts are read past it, and TLS keeps the record
 	sendPiece       = 3 * oneRecord // what is handed to the kernel at once, and must be taken within the write timeout
 	holdBody        = 4 << 10       // of an answer, before it is sent without a flush
 	maxControl      = 1000          // pending answers to control frames
