@@ -2,6 +2,8 @@ package serve
 
 import (
 	"context"
+	"regexp"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -20,7 +22,14 @@ func common(reg prometheus.Registerer) {
 			"git_tree_state": b.GitTreeState, "build_date": b.BuildDate, "go_version": b.GoVersion, "compiler": b.Compiler, "platform": b.Platform},
 	})
 	info.Set(1)
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info)
+	version := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "version_info", Help: "Always 1; the labels say which version of Kubernetes this is, which it behaves like, and which it gets along with.",
+		ConstLabels: prometheus.Labels{"component": "kube", "binary": strings.TrimPrefix(b.GitVersion, "v"), "emulation": b.EmulationMajor + "." + b.EmulationMinor, "min_compat": b.MinCompatibilityMajor + "." + b.MinCompatibilityMinor},
+	})
+	version.Set(1)
+	// What the runtime tells of its debugging settings is left out: three quarters of the series, and never other than 0.
+	runtime := collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/(cgo|cpu|gc|memory|sched|sync)/`)}))
+	reg.MustRegister(version, runtime, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info)
 }
 
 // checked counts the outcomes of health checks; /metrics/slis shows it.
