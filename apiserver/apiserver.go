@@ -50,6 +50,7 @@ import (
 	"github.com/keelson/keelson/apiserver/ranges"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
+	"github.com/keelson/keelson/apiserver/series"
 	"github.com/keelson/keelson/apiserver/store"
 	"github.com/keelson/keelson/apiserver/store/etcdstore"
 	"github.com/keelson/keelson/apiserver/streams"
@@ -251,6 +252,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	if err != nil {
 		return nil, err
 	}
+	accounts.Metrics = authn.NewTokenMetrics(s.web.Registry())
 	var byCertificate, byToken []authn.Authenticator
 	if cfg.ClientCAFile != "" {
 		if s.clients, err = newRoots(cfg.ClientCAFile); err != nil {
@@ -283,7 +285,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	// What they want.
 	chosen, unknown := admission.Pick(admission.Table(admission.Config{
 		Read: certain, Authorizer: authorizer, RBAC: rbac, Now: time.Now, UpdateQuota: s.updateQuota,
-		Dynamic: s.dynamic(authorizer),
+		Dynamic: s.dynamic(authorizer), Metrics: s.web.Registry(),
 	}), cfg.DisableAdmissionPlugins)
 	if len(unknown) > 0 {
 		log.Debug("admission plugins to disable are not in use anyway", "plugins", unknown)
@@ -316,7 +318,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 		Observed: map[schema.GroupResource]rest.Observe{
 			{Resource: "componentstatuses"}: actions.Components(cfg.components(st, log)),
 		},
-		Watched: watchEvents(s.web.Registry()),
+		Allocated: newServiceMetrics(s.web.Registry(), read, ports).allocated, Metrics: rest.NewMetrics(s.web.Registry()),
 		Version: config.Version, Log: log.With("room", "rest"),
 	})
 	s.api.objects = s.rest.Objects()
@@ -380,7 +382,14 @@ func (s *server) authorizer() (authz.Authorizer, *authz.RBAC, error) {
 	read := s.cache.Reader()
 	chain := authz.Chain{authz.Masters{}}
 	var rbac *authz.RBAC
+	decisions := series.Counter(s.web.Registry(), "apiserver_authorization_decisions_total", "Requests that an authorizer has decided on.", "type", "name", "decision")
 	for _, mode := range s.cfg.AuthorizationMode {
+		counted := func(z authz.Authorizer) authz.Authorizer {
+			of := func(decision string) prometheus.Counter {
+				return decisions.WithLabelValues(mode, strings.ToLower(mode), decision)
+			}
+			return authz.Counted{Authorizer: z, Allowed: of("allowed"), Denied: of("denied")}
+		}
 		switch mode {
 		case "RBAC":
 			var prefixes []string
@@ -390,17 +399,17 @@ func (s *server) authorizer() (authz.Authorizer, *authz.RBAC, error) {
 				}
 			}
 			rbac = &authz.RBAC{Read: read, Changed: s.cache.Changed(prefixes...)}
-			chain = append(chain, rbac)
+			chain = append(chain, counted(rbac))
 		case "Node":
 			policy, err := bootstrap.DefaultPolicy()
 			if err != nil {
 				return nil, nil, err
 			}
-			chain = append(chain, &authz.Node{Read: read, Pods: s.podsOf, Rules: policy.NodeRules()})
+			chain = append(chain, counted(&authz.Node{Read: read, Pods: s.podsOf, Rules: policy.NodeRules()}))
 		case "AlwaysAllow":
-			chain = append(chain, authz.Fixed{Decision: authz.Allow})
+			chain = append(chain, counted(authz.Fixed{Decision: authz.Allow}))
 		case "AlwaysDeny":
-			chain = append(chain, authz.Fixed{Decision: authz.Deny, Reason: "everything is denied"})
+			chain = append(chain, counted(authz.Fixed{Decision: authz.Deny, Reason: "everything is denied"}))
 		}
 	}
 	return chain, rbac, nil

@@ -50,6 +50,14 @@ type chain struct {
 
 func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	started := time.Now()
+	last := started
+	passed := func(f filter) time.Duration {
+		now := time.Now()
+		took := now.Sub(last)
+		last = now
+		c.metrics.filters[f].Observe(took.Seconds())
+		return took
+	}
 	w := &answer{ResponseWriter: rw}
 	info := rest.ParseInfo(r)
 	long := info.Long || strings.HasPrefix(info.Path, "/debug/pprof/")
@@ -58,6 +66,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		if p := recover(); p != nil {
 			record.End(p, long)
 			if p == http.ErrAbortHandler {
+				c.metrics.broken(&info)
 				panic(p)
 			}
 			c.log.Error("request panicked", "verb", info.Verb, "path", info.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -67,6 +76,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 				record = nil
 			} else {
 				c.metrics.observe(&info, w, long, time.Since(started))
+				c.metrics.broken(&info)
 				panic(http.ErrAbortHandler) // the answer has begun: only a broken connection tells
 			}
 		}
@@ -94,7 +104,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	user, err := c.credentials(r)
-	c.metrics.authenticated(user, err, time.Since(started))
+	c.metrics.authenticated(user, err, passed(authentication))
 	// Nobody in particular: whoever is refused here is recorded too.
 	var lost error
 	r, record, lost = c.audit.Begin(r, id, subject(user, &info), long, started)
@@ -102,6 +112,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		rest.WriteError(w, r, apierrors.NewInternalError(lost))
 		return
 	}
+	passed(auditing)
 	w.record, w.long = record, long
 	limit, bad := c.limit(r)
 	if bad != nil && !long {
@@ -135,7 +146,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		record.Impersonated(acting.User, acting.Constraint)
 		asked.User = acting.User
 	}
-	queued := time.Now()
+	passed(impersonating)
 	if long {
 		var cancel context.CancelCauseFunc
 		ctx, cancel = context.WithCancelCause(ctx)
@@ -144,7 +155,7 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		if info.Verb == "watch" { // its beginning takes its turn; what follows costs little
 			seat, err := c.fair.Enter(ctx, &asked, h)
 			if err != nil {
-				c.refuse(w, r, err)
+				c.refuse(w, r, &info, err)
 				return
 			}
 			seat.Leave()
@@ -153,9 +164,14 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
+		defer func() {
+			if w.code == http.StatusGatewayTimeout && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				c.metrics.terminated(&info, w.code)
+			}
+		}()
 		seat, err := c.fair.Enter(ctx, &asked, h)
 		if err != nil {
-			c.refuse(w, r, err)
+			c.refuse(w, r, &info, err)
 			return
 		}
 		defer seat.Leave()
@@ -167,10 +183,9 @@ func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		defer served.Add(-1)
 	}
 
-	seated := time.Now()
-	info.Waited += seated.Sub(queued)
+	info.Waited += passed(queueing)
 	reason, d, err := permit(ctx, c.authorizer, asked)
-	c.metrics.authorized(d, time.Since(seated))
+	c.metrics.authorized(d, passed(authorization))
 	if d == "error" {
 		record.Annotate("authorization.k8s.io/reason", "internal error")
 		rest.WriteError(w, r, apierrors.NewInternalError(err))
@@ -214,8 +229,9 @@ func clean(p string) bool {
 var errStopping = errors.New("the server is stopping")
 
 // refuse answers a request that has found no seat.
-func (c *chain) refuse(w http.ResponseWriter, r *http.Request, err error) {
+func (c *chain) refuse(w http.ResponseWriter, r *http.Request, in *rest.Info, err error) {
 	c.metrics.rejected.Inc()
+	c.metrics.terminated(in, http.StatusTooManyRequests)
 	w.Header().Set("Retry-After", "1")
 	rest.WriteError(w, r, apierrors.NewTooManyRequests(fairness.ErrTooMany.Error(), 1))
 	c.log.Debug("request is refused", "path", r.URL.Path, "err", err)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/admission/expr"
 	"github.com/keelson/keelson/apiserver/admission/policy"
 	"github.com/keelson/keelson/apiserver/admission/webhook"
 	"github.com/keelson/keelson/apiserver/authz"
@@ -23,10 +24,11 @@ import (
 func (s *server) dynamic(authorizer authz.Authorizer) []admission.Plugin {
 	read := s.cache.Reader()
 	changed := func(prefix string) func() int64 { return s.cache.Changed(prefix) }
+	conditions := expr.NewMetrics(s.web.Registry())
 	mutating, validating := webhook.New(webhook.Config{
 		Read: read, Rows: s.reg.All, Changed: changed, Authorizer: authorizer,
 		Reach:   func(namespace, name, port string) (string, error) { return s.proxy.Reach(namespace, name, port) },
-		Metrics: webhook.NewMetrics(s.web.Registry()), Log: s.log.With("room", "webhooks"),
+		Metrics: webhook.NewMetrics(s.web.Registry(), conditions), Log: s.log.With("room", "webhooks"),
 	})
 	mutate, validate := mutating.Mutate, validating.Validate
 	mutating.Mutate = func(ctx context.Context, a *admission.Attributes) error {
@@ -42,6 +44,7 @@ func (s *server) dynamic(authorizer authz.Authorizer) []admission.Plugin {
 		Merge: func(row *resources.Row, live resources.Object, config *unstructured.Unstructured) (resources.Object, error) {
 			return s.api.objects.Merge(row, live, config)
 		},
+		Metrics: policy.NewMetrics(s.web.Registry(), conditions),
 	})
 	return []admission.Plugin{change, mutating, policy.Expressions(), check, validating}
 }

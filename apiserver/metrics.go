@@ -17,6 +17,7 @@ import (
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/rest"
+	"github.com/keelson/keelson/apiserver/series"
 	"github.com/keelson/keelson/apiserver/watchcache"
 )
 
@@ -27,6 +28,10 @@ type metrics struct {
 	sli      *prometheus.HistogramVec
 	sizes    *prometheus.HistogramVec
 	rejected prometheus.Counter
+	ended    *prometheus.CounterVec // before they were answered as they should be
+	aborted  *prometheus.CounterVec
+	checked  *prometheus.HistogramVec
+	filters  [len(filterNames)]prometheus.Observer
 	open     *prometheus.GaugeVec
 
 	attempts, users, decisions *prometheus.CounterVec
@@ -37,10 +42,27 @@ type metrics struct {
 
 	// Looking labels up costs more than counting.
 	kept     sync.Map // metricKey → observers
-	lasts    keptBy[metricKey, prometheus.Gauge]
-	results  keptBy[string, result] // of authentication
-	verdicts keptBy[string, result] // of authorization
-	names    keptBy[string, prometheus.Counter]
+	lasts    series.Kept[metricKey, prometheus.Gauge]
+	results  series.Kept[string, result] // of authentication
+	verdicts series.Kept[string, result] // of authorization
+	names    series.Kept[string, prometheus.Counter]
+}
+
+// filter is what a request passes before its handler.
+type filter uint8
+
+const (
+	authentication filter = iota
+	auditing
+	impersonating
+	queueing
+	authorization
+)
+
+// Source: kube-apiserver 1.36.
+var filterNames = [...]string{
+	authentication: "authentication", auditing: "audit", impersonating: "constrainedimpersonation",
+	queueing: "priorityandfairness", authorization: "authorization",
 }
 
 // result counts one outcome.
@@ -49,27 +71,8 @@ type result struct {
 	took prometheus.Observer
 }
 
-// keptBy holds what was made for a key. Looking up costs no lock.
-type keptBy[K comparable, V any] struct{ m sync.Map }
-
-// of returns the value of k, made by make the first time.
-func (c *keptBy[K, V]) of(k K, make func(K) V) V {
-	if v, ok := c.m.Load(k); ok {
-		return v.(V)
-	}
-	v, _ := c.m.LoadOrStore(k, make(k))
-	return v.(V)
-}
-
-// histogram returns a registered family.
-func histogram(reg prometheus.Registerer, name, help string, bounds []float64, labels ...string) *prometheus.HistogramVec {
-	v := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: bounds}, labels)
-	reg.MustRegister(v)
-	return v
-}
-
 type metricKey struct {
-	verb, group, version, plural, sub, scope, dry string
+	verb, group, version, plural, sub, scope, dry, validation string
 
 	code int
 	long bool
@@ -78,6 +81,7 @@ type metricKey struct {
 type observers struct {
 	total         prometheus.Counter
 	duration, sli prometheus.Observer
+	checked       prometheus.Observer // by field validation; nil: of an answer to what is no write of an object
 	sizes         prometheus.Observer // nil: of an answer that is no read
 }
 
@@ -111,13 +115,22 @@ func newMetrics(reg prometheus.Registerer, rows *resources.Registry, cache *watc
 	m.open = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "apiserver_longrunning_requests", Help: "Open watches and streams."}, labels)
 	m.attempts = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authentication_attempts", Help: "Requests by whether it is known who asks."}, []string{"result"})
 	m.users = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authenticated_user_requests", Help: "Requests of whom it is known who asks."}, []string{"username"})
-	m.authnTook = histogram(reg, "authentication_duration_seconds", "Time to find out who asks.", doublings, "result")
+	m.authnTook = series.Histogram(reg, "authentication_duration_seconds", "Time to find out who asks.", doublings, "result")
 	m.decisions = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "authorization_attempts_total", Help: "Requests by whether they are allowed."}, []string{"result"})
-	m.authzTook = histogram(reg, "authorization_duration_seconds", "Time to find out whether a request is allowed.", doublings, "result")
+	m.authzTook = series.Histogram(reg, "authorization_duration_seconds", "Time to find out whether a request is allowed.", doublings, "result")
 	m.impersonations = newByMode(reg, "attempts", "of requests on somebody's behalf", doublings)
 	m.questions = newByMode(reg, "authorization_attempts", "of the questions whether somebody may act for another", doublings)
 	m.served = func(group, version, plural string) bool {
 		return rows != nil && rows.Lookup(group, version, plural) != nil
+	}
+	m.ended = series.Counter(reg, "apiserver_request_terminations_total", "Requests ended to protect the server: refused because too many wait, or not answered in time.", append([]string{"code"}, labels...)...)
+	m.aborted = series.Counter(reg, "apiserver_request_aborts_total", "Requests whose connection was broken by the server because the answer had begun and could not be finished.", labels[:6]...)
+	m.checked = series.Histogram(reg, "field_validation_request_duration_seconds", "Time to answer writes, by what the client has asked to be done about unknown fields.",
+		seconds, "field_validation")
+	filters := series.Histogram(reg, "apiserver_request_filter_duration_seconds", "Time that each of the steps before the handler takes.",
+		[]float64{0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 5, 10, 15, 30}, "filter")
+	for f, name := range filterNames {
+		m.filters[f] = filters.WithLabelValues(name)
 	}
 	reg.MustRegister(m.open, m.attempts, m.users, m.decisions)
 	inflight := func(kind string, n *atomic.Int64) prometheus.Collector {
@@ -135,11 +148,11 @@ func (m *metrics) observe(in *rest.Info, w *answer, long bool, took time.Duratio
 	if code == 0 {
 		code = http.StatusOK
 	}
-	k := metricKey{verb: in.Verb, code: code, long: long, dry: in.DryRun}
+	k := metricKey{verb: in.Verb, code: code, long: long, dry: in.DryRun, validation: in.FieldValidation}
 	if in.Resource && code != http.StatusNotFound { // unknown resources must not become labels
 		k.group, k.version, k.plural, k.sub = in.Group, in.Version, in.Plural, in.Subresource
 	}
-	k.scope = scopeOf(in)
+	k.scope = in.Scope()
 	var o observers
 	if v, ok := m.kept.Load(k); ok {
 		o = v.(observers)
@@ -148,6 +161,9 @@ func (m *metrics) observe(in *rest.Info, w *answer, long bool, took time.Duratio
 		o.total = m.total.WithLabelValues(append([]string{strconv.Itoa(code), k.dry}, labels...)...)
 		if !long { // of what lasts there shall be no empty histograms either
 			o.duration, o.sli = m.duration.WithLabelValues(append([]string{k.dry}, labels...)...), m.sli.WithLabelValues(labels...)
+		}
+		if in.Resource && (in.Verb == "create" || in.Verb == "update" || in.Verb == "patch") {
+			o.checked = m.checked.WithLabelValues(k.validation)
 		}
 		if labels[0] == "GET" || labels[0] == "LIST" {
 			o.sizes = m.sizes.WithLabelValues(labels...)
@@ -158,19 +174,39 @@ func (m *metrics) observe(in *rest.Info, w *answer, long bool, took time.Duratio
 	if !long {
 		o.duration.Observe(took.Seconds())
 		o.sli.Observe((took - in.Waited).Seconds())
+		if o.checked != nil {
+			o.checked.Observe(took.Seconds())
+		}
 	}
 	if !long && o.sizes != nil {
 		o.sizes.Observe(float64(w.bytes))
 	}
 }
 
+// terminated counts a request that was ended, with this code, to protect the server.
+func (m *metrics) terminated(in *rest.Info, code int) {
+	m.ended.WithLabelValues(append([]string{strconv.Itoa(code)}, m.labels(in)...)...).Inc()
+}
+
+// broken counts a request whose connection is broken.
+func (m *metrics) broken(in *rest.Info) { m.aborted.WithLabelValues(m.labels(in)[:6]...).Inc() }
+
+// labels are those of a request that has not reached its handler's end: unknown resources must not become labels.
+func (m *metrics) labels(in *rest.Info) []string {
+	l := []string{upper(in), "", "", "", "", in.Scope(), "apiserver"}
+	if in.Resource && m.served(in.Group, in.Version, in.Plural) {
+		l[1], l[2], l[3], l[4] = in.Group, in.Version, in.Plural, in.Subresource
+	}
+	return l
+}
+
 // lasting counts a watch or stream as open until the function returned is called.
 func (m *metrics) lasting(in *rest.Info) (over func()) {
-	k := metricKey{verb: upper(in), scope: scopeOf(in)}
+	k := metricKey{verb: upper(in), scope: in.Scope()}
 	if in.Resource && m.served(in.Group, in.Version, in.Plural) {
 		k.group, k.version, k.plural, k.sub = in.Group, in.Version, in.Plural, in.Subresource
 	}
-	g := m.lasts.of(k, func(k metricKey) prometheus.Gauge {
+	g := m.lasts.Of(k, func(k metricKey) prometheus.Gauge {
 		return m.open.WithLabelValues(k.verb, k.group, k.version, k.plural, k.sub, k.scope, "apiserver")
 	})
 	g.Inc()
@@ -189,7 +225,7 @@ func (m *metrics) authenticated(u *authn.User, err error, took time.Duration) {
 			outcome = "failure"
 		}
 	}
-	r := m.results.of(outcome, func(s string) result { return result{m.attempts.WithLabelValues(s), m.authnTook.WithLabelValues(s)} })
+	r := m.results.Of(outcome, func(s string) result { return result{m.attempts.WithLabelValues(s), m.authnTook.WithLabelValues(s)} })
 	r.n.Inc()
 	r.took.Observe(took.Seconds())
 	if err != nil {
@@ -204,12 +240,12 @@ func (m *metrics) authenticated(u *authn.User, err error, took time.Duration) {
 			name = "email_id"
 		}
 	}
-	m.names.of(name, func(s string) prometheus.Counter { return m.users.WithLabelValues(s) }).Inc()
+	m.names.Of(name, func(s string) prometheus.Counter { return m.users.WithLabelValues(s) }).Inc()
 }
 
 // authorized counts what an authorizer has said.
 func (m *metrics) authorized(outcome string, took time.Duration) {
-	r := m.verdicts.of(outcome, func(s string) result { return result{m.decisions.WithLabelValues(s), m.authzTook.WithLabelValues(s)} })
+	r := m.verdicts.Of(outcome, func(s string) result { return result{m.decisions.WithLabelValues(s), m.authzTook.WithLabelValues(s)} })
 	r.n.Inc()
 	r.took.Observe(took.Seconds())
 }
@@ -223,7 +259,7 @@ type byMode struct {
 func newByMode(reg prometheus.Registerer, name, of string, bounds []float64) byMode {
 	b := byMode{prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "apiserver_impersonation_" + name + "_total", Help: "Number " + of + ", by mode and decision.",
-	}, []string{"mode", "decision"}), histogram(reg, "apiserver_impersonation_"+name+"_duration_seconds", "Time "+of+", by mode and decision.", bounds, "mode", "decision")}
+	}, []string{"mode", "decision"}), series.Histogram(reg, "apiserver_impersonation_"+name+"_duration_seconds", "Time "+of+", by mode and decision.", bounds, "mode", "decision")}
 	reg.MustRegister(b.total)
 	return b
 }
@@ -241,26 +277,8 @@ func (b byMode) observe(mode string, allowed bool, took time.Duration) {
 // own once a minute at most, when it is looked at again.
 func certificateLives(reg prometheus.Registerer) prometheus.Observer {
 	const hour, day = 3600, 24 * 3600
-	return histogram(reg, "apiserver_client_certificate_expiration_seconds", "How long the certificates that clients show are still good.",
+	return series.Histogram(reg, "apiserver_client_certificate_expiration_seconds", "How long the certificates that clients show are still good.",
 		[]float64{0, hour / 2, hour, 2 * hour, 6 * hour, 12 * hour, day, 2 * day, 4 * day, 7 * day, 30 * day, 90 * day, 180 * day, 360 * day}).WithLabelValues()
-}
-
-// watchEvents counts what watches send, by kind.
-func watchEvents(reg prometheus.Registerer) func(*resources.Row) func(int) {
-	labels := []string{"group", "version", "resource"}
-	total := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "apiserver_watch_events_total", Help: "Events sent to watches."}, labels)
-	reg.MustRegister(total)
-	sizes := histogram(reg, "apiserver_watch_events_sizes", "Size of the events sent to watches, in bytes.", prometheus.ExponentialBuckets(1024, 2, 8), labels...)
-	var kept keptBy[schema.GroupVersionResource, func(int)]
-	return func(row *resources.Row) func(int) {
-		return kept.of(row.GVR(), func(r schema.GroupVersionResource) func(int) {
-			n, size := total.WithLabelValues(r.Group, r.Version, r.Resource), sizes.WithLabelValues(r.Group, r.Version, r.Resource)
-			return func(bytes int) {
-				n.Inc()
-				size.Observe(float64(bytes))
-			}
-		})
-	}
 }
 
 // handshakeLog counts failed handshakes among what net/http has to say.
@@ -274,19 +292,6 @@ func (l *handshakeLog) Write(b []byte) (int, error) {
 		l.failed.Inc()
 	}
 	return l.to.Write(b)
-}
-
-// scopeOf is how much of the cluster a request is about. A created object counts as one.
-func scopeOf(in *rest.Info) string {
-	switch {
-	case !in.Resource:
-		return ""
-	case in.Name != "" || in.Verb == "create":
-		return "resource"
-	case in.Namespace != "":
-		return "namespace"
-	}
-	return "cluster"
 }
 
 var verbs = map[string]string{
@@ -326,6 +331,8 @@ var (
 	objectsDesc  = prometheus.NewDesc("apiserver_storage_objects", "Stored objects by resource.", []string{"resource"}, nil)
 	numberDesc   = prometheus.NewDesc("apiserver_resource_objects", "Stored objects by group and resource.", []string{"group", "resource"}, nil)
 	revisionDesc = prometheus.NewDesc("apiserver_watch_cache_resource_version", "Revision of the newest state in memory.", []string{"group", "resource"}, nil)
+	receivedDesc = prometheus.NewDesc("apiserver_watch_cache_events_received_total", "Changes that memory was told of.", []string{"group", "resource"}, nil)
+	storedDesc   = prometheus.NewDesc("apiserver_storage_events_received_total", "Changes that etcd has told of.", []string{"group", "resource"}, nil)
 	watchesDesc  = prometheus.NewDesc("apiserver_registered_watchers", "Open watches.", nil, nil)
 )
 
@@ -333,12 +340,18 @@ func (m cacheMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- objectsDesc
 	ch <- numberDesc
 	ch <- revisionDesc
+	ch <- receivedDesc
+	ch <- storedDesc
 	ch <- watchesDesc
 }
 
 func (m cacheMetrics) Collect(ch chan<- prometheus.Metric) {
 	s := m.c.Stats()
 	ch <- prometheus.MustNewConstMetric(watchesDesc, prometheus.GaugeValue, float64(s.Cursors))
+	for gr, n := range m.c.Received() {
+		ch <- prometheus.MustNewConstMetric(receivedDesc, prometheus.CounterValue, float64(n), gr.Group, gr.Resource)
+		ch <- prometheus.MustNewConstMetric(storedDesc, prometheus.CounterValue, float64(n), gr.Group, gr.Resource)
+	}
 	counts := m.c.Snapshot().Counts()
 	for resource, n := range counts {
 		ch <- prometheus.MustNewConstMetric(objectsDesc, prometheus.GaugeValue, float64(n), resource)

@@ -93,9 +93,11 @@ func TestOutcomes(t *testing.T) {
 		t.Errorf("the log says %q", said.String())
 	}
 	certificateLives(reg).Observe(5 * 24 * 3600)
-	sent := watchEvents(reg)(rows.Lookup("apps", "v1", "deployments"))
-	sent(1500)
-	sent(10)
+	m.terminated(&rest.Info{Resource: true, Verb: "list", Version: "v1", Plural: "pods"}, http.StatusTooManyRequests)
+	m.terminated(&rest.Info{Resource: true, Verb: "list", Group: "no.such", Version: "v1", Plural: "things"}, http.StatusGatewayTimeout)
+	m.broken(&rest.Info{Resource: true, Verb: "get", Version: "v1", Plural: "pods", Namespace: "ns", Name: "a"})
+	m.filters[authorization].Observe(0.0002)
+	m.observe(&rest.Info{Resource: true, Verb: "patch", Version: "v1", Plural: "pods", Name: "a", FieldValidation: "Strict"}, &answer{code: http.StatusOK}, false, time.Second)
 	reg.MustRegister(failed)
 	text := exposition(t, reg)
 	for _, want := range []string{
@@ -115,9 +117,12 @@ func TestOutcomes(t *testing.T) {
 		`apiserver_request_sli_duration_seconds_sum{component="apiserver",group="",resource="pods",scope="resource",subresource="",verb="GET",version="v1"} 2`,
 		`apiserver_tls_handshake_errors_total 1`,
 		`apiserver_client_certificate_expiration_seconds_bucket{le="345600"} 0`, `apiserver_client_certificate_expiration_seconds_bucket{le="604800"} 1`,
-		`apiserver_watch_events_total{group="apps",resource="deployments",version="v1"} 2`,
-		`apiserver_watch_events_sizes_bucket{group="apps",resource="deployments",version="v1",le="1024"} 1`,
-		`apiserver_watch_events_sizes_sum{group="apps",resource="deployments",version="v1"} 1510`,
+		`apiserver_request_terminations_total{code="429",component="apiserver",group="",resource="pods",scope="cluster",subresource="",verb="LIST",version="v1"} 1`,
+		`apiserver_request_terminations_total{code="504",component="apiserver",group="",resource="",scope="cluster",subresource="",verb="LIST",version=""} 1`,
+		`apiserver_request_aborts_total{group="",resource="pods",scope="resource",subresource="",verb="GET",version="v1"} 1`,
+		`apiserver_request_filter_duration_seconds_bucket{filter="authorization",le="0.0001"} 0`, `apiserver_request_filter_duration_seconds_bucket{filter="authorization",le="0.0003"} 1`,
+		`apiserver_request_filter_duration_seconds_count{filter="priorityandfairness"} 0`,
+		`field_validation_request_duration_seconds_count{field_validation="Strict"} 1`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("not shown: %s", want)

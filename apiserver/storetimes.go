@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson/keelson/apiserver/series"
 	"github.com/keelson/keelson/apiserver/store"
 )
 
@@ -19,7 +20,7 @@ type timed struct {
 	took     *prometheus.HistogramVec
 	asked    *prometheus.CounterVec
 	failed   *prometheus.CounterVec
-	kept     keptBy[request, *requests]
+	kept     series.Kept[request, *requests]
 }
 
 // request is what requests are told apart by.
@@ -37,7 +38,7 @@ func newTimed(below store.Store, resource func(string) schema.GroupResource, reg
 	labels := []string{"operation", "group", "resource"}
 	t := &timed{
 		Store: below, resource: resource,
-		took: histogram(reg, "etcd_request_duration_seconds", "Time that a request to etcd takes.",
+		took: series.Histogram(reg, "etcd_request_duration_seconds", "Time that a request to etcd takes.",
 			append([]float64{0.005, 0.025}, seconds...), labels...),
 		asked:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "etcd_requests_total", Help: "Requests to etcd."}, labels),
 		failed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "etcd_request_errors_total", Help: "Requests to etcd that have failed."}, labels),
@@ -47,7 +48,7 @@ func newTimed(below store.Store, resource func(string) schema.GroupResource, reg
 }
 
 func (t *timed) done(operation, key string, began time.Time, err error) {
-	r := t.kept.of(request{operation, t.resource(key)}, func(k request) *requests {
+	r := t.kept.Of(request{operation, t.resource(key)}, func(k request) *requests {
 		return &requests{
 			t.took.WithLabelValues(k.operation, k.Group, k.Resource), t.asked.WithLabelValues(k.operation, k.Group, k.Resource),
 			t.failed.WithLabelValues(k.operation, k.Group, k.Resource),

@@ -76,11 +76,11 @@ func (a *Actions) Token(ctx context.Context, rq *resources.Request, namespace, n
 	if err != nil {
 		return nil, err
 	}
-	signedFor := life
+	signedFor, stale := life, time.Duration(0)
 	if a.ExtendTokens && *spec.ExpirationSeconds == podTokenSeconds && pod != nil {
-		signedFor = extendedLife
+		signedFor, stale = extendedLife, life
 	}
-	token, expires, err := a.Accounts.Issue(sa, spec.Audiences, signedFor, pod, secret, node)
+	token, expires, err := a.Accounts.Issue(sa, spec.Audiences, signedFor, stale, pod, secret, node)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/resources"
 )
@@ -61,6 +62,9 @@ func KindIn(row *resources.Row, subresource string) schema.GroupVersionKind {
 	}
 	return row.GVK()
 }
+
+// Annotate adds to the audit event of the request, if there is one. ctx is the request's.
+func Annotate(ctx context.Context, key, value string) { audit.From(ctx).Annotate(key, value) }
 
 // Again asks for a second round of the mutating halves: what came from outside has
 // changed Object, and the plugins before it have not seen that. There is no third round.

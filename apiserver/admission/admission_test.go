@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/audit/audittest"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/readertest"
@@ -108,6 +110,42 @@ func TestPodGetsAccountTokenPriorityAndTolerations(t *testing.T) {
 }
 
 // What others hold outlives them: a finalizer says so from the beginning, once.
+// Pods that a namespace's policy would not allow are counted, and the audit event says so.
+func TestPodSecurityIsTold(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	tree := readertest.New(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{
+		"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/audit": "restricted", "pod-security.kubernetes.io/audit-version": "v1.99",
+	}}})
+	chain := admission.Chain{}
+	for _, p := range admission.Table(admission.Config{Read: tree, Now: time.Now, Metrics: reg}) {
+		if p.Name == "PodSecurity" {
+			chain = append(chain, p)
+		}
+	}
+	ctx, end := audittest.Begin(t, "Metadata")
+	p := pod(nil)
+	if _, err := chain.Validate(ctx, &admission.Attributes{
+		Operation: admission.Create, Row: row("pods"), Object: p, Namespace: "ns", Name: "p", Request: &resources.Request{Read: tree},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	notes := end()
+	if got := notes["pod-security.kubernetes.io/enforce-policy"]; got != "baseline:latest" {
+		t.Errorf("enforced is %q", got)
+	}
+	if got := notes["pod-security.kubernetes.io/audit-violations"]; !strings.HasPrefix(got, `would violate PodSecurity "restricted:v1.99": allowPrivilegeEscalation != false`) {
+		t.Errorf("violations are %q", got)
+	}
+	want := `# HELP pod_security_evaluations_total Pods and pod templates that were looked at, and what was found; of audit and warn only what would not be allowed.
+# TYPE pod_security_evaluations_total counter
+pod_security_evaluations_total{decision="allow",mode="enforce",policy_level="baseline",policy_version="latest",request_operation="create",resource="pod",subresource=""} 1
+pod_security_evaluations_total{decision="deny",mode="audit",policy_level="restricted",policy_version="future",request_operation="create",resource="pod",subresource=""} 1
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStorageInUseIsProtected(t *testing.T) {
 	w := newWorld()
 	for name, c := range map[string]struct {

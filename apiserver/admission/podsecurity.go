@@ -3,7 +3,9 @@ package admission
 import (
 	"context"
 	"fmt"
+	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -12,7 +14,9 @@ import (
 	psapi "k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 
+	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/series"
 )
 
 // podSecurity enforces the Pod Security Standard that a namespace's labels ask
@@ -29,10 +33,8 @@ func podSecurity(cfg Config) Plugin {
 		Audit:   psapi.LevelVersion{Level: psapi.LevelPrivileged, Version: psapi.LatestVersion()},
 		Warn:    psapi.LevelVersion{Level: psapi.LevelPrivileged, Version: psapi.LatestVersion()},
 	}
-	check := func(lv psapi.LevelVersion, meta *metav1.ObjectMeta, spec *corev1.PodSpec) policy.AggregateCheckResult {
-		return policy.AggregateCheckResults(evaluator.EvaluatePod(lv, meta, spec))
-	}
-	return Plugin{Name: "PodSecurity", Validate: func(_ context.Context, a *Attributes) (func(), error) {
+	seen := newSecurityMetrics(cfg.Metrics)
+	return Plugin{Name: "PodSecurity", Validate: func(ctx context.Context, a *Attributes) (func(), error) {
 		if a.Operation != Create && a.Operation != Update {
 			return nil, nil
 		}
@@ -50,23 +52,106 @@ func podSecurity(cfg Config) Plugin {
 		if err != nil || ns == nil {
 			return nil, err
 		}
-		want, _ := psapi.PolicyToEvaluate(ns.Labels, open) // a label that was not valid falls back to restricted
-		if want.FullyPrivileged() {
-			return nil, nil
+		want, faults := psapi.PolicyToEvaluate(ns.Labels, open) // a label that was not valid falls back to restricted
+		if len(faults) > 0 {
+			Annotate(ctx, "pod-security.kubernetes.io/error", fmt.Sprintf("Failed to parse policy: %v", faults.ToAggregate()))
 		}
 		if isPod {
 			if old, ok := a.Old.(*corev1.Pod); ok && !securityChanged(old, a.Object.(*corev1.Pod)) {
 				return nil, nil
 			}
-			if r := check(want.Enforce, meta, spec); !r.Allowed {
-				return nil, forbid(a, fmt.Errorf("violates PodSecurity %q: %s", want.Enforce.String(), r.ForbiddenDetail()))
+			if audit.From(ctx) != nil {
+				Annotate(ctx, "pod-security.kubernetes.io/"+psapi.EnforcedPolicyAnnotationKey, want.Enforce.String())
 			}
 		}
-		if r := check(want.Warn, meta, spec); !r.Allowed && a.Request.Warn != nil {
-			a.Request.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", want.Warn.String(), r.ForbiddenDetail()))
+		if want.FullyPrivileged() {
+			if isPod {
+				seen.evaluated(a, want.Enforce, "enforce", true)
+			}
+			return nil, nil
+		}
+		results := map[psapi.LevelVersion]policy.AggregateCheckResult{}
+		check := func(lv psapi.LevelVersion) policy.AggregateCheckResult {
+			r, known := results[lv]
+			if !known {
+				r = policy.AggregateCheckResults(evaluator.EvaluatePod(lv, meta, spec))
+				results[lv] = r
+			}
+			return r
+		}
+		var refused error
+		if isPod {
+			r := check(want.Enforce)
+			seen.evaluated(a, want.Enforce, "enforce", r.Allowed)
+			if !r.Allowed {
+				refused = forbid(a, fmt.Errorf("violates PodSecurity %q: %s", want.Enforce.String(), r.ForbiddenDetail()))
+			}
+		}
+		if r := check(want.Audit); !r.Allowed {
+			seen.evaluated(a, want.Audit, "audit", false)
+			Annotate(ctx, "pod-security.kubernetes.io/"+psapi.AuditViolationsAnnotationKey, fmt.Sprintf("would violate PodSecurity %q: %s", want.Audit.String(), r.ForbiddenDetail()))
+		}
+		if refused != nil {
+			return nil, refused
+		}
+		if r := check(want.Warn); !r.Allowed {
+			seen.evaluated(a, want.Warn, "warn", false)
+			if a.Request.Warn != nil {
+				a.Request.Warn(fmt.Sprintf("would violate PodSecurity %q: %s", want.Warn.String(), r.ForbiddenDetail()))
+			}
 		}
 		return nil, nil
 	}}
+}
+
+// securityMetrics have upstream's names; nil counts nothing.
+type securityMetrics struct {
+	total *prometheus.CounterVec
+	kept  series.Kept[evaluation, prometheus.Counter]
+}
+
+type evaluation struct {
+	level         psapi.Level
+	version, mode string
+	allowed, pod  bool
+	operation     Operation
+	subresource   string
+}
+
+func newSecurityMetrics(reg prometheus.Registerer) *securityMetrics {
+	if reg == nil {
+		return nil
+	}
+	return &securityMetrics{total: series.Counter(reg, "pod_security_evaluations_total", "Pods and pod templates that were looked at, and what was found; of audit and warn only what would not be allowed.",
+		"decision", "policy_level", "policy_version", "mode", "request_operation", "resource", "subresource")}
+}
+
+// newestPolicy is what newer versions of a policy are counted as: labels of namespaces must not become labels of series.
+var newestPolicy = psapi.MajorMinorVersion(1, 36)
+
+func (m *securityMetrics) evaluated(a *Attributes, p psapi.LevelVersion, mode string, allowed bool) {
+	if m == nil {
+		return
+	}
+	version := "latest"
+	switch {
+	case p.Version.Latest(), p.Level == psapi.LevelPrivileged:
+	case newestPolicy.Older(p.Version):
+		version = "future"
+	default:
+		version = p.Version.String()
+	}
+	k := evaluation{p.Level, version, mode, allowed, a.Row.GR() == grPods, a.Operation, a.Subresource}
+	m.kept.Of(k, func(k evaluation) prometheus.Counter {
+		decision, resource := "deny", "controller"
+		if k.allowed {
+			decision = "allow"
+		}
+		if k.pod {
+			resource = "pod"
+		}
+		return m.total.WithLabelValues(decision, string(k.level), k.version, k.mode, strings.ToLower(string(k.operation)), resource, k.subresource)
+	}).Inc()
 }
 
 // securityChanged leaves updates alone that cannot loosen anything: of a pod's

@@ -3,6 +3,7 @@ package admission
 import (
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,6 +22,8 @@ type Config struct {
 	Now        func() time.Time
 	// Rev returns the newest revision that Read shows: quota waits for it after a conflict.
 	UpdateQuota func(namespace, name string, change func(*corev1.ResourceQuota) error) error
+	// Metrics is where the plugins count; nil: nowhere.
+	Metrics prometheus.Registerer
 	// Dynamic are the webhooks and policies that the cluster's users have configured.
 	Dynamic []Plugin
 }

@@ -123,7 +123,13 @@ func (a *Aggregator) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect is prometheus.Collector's.
 func (a *Aggregator) Collect(ch chan<- prometheus.Metric) {
-	for _, r := range a.view.Load().remotes {
+	remotes := a.view.Load().remotes
+	for gv := range a.view.Load().priorities {
+		if remotes[gv] == nil { // answered for here
+			ch <- prometheus.MustNewConstMetric(unavailableNow, prometheus.GaugeValue, 0, gv.Version+"."+gv.Group)
+		}
+	}
+	for _, r := range remotes {
 		v := 1.0
 		if r.available.Load() {
 			v = 0

@@ -254,6 +254,13 @@ func (r *Record) Annotate(key, value string) {
 	}
 }
 
+// Detail is Annotate for what is recorded only where the request itself is.
+func (r *Record) Detail(key, value string) {
+	if r != nil && (r.want.Level == auditv1.LevelRequest || r.want.Level == auditv1.LevelRequestResponse) {
+		r.Annotate(key, value)
+	}
+}
+
 // Named completes the reference with what the object that was sent says.
 func (r *Record) Named(o metav1.Object) {
 	if r == nil {

@@ -43,7 +43,7 @@ func fuzzAccounts(t interface{ Fatal(...any) }) (s *ServiceAccounts, tokens []st
 		Data: map[string][]byte{"token-id": []byte("abcdef"), "token-secret": []byte("0123456789abcdef"), "usage-bootstrap-authentication": []byte("true")}}
 	s = &ServiceAccounts{Issuer: "https://issuer", Keys: []PublicKey{pub}, Signer: key, Read: readertest.New(sa, pod, boot), Now: func() time.Time { return now }}
 	add := func(signer *ServiceAccounts, aud []string, life time.Duration, pod *Bound) {
-		token, _, err := signer.Issue(sa, aud, life, pod, nil, nil)
+		token, _, err := signer.Issue(sa, aud, life, 0, pod, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

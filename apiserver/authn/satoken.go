@@ -57,6 +57,8 @@ type ServiceAccounts struct {
 	Read      resources.Reader
 	Now       func() time.Time
 
+	Metrics *TokenMetrics // nil: none
+
 	mu       sync.Mutex
 	verified map[string]*Claims // guarded by mu; signature already checked; at most maxVerified
 }
@@ -85,8 +87,9 @@ func SplitServiceAccount(user string) (namespace, name string, ok bool) {
 }
 
 // Issue signs a token for a service account. bound, if any, has exactly one of
-// Pod, Secret or Node set (a pod's node may accompany it).
-func (s *ServiceAccounts) Issue(sa *corev1.ServiceAccount, audiences []string, life time.Duration, pod, secret, node *Bound) (string, time.Time, error) {
+// Pod, Secret or Node set (a pod's node may accompany it). stale, if not zero, is after what time its holder
+// should use another.
+func (s *ServiceAccounts) Issue(sa *corev1.ServiceAccount, audiences []string, life, stale time.Duration, pod, secret, node *Bound) (string, time.Time, error) {
 	if s.Signer == nil {
 		return "", time.Time{}, errors.New("this server issues no tokens: --service-account-signing-key-file is not set")
 	}
@@ -108,6 +111,9 @@ func (s *ServiceAccounts) Issue(sa *corev1.ServiceAccount, audiences []string, l
 	c.Audience, c.ID = audiences, uuid.NewString()
 	c.IssuedAt, c.NotBefore, c.Expiry = jwt.NewNumericDate(now), jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(life))
 	c.Private.Namespace, c.Private.ServiceAccount = sa.Namespace, Bound{Name: sa.Name, UID: sa.UID}
+	if stale > 0 {
+		c.Private.WarnAfter = jwt.NewNumericDate(now.Add(stale))
+	}
 	c.Private.Pod, c.Private.Secret, c.Private.Node = pod, secret, node
 	// Audiences are a list also where there is one: clients read them as such.
 	token, err := jwt.Signed(sg).Claims(c).Claims(map[string]any{"aud": audiences}).Serialize()
@@ -171,6 +177,9 @@ func (s *ServiceAccounts) Check(token string, audiences []string) (u *User, good
 		return nil, nil, true, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(c.Audience), audiences)
 	}
 	u, err = s.bound(c)
+	if err == nil {
+		s.Metrics.bound(c, now)
+	}
 	return u, good, true, err
 }
 
@@ -227,6 +236,11 @@ var (
 	grPods            = schema.GroupResource{Resource: "pods"}
 	grNodes           = schema.GroupResource{Resource: "nodes"}
 )
+
+// invalidSince is the label of Secrets whose token is out of use.
+//
+// Source: Kubernetes documentation, "Well-Known Labels: kubernetes.io/legacy-token-invalid-since".
+const invalidSince = "kubernetes.io/legacy-token-invalid-since"
 
 // account returns the live service account, which must still be the one that the token was made for.
 func (s *ServiceAccounts) account(namespace, name string, uid types.UID) (*corev1.ServiceAccount, error) {
@@ -288,7 +302,8 @@ func (s *ServiceAccounts) bound(c *Claims) (*User, error) {
 
 // legacy checks a token that lives in a Secret of type kubernetes.io/service-account-token.
 func (s *ServiceAccounts) legacy(token string, c *Claims) (*User, error) {
-	if _, err := s.account(c.LegacyNamespace, c.LegacyName, types.UID(c.LegacyUID)); err != nil {
+	sa, err := s.account(c.LegacyNamespace, c.LegacyName, types.UID(c.LegacyUID))
+	if err != nil {
 		return nil, err
 	}
 	secret, err := resources.Lookup[corev1.Secret](s.Read, grSecrets, c.LegacyNamespace, c.LegacySecretName)
@@ -298,6 +313,12 @@ func (s *ServiceAccounts) legacy(token string, c *Claims) (*User, error) {
 	if secret == nil || secret.DeletionTimestamp != nil || string(secret.Data[corev1.ServiceAccountTokenKey]) != token {
 		return nil, fmt.Errorf("service account token: secret %s/%s does not hold it any more", c.LegacyNamespace, c.LegacySecretName)
 	}
+	if secret.Labels[invalidSince] != "" {
+		s.Metrics.invalid()
+		return nil, fmt.Errorf("the token in secret %s/%s for service account %s/%s has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '%s' label from the secret to temporarily allow use of this token",
+			secret.Namespace, secret.Name, sa.Namespace, sa.Name, invalidSince)
+	}
+	s.Metrics.legacy(slices.ContainsFunc(sa.Secrets, func(r corev1.ObjectReference) bool { return r.Name == secret.Name }))
 	return serviceAccountUser(c.LegacyNamespace, c.LegacyName, types.UID(c.LegacyUID)), nil
 }
 

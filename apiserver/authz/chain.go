@@ -31,6 +31,24 @@ func (c Chain) Authorize(ctx context.Context, a Attributes) (Decision, string, e
 	return NoOpinion, strings.Join(reasons, "\n"), errors.Join(errs...)
 }
 
+// Counted tells of the decisions of an authorizer; of those who are asked after it, nothing.
+type Counted struct {
+	Authorizer
+	Allowed, Denied interface{ Inc() }
+}
+
+// Authorize answers what the authorizer does.
+func (c Counted) Authorize(ctx context.Context, a Attributes) (Decision, string, error) {
+	d, reason, err := c.Authorizer.Authorize(ctx, a)
+	switch d {
+	case Allow:
+		c.Allowed.Inc()
+	case Deny:
+		c.Denied.Inc()
+	}
+	return d, reason, err
+}
+
 // Masters allows everything to system:masters, so that a broken role cannot lock administrators out.
 type Masters struct{}
 

@@ -259,6 +259,7 @@ func (k *Keeper) note(it *watchcache.Item, c *crdv1.CustomResourceDefinition) bo
 		}
 	} else {
 		e.def = newDefinition(c, it, k.cfg.Now)
+		e.def.metrics = k.cfg.Metrics
 		e.def.hook = k.hookOf(c)
 	}
 	e.rows = e.def.rows(c)

@@ -40,6 +40,8 @@ type definition struct {
 	forms map[string]*forms // compiled, by version; dropped when unused
 	used  atomic.Int64      // unix seconds of the last use
 	now   func() time.Time
+
+	metrics *Metrics // nil: none
 }
 
 func (d *definition) load() (*crdv1.CustomResourceDefinition, error) {
@@ -62,6 +64,7 @@ type forms struct {
 	status   schemavalidation.SchemaValidator // nil without a schema of status
 	columns  []*jsonpath.JSONPath
 	fields   []*jsonpath.JSONPath
+	metrics  *Metrics // nil: none
 
 	celOnce sync.Once
 	cel     *schemacel.Validator // nil without rules
@@ -74,6 +77,7 @@ type forms struct {
 func (f *forms) rules() *schemacel.Validator {
 	f.celOnce.Do(func() {
 		if f.schema != nil {
+			defer f.metrics.compiled(time.Now())
 			f.cel = schemacel.NewValidator(f.schema, true, celconfig.PerCallLimit)
 		}
 	})
@@ -100,6 +104,7 @@ func (d *definition) of(version string) (*forms, error) {
 	if err != nil {
 		return nil, fmt.Errorf("definition %s, version %s: %w", d.name, version, err)
 	}
+	f.metrics = d.metrics
 	if d.forms == nil {
 		d.forms = map[string]*forms{}
 	}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keelson/keelson/apiserver/series"
 )
 
 // Metrics of conversion webhooks have upstream's names.
@@ -12,9 +14,11 @@ type Metrics struct {
 	asked     *prometheus.CounterVec
 	took      *prometheus.HistogramVec
 	converted *prometheus.HistogramVec
+
+	compiling, evaluating prometheus.Observer
 }
 
-// NewMetrics registers them.
+// NewMetrics registers them, and those of CEL rules.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		asked: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -30,7 +34,21 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"crd_name", "from_version", "to_version", "succeeded"}),
 	}
 	reg.MustRegister(m.asked, m.took, m.converted)
+	m.compiling = series.Histogram(reg, "apiserver_cel_compilation_duration_seconds", "Time to compile the CEL rules of a version of a custom kind.", prometheus.DefBuckets).WithLabelValues()
+	m.evaluating = series.Histogram(reg, "apiserver_cel_evaluation_duration_seconds", "Time to evaluate the CEL rules of a custom object.", prometheus.DefBuckets).WithLabelValues()
 	return m
+}
+
+func (m *Metrics) compiled(began time.Time) {
+	if m != nil {
+		m.compiling.Observe(time.Since(began).Seconds())
+	}
+}
+
+func (m *Metrics) evaluated(began time.Time) {
+	if m != nil {
+		m.evaluating.Observe(time.Since(began).Seconds())
+	}
 }
 
 // How a conversion fails.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -176,6 +177,7 @@ func (f *forms) ruled(rq *resources.Request, found field.ErrorList, u, was *unst
 		before = was.Object
 		opts = append(opts, schemacel.WithRatcheting(ratchet))
 	}
+	defer f.metrics.evaluated(time.Now())
 	errs, _ := rules.Validate(ctx, nil, f.schema, u.Object, before, celconfig.RuntimeCELCostBudget, opts...)
 	return errs
 }

@@ -92,7 +92,16 @@ type flow struct {
 	waiting    atomic.Int64
 	rejected   [len(reasons)]atomic.Int64
 	waited     waits
+	took       [2]durations // of watches (until they have begun), and of the rest
 }
+
+// Kinds of requests, as the metrics name them.
+const (
+	watch = iota
+	regular
+)
+
+var kindNames = [...]string{"watch", "regular"}
 
 // Reasons for refusing a request, as the metrics name them.
 const (
@@ -146,6 +155,8 @@ func New(cfg Config) *Controller {
 type Ticket struct {
 	flow  *flow
 	queue int // of the level, -1 for none
+	kind  int
+	since time.Time
 }
 
 // Enter classifies a request, says so in header, and waits for a seat until ctx ends or
@@ -153,7 +164,10 @@ type Ticket struct {
 func (c *Controller) Enter(ctx context.Context, a *authz.Attributes, header http.Header) (Ticket, error) {
 	f := classify(c.plan.Load().flows, a)
 	header[HeaderFlow], header[HeaderLevel] = f.flowUID, f.levelUID
-	t := Ticket{flow: f, queue: -1}
+	t := Ticket{flow: f, queue: -1, kind: regular}
+	if a.Verb == "watch" {
+		t.kind = watch
+	}
 	l := f.level
 	if !l.exempt {
 		who := ""
@@ -177,12 +191,14 @@ func (c *Controller) Enter(ctx context.Context, a *authz.Attributes, header http
 	}
 	f.dispatched.Add(1)
 	f.executing.Add(1)
+	t.since = time.Now()
 	return t, nil
 }
 
 // Leave gives the seat to whoever is next.
 func (t Ticket) Leave() {
 	t.flow.executing.Add(-1)
+	t.flow.took[t.kind].add(time.Since(t.since))
 	if t.flow.level.exempt {
 		t.flow.level.count(-1)
 		return

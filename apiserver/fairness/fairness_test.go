@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
@@ -278,6 +281,52 @@ func TestDecideKeepsDefaults(t *testing.T) {
 	got := fmt.Sprint(Decide(append(flows, old, mine), levels, now))
 	if want := "[update flowschemas catch-all update flowschemas probes delete flowschemas of-an-older-version status flowschemas mine]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// What is served, how long it took and what waits is shown under upstream's names.
+func TestMetrics(t *testing.T) {
+	synctest.Test(t, testMetrics)
+}
+
+func testMetrics(t *testing.T) {
+	c := only(1, "", queues(1, 1, 5))
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(c)
+	enter := func(verb string) Ticket {
+		seat, err := c.Enter(t.Context(), asks("jane", "system:authenticated", verb, ":pods:default"), http.Header{})
+		if err != nil {
+			t.Error(err)
+		}
+		return seat
+	}
+	enter("watch").Leave()
+	seat := enter("list")
+	done := make(chan struct{})
+	go func() { defer close(done); enter("create").Leave() }()
+	shown := func(want string) bool {
+		w := httptest.NewRecorder()
+		promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+		return strings.Contains(w.Body.String(), want+"\n")
+	}
+	synctest.Wait()
+	if !shown(`apiserver_current_inqueue_requests{request_kind="mutating"} 1`) || !shown(`apiserver_current_inqueue_requests{request_kind="readOnly"} 0`) {
+		t.Error("not one creation waits, or somebody else")
+	}
+	time.Sleep(30 * time.Millisecond)
+	seat.Leave()
+	<-done
+	for _, want := range []string{
+		`apiserver_flowcontrol_request_execution_seconds_count{flow_schema="all",priority_level="one",type="regular"} 2`,
+		`apiserver_flowcontrol_request_execution_seconds_count{flow_schema="all",priority_level="one",type="watch"} 1`,
+		`apiserver_flowcontrol_request_wait_duration_seconds_bucket{execute="true",flow_schema="all",priority_level="one",le="0"} 2`,
+		`apiserver_flowcontrol_request_wait_duration_seconds_count{execute="true",flow_schema="all",priority_level="one"} 3`,
+		`apiserver_flowcontrol_work_estimated_seats_bucket{flow_schema="all",priority_level="one",le="1"} 3`,
+		`apiserver_flowcontrol_current_inqueue_seats{flow_schema="all",priority_level="one"} 0`,
+	} {
+		if !shown(want) {
+			t.Errorf("not shown: %s", want)
+		}
 	}
 }
 

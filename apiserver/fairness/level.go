@@ -33,6 +33,7 @@ type level struct {
 	busy      int
 	waiting   int
 	peak      int     // the most that was wanted (busy and waiting) since the last ask
+	highest   int     // the peak that the last adjustment has seen
 	smooth    float64 // what was wanted, forgotten slowly
 	refused   int64
 	late      int64
@@ -272,7 +273,7 @@ func (l *level) ask() ask {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.smooth = max(float64(l.peak), l.smooth*keep+float64(l.peak)*(1-keep))
-	l.peak = l.busy + l.waiting
+	l.highest, l.peak = l.peak, l.busy+l.waiting
 	return ask{least: l.least, most: l.most, demand: l.smooth}
 }
 

@@ -74,7 +74,7 @@ func (o *Objects) erase(ctx context.Context, rq *resources.Request, row *resourc
 // allocated lets row fill in what obj (nil: it is removed) needs for itself, and writes it. The store
 // is the arbiter between servers: who loses looks at the new tree and chooses again.
 func (o *Objects) allocated(ctx context.Context, rq *resources.Request, row *resources.Row, obj, old resources.Object, write func(resources.Object, []store.Op) (int64, error)) error {
-	waiting, fresh := true, false
+	waiting, fresh, began := true, false, time.Now()
 	for try := 0; try < maxTries; {
 		next := obj
 		if obj != nil {
@@ -108,6 +108,9 @@ func (o *Objects) allocated(ctx context.Context, rq *resources.Request, row *res
 		}
 		rev, err := write(next, ops)
 		if err == nil {
+			if o.allocatedTo != nil && len(ops) > 0 && !rq.DryRun {
+				o.allocatedTo(obj, next, old, time.Since(began))
+			}
 			if !waiting && !rq.DryRun {
 				// It is written; that it is not seen yet only costs the next writer a try.
 				_ = o.cache.WaitFor(ctx, rev)

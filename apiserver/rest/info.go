@@ -32,6 +32,8 @@ type Info struct {
 	Fields fields.Requirements
 	// DryRun is "All" for what shall only be tried, "invalid" for what nobody knows, and empty for the rest.
 	DryRun string
+	// FieldValidation is the parameter of a create, update or patch when it is one that is known.
+	FieldValidation string
 	// Waited is what the request has spent waiting for others: for a seat, and for webhooks. It belongs
 	// to the goroutine that serves the request.
 	Waited time.Duration
@@ -46,6 +48,19 @@ type Info struct {
 
 // Named reports whether the path itself names an object.
 func (i *Info) Named() bool { return i.Name != "" && !i.selectedName }
+
+// Scope is how much of the cluster a request is about. A created object counts as one.
+func (i *Info) Scope() string {
+	switch {
+	case !i.Resource:
+		return ""
+	case i.Name != "" || i.Verb == "create":
+		return "resource"
+	case i.Namespace != "":
+		return "namespace"
+	}
+	return "cluster"
+}
 
 // streams are the subresources whose answers may last.
 var streams = map[string]bool{"attach": true, "exec": true, "log": true, "portforward": true, "proxy": true}
@@ -80,6 +95,7 @@ func ParseInfo(r *http.Request) Info {
 	in.Resource = true
 	in.Verb = methodVerbs[r.Method]
 	in.DryRun = dryRun(r)
+	in.FieldValidation = fieldValidation(r)
 	watchPath := parts[0] == "watch"
 	in.watchPath = watchPath
 	if watchPath { // deprecated /watch/ paths
@@ -152,6 +168,17 @@ func dryRun(r *http.Request) string {
 		return ""
 	}
 	return metav1.DryRunAll
+}
+
+func fieldValidation(r *http.Request) string {
+	if !strings.Contains(r.URL.RawQuery, "fieldValidation=") {
+		return ""
+	}
+	switch v := query(r).Get("fieldValidation"); v {
+	case metav1.FieldValidationIgnore, metav1.FieldValidationWarn, metav1.FieldValidationStrict:
+		return v
+	}
+	return ""
 }
 
 // truthy is how Kubernetes reads a boolean query parameter: present and neither "0" nor "false".

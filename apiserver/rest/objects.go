@@ -48,6 +48,8 @@ type Objects struct {
 	fields *patch.Fields
 	now    func() time.Time
 	turn   chan struct{} // held by the writer of a contended object
+
+	allocatedTo func(asked, got, old resources.Object, took time.Duration) // nil: see Config.Allocated
 }
 
 // NewObjects returns the verbs over a cache and the store below it.

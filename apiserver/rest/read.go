@@ -57,6 +57,17 @@ func (o *Objects) settle(ctx context.Context, rv string) error {
 	return o.reach(ctx, n)
 }
 
+// settle is Objects.settle for the kind of the call.
+func (c *Call) settle(rv string) error {
+	if rv == "0" {
+		return nil
+	}
+	began := time.Now()
+	err := c.Objects.settle(c.R.Context(), rv)
+	c.Server.cfg.Metrics.settled(c.Row.GR(), c.Info.Verb == "list", rv == "", time.Since(began), err)
+	return err
+}
+
 func (c *Call) get() {
 	if _, err := parseRev(c.Query.Get("resourceVersion")); err != nil {
 		c.fail(malformedRev(err))
@@ -66,7 +77,7 @@ func (c *Call) get() {
 		c.getObserved(look)
 		return
 	}
-	if err := c.Objects.settle(c.R.Context(), c.Query.Get("resourceVersion")); err != nil {
+	if err := c.settle(c.Query.Get("resourceVersion")); err != nil {
 		c.fail(err)
 		return
 	}
@@ -138,7 +149,7 @@ func (c *Call) stateFor(p *listParams) (s *watchcache.Snapshot, after string, er
 		}
 		after = c.Row.Storage().Prefix + "/" + strings.TrimSuffix(t.Start, "\x00")
 		if t.Rev == -1 {
-			if err := o.settle(ctx, ""); err != nil {
+			if err := c.settle(""); err != nil {
 				return nil, "", err
 			}
 			return o.cache.Snapshot(), after, nil
@@ -160,7 +171,7 @@ func (c *Call) stateFor(p *listParams) (s *watchcache.Snapshot, after string, er
 	}
 	exact := p.ResourceVersionMatch == metav1.ResourceVersionMatchExact ||
 		p.ResourceVersionMatch == "" && n > 0 && p.Limit > 0
-	if err := o.settle(ctx, p.ResourceVersion); err != nil {
+	if err := c.settle(p.ResourceVersion); err != nil {
 		return nil, "", err
 	}
 	if !exact {
@@ -210,6 +221,8 @@ func (c *Call) page(p *listParams, sel watchcache.Selection) (items []*watchcach
 		limit = 0
 	}
 	more := false
+	var looked int64
+	sel.Looked = &looked
 	if err := s.Scan(sel, after, func(it *watchcache.Item) bool {
 		if limit > 0 && int64(len(items)) == limit {
 			more = true
@@ -220,6 +233,7 @@ func (c *Call) page(p *listParams, sel watchcache.Selection) (items []*watchcach
 	}); err != nil {
 		return nil, meta, err
 	}
+	c.Server.cfg.Metrics.listed(c.Row.GR(), sel, looked, len(items))
 	meta.ResourceVersion = strconv.FormatInt(s.Rev(), 10)
 	if more {
 		last := items[len(items)-1].Key

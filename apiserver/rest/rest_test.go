@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -30,9 +31,10 @@ import (
 
 // harness is a Server over the memory store, asked through HTTP.
 type harness struct {
-	t   testing.TB
-	reg *resources.Registry
-	srv *httptest.Server
+	counts *prometheus.Registry
+	t      testing.TB
+	reg    *resources.Registry
+	srv    *httptest.Server
 }
 
 func newHarness(t testing.TB, chain ...admission.Plugin) *harness {
@@ -47,7 +49,9 @@ func newHarness(t testing.TB, chain ...admission.Plugin) *harness {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = cache.Run(ctx) }()
 	<-cache.Ready()
-	h := &harness{t: t, reg: reg, srv: httptest.NewServer(New(Config{Registry: reg, Cache: cache, Store: st, Admission: chain, Version: "v1.36.6+test",
+	counts := prometheus.NewRegistry()
+	h := &harness{t: t, reg: reg, counts: counts, srv: httptest.NewServer(New(Config{Registry: reg, Cache: cache, Store: st, Admission: chain, Version: "v1.36.6+test",
+		Metrics:  NewMetrics(counts),
 		Observed: map[schema.GroupResource]Observe{{Resource: "componentstatuses"}: twoComponents},
 		Virtual:  map[schema.GroupResource]func(*resources.Request, resources.Object) (resources.Object, error){}}))}
 	t.Cleanup(func() {
@@ -195,7 +199,7 @@ func TestEveryRowThroughEveryVerb(t *testing.T) {
 			continue
 		}
 		t.Run(row.GVR().String(), func(t *testing.T) {
-			h := &harness{t, h.reg, h.srv}
+			h := &harness{counts: h.counts, t: t, reg: h.reg, srv: h.srv}
 			root := "/api/" + row.Version
 			if row.Group != "" {
 				root = "/apis/" + row.Group + "/" + row.Version

@@ -117,7 +117,7 @@ func showScale(row *resources.Row, a *admission.Attributes, obj, old resources.O
 // scale serves the scale subresource of any row that has replicas.
 func (c *Call) scale() {
 	if c.Info.Verb == "get" {
-		if err := c.Objects.settle(c.R.Context(), c.Query.Get("resourceVersion")); err != nil {
+		if err := c.settle(c.Query.Get("resourceVersion")); err != nil {
 			c.fail(err)
 			return
 		}

@@ -53,8 +53,11 @@ type Config struct {
 	Observed map[schema.GroupResource]Observe
 	// Others is what discovery and OpenAPI say of other servers; nil: nothing.
 	Others discovery.Others
-	// Watched returns what is told the size of every event that a watch of row sends; nil: nobody.
-	Watched func(row *resources.Row) func(bytes int)
+	// Allocated is told what a write was given that no other object may have: got, where asked was wanted and old
+	// was there before. nil: nobody asks.
+	Allocated func(asked, got, old resources.Object, took time.Duration)
+	// Metrics count; nil: nobody asks.
+	Metrics *Metrics
 	// MaxBody bounds request bodies; default 3 MiB.
 	MaxBody int64
 	// Version is the gitVersion, shown in the OpenAPI documents.
@@ -86,6 +89,7 @@ func New(cfg Config) *Server {
 		cfg.Now = time.Now
 	}
 	s := &Server{cfg: cfg, objects: NewObjects(cfg.Registry, cfg.Cache, cfg.Store, cfg.Admission, cfg.Now)}
+	s.objects.allocatedTo = cfg.Allocated
 	s.router = mux.NewRouter().SkipClean(true).UseEncodedPath()
 	s.router.MatcherFunc(func(r *http.Request, _ *mux.RouteMatch) bool { return infoOf(r).Resource }).HandlerFunc(s.resource)
 	disco := discovery.New(cfg.Registry, cfg.Others, cfg.Version)
@@ -249,6 +253,7 @@ var deprecated = map[schema.GroupVersionKind]string{
 func (c *Call) deprecation() {
 	if text := deprecated[c.Row.GVK()] + c.Row.Warning; text != "" {
 		c.Request.Warn(text)
+		c.Server.cfg.Metrics.deprecated(c.Info, c.Row)
 	}
 }
 

@@ -42,6 +42,7 @@ func (c *Call) Body() ([]byte, error) {
 	if err != nil {
 		return nil, apierrors.NewBadRequest("read the request's body: " + err.Error())
 	}
+	c.Server.cfg.Metrics.body(c.Info, c.Row.GR(), len(body))
 	return body, nil
 }
 

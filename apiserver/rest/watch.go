@@ -32,6 +32,7 @@ const gather = 5 * time.Millisecond
 //
 // Source: Kubernetes API concepts, "Efficient detection of changes", and KEP-3157.
 func (c *Call) watch() {
+	began := time.Now()
 	socket := websocket.IsWebSocketUpgrade(c.R)
 	if c.Row.Custom == nil && !named(c.R) {
 		c.fail(c.unacceptable())
@@ -85,10 +86,7 @@ func (c *Call) watch() {
 	} else {
 		out = c.openStream()
 	}
-	s := &stream{c: c, out: out, f: f, definitions: true, sent: func(int) {}}
-	if of := c.Server.cfg.Watched; of != nil {
-		s.sent = of(c.Row)
-	}
+	s := &stream{c: c, out: out, f: f, definitions: true, sent: c.Server.cfg.Metrics.events(c.Row), began: began}
 	defer out.close()
 	if expired != nil {
 		s.fail(expired)
@@ -107,7 +105,7 @@ func (c *Call) openWatch(p *listParams, sel watchcache.Selection) (state *watchc
 		initial = *p.SendInitialEvents
 	}
 	if initial || begin {
-		if err := o.settle(ctx, p.ResourceVersion); err != nil {
+		if err := c.settle(p.ResourceVersion); err != nil {
 			return nil, nil, nil, err
 		}
 		if initial {
@@ -154,6 +152,7 @@ type stream struct {
 	f           codec.Format
 	definitions bool // a Table's column definitions are still to be sent
 	sent        func(bytes int)
+	began       time.Time // of the request
 }
 
 func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snapshot, cursor *watchcache.Cursor, length time.Duration) {
@@ -176,6 +175,7 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 				return
 			}
 			told = state.Rev()
+			s.c.Server.cfg.Metrics.begun(s.c.Info, s.c.Row, time.Since(s.began))
 		}
 	}
 	if s.out.flush() != nil {

@@ -84,6 +84,8 @@ type Selection struct {
 	// Row is the version whose fields are compared; nil: the one that is stored. Labels are
 	// always those that are stored.
 	Row *resources.Row
+	// Looked is added to by a scan, one for each object that it looks at; nil: nobody asks.
+	Looked *int64
 }
 
 // Event is one change as one selection sees it: an object that stops matching

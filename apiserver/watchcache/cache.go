@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
 	"github.com/keelson/keelson/apiserver/codec"
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/apiserver/store"
@@ -86,6 +88,7 @@ type Cache struct {
 	since    map[string]int64         // by prefix: where its part of the log begins, if not at start
 	rows     uint64                   // registry version that the items' rows come from
 	changes  map[string]*atomic.Int64 // by prefix: revision of the last change
+	received map[schema.GroupResource]*int64
 
 	written written
 	fresh   freshness
@@ -105,7 +108,7 @@ func New(st store.Store, reg *resources.Registry, opts Options) *Cache {
 		budget: newBudgets(opts.FormBytes, opts.Now),
 		ready:  make(chan struct{}),
 		state:  newTrees(),
-		topics: map[topicKey]*topic{}, changes: map[string]*atomic.Int64{},
+		topics: map[topicKey]*topic{}, changes: map[string]*atomic.Int64{}, received: map[schema.GroupResource]*int64{},
 	}
 	c.written.items = map[string]*Item{}
 	c.fresh.wake = make(chan struct{}, 1)
@@ -345,6 +348,7 @@ func (c *Cache) enter(b store.Batch, items []*Item) (woken []*Cursor) {
 			prev.object.Store(nil) // nobody decides on it any more
 		}
 		c.note(item, prev, ev.KV.ModRev)
+		c.count(item, prev)
 		e := &entry{rev: ev.KV.ModRev, item: item, prev: prev, at: now}
 		c.log = append(c.log, e)
 		c.logBytes += e.bytes()
@@ -393,6 +397,33 @@ func (c *Cache) note(item, prev *Item, rev int64) {
 			last.Store(rev)
 		}
 	}
+}
+
+// count counts a change by what it is a change of. Called with mu held.
+func (c *Cache) count(item, prev *Item) {
+	if item == nil {
+		item = prev
+	}
+	if item.Row == nil {
+		return
+	}
+	if gr := item.Row.GR(); c.received[gr] != nil {
+		*c.received[gr]++
+	} else {
+		one := int64(1)
+		c.received[gr] = &one
+	}
+}
+
+// Received is how many changes of each resource the store has told of since the start.
+func (c *Cache) Received() map[schema.GroupResource]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[schema.GroupResource]int64, len(c.received))
+	for gr, n := range c.received {
+		out[gr] = *n
+	}
+	return out
 }
 
 // Changed returns a function that gives the revision at which any object below one of

@@ -22,6 +22,7 @@ type query struct {
 	field  fields.Selector
 	row    *resources.Row // whose fields are compared; nil: the storage row's
 
+	looked int64 // how many items were looked at
 	failed error // the first item whose fields could not be had
 }
 
@@ -70,6 +71,16 @@ func (s Selection) query() query {
 		q.name = name
 	}
 	return q
+}
+
+// Index names what a scan of the selection is narrowed by, as upstream does; "" for none.
+func (s Selection) Index() string {
+	if s.Fields != nil && s.Prefix == "pods" {
+		if _, ok := s.Fields.RequiresExactMatch(nodeName); ok {
+			return "f:" + nodeName
+		}
+	}
+	return ""
 }
 
 // matches reports whether the selection sees the item; nil is seen by none. What cannot be

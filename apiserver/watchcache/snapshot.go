@@ -148,7 +148,11 @@ func (s *Snapshot) Get(key string) *Item {
 // whether sel sees an object, which happens only to fields of a version that is not the stored one.
 func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) error {
 	q := sel.query()
+	if sel.Looked != nil {
+		defer func() { *sel.Looked += q.looked }()
+	}
 	if q.exact {
+		q.looked++
 		if it := s.Get(q.start); q.start > after && q.matches(it) {
 			yield(it)
 		}
@@ -163,6 +167,7 @@ func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) err
 			if it.node != q.node {
 				return false
 			}
+			q.looked++
 			return !q.matches(it) || yield(it)
 		})
 		return q.failed
@@ -180,6 +185,7 @@ func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) err
 			}
 			probe.Key = m.key
 			it, _ := s.keys.GetHint(&probe, &near)
+			q.looked++
 			if !q.matches(it) {
 				return q.failed == nil
 			}
@@ -192,6 +198,7 @@ func (s *Snapshot) Scan(sel Selection, after string, yield func(*Item) bool) err
 		if !strings.HasPrefix(it.Key, q.start) {
 			return false
 		}
+		q.looked++
 		if it.Row == nil || !(all || q.matches(it)) {
 			return q.failed == nil
 		}

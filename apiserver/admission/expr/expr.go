@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"time"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
@@ -47,6 +48,9 @@ const (
 
 // ErrBudget ends a run: no further expression is evaluated.
 var ErrBudget = errors.New("validation failed due to running out of cost budget, no further validation rules will be run")
+
+// ErrCompile: the expression does not compile.
+var ErrCompile = errors.New("compilation error")
 
 // The names of the variables that expressions see.
 const (
@@ -300,7 +304,7 @@ func (r *Run) variable(n named) ref.Val {
 // Eval evaluates one expression. ErrBudget is for the whole run, any other error for this expression alone.
 func (r *Run) Eval(p *Program) (ref.Val, error) {
 	if p.Err != nil {
-		return nil, fmt.Errorf("compilation error: %w", p.Err)
+		return nil, fmt.Errorf("%w: %w", ErrCompile, p.Err)
 	}
 	v, details, err := p.prog.ContextEval(r.ctx, r)
 	cost := r.spent
@@ -351,16 +355,20 @@ type Conditions []*Program
 
 // Met reports whether all conditions hold. One that is false decides, whatever
 // the others say; otherwise an error is the answer.
-func (c Conditions) Met(r *Run) (bool, error) {
+func (c Conditions) Met(r *Run, of About) (met bool, err error) {
 	var faults []error
+	began := time.Now()
+	defer func() { of.done(met, len(faults), time.Since(began)) }()
 	for _, p := range c {
 		v, err := r.Eval(p)
 		switch {
 		case errors.Is(err, ErrBudget):
+			faults = append(faults, err)
 			return false, err
 		case err != nil:
 			faults = append(faults, err)
 		case v != types.True:
+			faults = nil
 			return false, nil
 		}
 	}

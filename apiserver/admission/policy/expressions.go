@@ -100,7 +100,11 @@ func texts(obj any, compile bool) (out []written, err error) {
 			}
 		}
 		for i, x := range o.Spec.AuditAnnotations {
-			add(spec.Child("auditAnnotations").Index(i).Child("valueExpression"), x.ValueExpression, pick(v.annotations, i))
+			var one *expr.Program
+			if compile {
+				one = v.annotations[i].value
+			}
+			add(spec.Child("auditAnnotations").Index(i).Child("valueExpression"), x.ValueExpression, one)
 		}
 	case *admissionv1.MutatingAdmissionPolicy:
 		m := &mutator{}

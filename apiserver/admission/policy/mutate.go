@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"strconv"
+	"time"
 
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
@@ -184,7 +185,7 @@ func (s *server) mutateUnder(ctx context.Context, r *request, p *policy, b *bind
 			return err
 		}
 		if len(m.conditions) > 0 {
-			if met, err := m.conditions.Met(m.scope.Start(ctx, in, expr.ConditionBudget)); err != nil {
+			if met, err := m.conditions.Met(m.scope.Start(ctx, in, expr.ConditionBudget), s.cfg.Metrics.conditions(p.name, string(r.a.Operation))); err != nil {
 				failed = append(failed, err)
 				continue
 			} else if !met {
@@ -192,7 +193,9 @@ func (s *server) mutateUnder(ctx context.Context, r *request, p *policy, b *bind
 			}
 		}
 		for _, c := range m.mutations {
+			began := time.Now()
 			altered, err := s.alter(ctx, r, m, c, row, param)
+			s.cfg.Metrics.changed(p.name, b.name, err, time.Since(began))
 			if err != nil {
 				failed = append(failed, err)
 				continue

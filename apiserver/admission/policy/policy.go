@@ -54,6 +54,8 @@ type Config struct {
 	Authorizer authz.Authorizer
 	// Merge lays an apply configuration over an object.
 	Merge func(row *resources.Row, live resources.Object, config *unstructured.Unstructured) (resources.Object, error)
+	// Metrics count; nil: nobody asks.
+	Metrics *Metrics
 }
 
 // New returns the plugins MutatingAdmissionPolicy and ValidatingAdmissionPolicy.

@@ -2,9 +2,12 @@ package policy_test
 
 import (
 	"context"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -15,7 +18,9 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/admission/expr"
 	"github.com/keelson/keelson/apiserver/admission/policy"
+	"github.com/keelson/keelson/apiserver/audit/audittest"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/authz"
 	"github.com/keelson/keelson/apiserver/patch"
@@ -45,16 +50,19 @@ func kinds(gvk schema.GroupVersionKind) *resources.Row {
 }
 
 type world struct {
+	ctx      context.Context
+	counts   *prometheus.Registry
 	tree     *readertest.Tree
 	chain    admission.Chain
 	warnings []string
 }
 
 func newWorld(objs ...resources.Object) *world {
-	w := &world{tree: readertest.New(objs...)}
+	w := &world{ctx: context.Background(), counts: prometheus.NewRegistry(), tree: readertest.New(objs...)}
 	w.tree.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"team": "a"}}})
 	m, v := policy.New(policy.Config{
 		Read: w.tree, Rows: func() []*resources.Row { return table }, Authorizer: authz.Chain{authz.Masters{}}, Merge: patch.NewFields(kinds).Merge,
+		Metrics: policy.NewMetrics(w.counts, expr.NewMetrics(w.counts)),
 	})
 	w.chain = admission.Chain{m, policy.Expressions(), v}
 	return w
@@ -68,10 +76,10 @@ func (w *world) admit(t *testing.T, r *resources.Row, obj, old resources.Object,
 	if old != nil {
 		a.Operation, a.Old = admission.Update, old
 	}
-	if err := w.chain.Mutate(context.Background(), a); err != nil {
+	if err := w.chain.Mutate(w.ctx, a); err != nil {
 		return err
 	}
-	_, err := w.chain.Validate(context.Background(), a)
+	_, err := w.chain.Validate(w.ctx, a)
 	return err
 }
 
@@ -172,6 +180,57 @@ func TestValidatingPolicies(t *testing.T) {
 				t.Errorf("another resource is refused: %v", err)
 			}
 		})
+	}
+}
+
+// What policies find is counted under upstream's names, and told to the audit event.
+func TestFindingsAreTold(t *testing.T) {
+	fails := []admissionv1.Validation{{Expression: "true"}, {Expression: "object.spec.replicas > 5", Message: "too few"}, {Expression: "object.spec.nothing > 1"}}
+	w := newWorld(
+		&admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: onDeployments(), FailurePolicy: ptr.To(admissionv1.Ignore), Validations: fails,
+			MatchConditions:  []admissionv1.MatchCondition{{Name: "c", Expression: "object.spec.replicas < 7"}},
+			AuditAnnotations: []admissionv1.AuditAnnotation{{Key: "n", ValueExpression: "'n = ' + string(object.spec.replicas)"}, {Key: "none", ValueExpression: "null"}},
+		}},
+		&admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "b"}, Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: "p", ValidationActions: []admissionv1.ValidationAction{admissionv1.Audit, admissionv1.Warn},
+		}},
+		&admissionv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "m"}, Spec: admissionv1.MutatingAdmissionPolicySpec{
+			MatchConstraints: onDeployments(), FailurePolicy: ptr.To(admissionv1.Ignore), Mutations: []admissionv1.Mutation{
+				{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: &admissionv1.JSONPatch{Expression: `[JSONPatch{op: "add", path: "/metadata/labels", value: {"a": "b"}}]`}},
+				{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: &admissionv1.JSONPatch{Expression: `[JSONPatch{op: "remove", path: "/nothing"}]`}},
+			},
+		}},
+		&admissionv1.MutatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "mb"}, Spec: admissionv1.MutatingAdmissionPolicyBindingSpec{PolicyName: "m"}},
+	)
+	ctx, end := audittest.Begin(t, "Metadata")
+	w.ctx = ctx
+	for _, n := range []int32{4, 9} {
+		if err := w.admit(t, row(t, "apps", "deployments"), deployment(n), nil, &authn.User{Name: "jane"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	notes := end()
+	if got := notes["validation.policy.admission.k8s.io/validation_failure"]; got != `[{"message":"too few","policy":"p","binding":"b","expressionIndex":1,"validationActions":["Audit","Warn"]}]` {
+		t.Errorf("the failure is told as %s", got)
+	}
+	if _, none := notes["p/none"]; notes["p/n"] != "n = 4" || none {
+		t.Errorf("annotations %q", notes)
+	}
+	rec := httptest.NewRecorder()
+	promhttp.HandlerFor(w.counts, promhttp.HandlerOpts{}).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`apiserver_validating_admission_policy_check_total{enforcement_action="audit",error_type="invalid_error",policy="p",policy_binding="b"} 1`,
+		`apiserver_validating_admission_policy_check_total{enforcement_action="warn",error_type="invalid_error",policy="p",policy_binding="b"} 1`,
+		`apiserver_validating_admission_policy_check_total{enforcement_action="allow",error_type="invalid_error",policy="p",policy_binding="b"} 1`,
+		`apiserver_mutating_admission_policy_check_total{error_type="no_error",policy="m",policy_binding="mb"} 2`,
+		`apiserver_mutating_admission_policy_check_total{error_type="invalid_error",policy="m",policy_binding="mb"} 2`,
+		`apiserver_admission_match_condition_evaluation_seconds_count{kind="policy",name="p",operation="CREATE",type="validate"} 2`,
+		`apiserver_admission_match_condition_exclusions_total{kind="policy",name="p",operation="CREATE",type="validate"} 1`,
+	} {
+		if !strings.Contains(rec.Body.String(), want+"\n") {
+			t.Errorf("not shown: %s", want)
+		}
 	}
 }
 

@@ -2,9 +2,12 @@ package policy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/cel-go/common/types"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -23,7 +26,12 @@ type validator struct {
 	variables   []*expr.Program
 	conditions  expr.Conditions
 	validations []validation
-	annotations []*expr.Program
+	annotations []annotation
+}
+
+type annotation struct {
+	key   string
+	value *expr.Program
 }
 
 type validation struct {
@@ -56,7 +64,7 @@ func compileValidator(spec *admissionv1.ValidatingAdmissionPolicySpec, fresh boo
 		v.validations = append(v.validations, one)
 	}
 	for _, x := range spec.AuditAnnotations {
-		v.annotations = append(v.annotations, scope.Compile(x.ValueExpression, expr.String, expr.Null))
+		v.annotations = append(v.annotations, annotation{x.Key, scope.Compile(x.ValueExpression, expr.String, expr.Null)})
 	}
 	return v, nil
 }
@@ -107,12 +115,16 @@ func (s *server) validate(ctx context.Context, a *admission.Attributes, from *ma
 				return err
 			}
 		}
+		notes := notes{}
 		for _, b := range p.bindings {
-			found, err := s.underBinding(ctx, r, p, b, func() *view { return r.view(row) })
+			found, err := s.underBinding(ctx, r, p, b, notes, func() *view { return r.view(row) })
 			if err != nil && !p.failOpen {
 				found = append(found, denial{policy: p.name, binding: b.name, message: fmt.Sprintf("failed to configure binding: %v", err)})
 			}
 			denied = append(denied, found...)
+		}
+		for key, values := range notes {
+			admission.Annotate(ctx, p.name+"/"+key, strings.Join(values, ", "))
 		}
 	}
 	if len(denied) == 0 {
@@ -129,7 +141,7 @@ func (s *server) validate(ctx context.Context, a *admission.Attributes, from *ma
 }
 
 // underBinding evaluates a policy under one binding, once for each parameter object.
-func (s *server) underBinding(ctx context.Context, r *request, p *policy, b *binding, seen func() *view) (denied []denial, err error) {
+func (s *server) underBinding(ctx context.Context, r *request, p *policy, b *binding, notes notes, seen func() *view) (denied []denial, err error) {
 	if ok, err := s.bound(r.a, b); err != nil || !ok {
 		return nil, err
 	}
@@ -138,16 +150,27 @@ func (s *server) underBinding(ctx context.Context, r *request, p *policy, b *bin
 		return nil, err
 	}
 	for _, param := range params {
-		for _, d := range s.evaluate(ctx, r, p, seen(), param) {
+		for _, d := range s.evaluate(ctx, r, p, seen(), param, notes) {
 			d.policy, d.binding = p.name, b.name
+			if d.ignored {
+				s.cfg.Metrics.checked("allow", p.name, b.name, d.err, d.took)
+				continue
+			}
 			if d.always {
+				s.cfg.Metrics.checked("deny", p.name, b.name, d.err, d.took)
 				denied = append(denied, d.denial)
 				continue
 			}
 			for _, action := range b.actions {
+				s.cfg.Metrics.checked(strings.ToLower(string(action)), p.name, b.name, d.err, d.took)
 				switch action {
 				case admissionv1.Deny:
 					denied = append(denied, d.denial)
+				case admissionv1.Audit:
+					text, err := json.Marshal([]failure{{d.message, p.name, b.name, d.index, b.actions}})
+					if err == nil {
+						admission.Annotate(ctx, "validation.policy.admission.k8s.io/validation_failure", string(text))
+					}
 				case admissionv1.Warn:
 					if r.a.Request.Warn != nil {
 						r.a.Request.Warn(fmt.Sprintf("Validation failed for ValidatingAdmissionPolicy '%s' with binding '%s': %s", p.name, b.name, d.message))
@@ -159,32 +182,58 @@ func (s *server) underBinding(ctx context.Context, r *request, p *policy, b *bin
 	return denied, nil
 }
 
+// notes are a policy's audit annotations: what its bindings make of each key.
+type notes map[string][]string
+
+func (n notes) add(key, value string) {
+	if len(value) > maxNote {
+		value = value[:maxNote]
+	}
+	if !slices.Contains(n[key], value) {
+		n[key] = append(n[key], value)
+	}
+}
+
+// maxNote bounds an audit annotation, in bytes. Source: upstream cuts at the same place.
+const maxNote = 10 << 10
+
+// failure is how the audit event tells of a finding. Source: Kubernetes documentation, "Audit Annotations".
+type failure struct {
+	Message string                         `json:"message"`
+	Policy  string                         `json:"policy"`
+	Binding string                         `json:"binding"`
+	Index   int                            `json:"expressionIndex"`
+	Actions []admissionv1.ValidationAction `json:"validationActions"`
+}
+
 type finding struct {
 	denial
-	always bool // whatever the actions of the binding
+	index   int   // of the validation
+	err     error // it could not be worked out
+	took    time.Duration
+	always  bool // whatever the actions of the binding
+	ignored bool // a failure that the policy does not mind
 }
 
 // evaluate is the policy's opinion on one request with one parameter object.
-func (s *server) evaluate(ctx context.Context, r *request, p *policy, v *view, param runtime.Object) (found []finding) {
-	fail := func(message string) {
-		if !p.failOpen {
-			found = append(found, finding{denial: denial{message: message}})
-		}
+func (s *server) evaluate(ctx context.Context, r *request, p *policy, v *view, param runtime.Object, notes notes) (found []finding) {
+	fail := func(i int, err error, took time.Duration) {
+		found = append(found, finding{denial: denial{message: err.Error()}, index: i, err: err, took: took, ignored: p.failOpen})
 	}
 	c, err := p.validating()
 	if err != nil {
-		fail(err.Error())
+		fail(0, err, 0)
 		return found
 	}
 	in, err := s.input(r, v, param)
 	if err != nil {
-		fail(err.Error())
+		fail(0, err, 0)
 		return found
 	}
 	if len(c.conditions) > 0 {
-		met, err := c.conditions.Met(c.scope.Start(ctx, in, expr.ConditionBudget))
+		met, err := c.conditions.Met(c.scope.Start(ctx, in, expr.ConditionBudget), s.cfg.Metrics.conditions(p.name, string(r.a.Operation)))
 		if err != nil {
-			fail(err.Error())
+			fail(0, err, 0)
 			return found
 		}
 		if !met {
@@ -194,22 +243,31 @@ func (s *server) evaluate(ctx context.Context, r *request, p *policy, v *view, p
 	run := c.scope.Start(ctx, in, expr.Budget)
 	for i := range c.validations {
 		one := &c.validations[i]
+		began := time.Now()
 		got, err := run.Eval(one.expression)
 		switch {
 		case errors.Is(err, expr.ErrBudget):
-			fail(err.Error())
+			fail(i, err, time.Since(began))
 			return found
 		case err != nil:
-			fail(err.Error())
+			fail(i, err, time.Since(began))
 		case got != types.True:
-			found = append(found, finding{denial: denial{message: messageOf(run, one), reason: one.reason}})
+			found = append(found, finding{denial: denial{message: messageOf(run, one), reason: one.reason}, index: i, took: time.Since(began)})
 		}
 	}
 	audit := c.scope.Start(ctx, in, expr.Budget)
 	for _, e := range c.annotations {
-		// There is no audit log yet; an annotation that cannot be worked out is a failure all the same.
-		if _, err := audit.Eval(e); err != nil && !p.failOpen {
-			found = append(found, finding{denial: denial{message: err.Error()}, always: true})
+		began := time.Now()
+		got, err := audit.Eval(e.value)
+		switch {
+		case err != nil && !p.failOpen:
+			found = append(found, finding{denial: denial{message: err.Error()}, err: err, took: time.Since(began), always: true})
+		case err == nil:
+			if text, ok := got.Value().(string); ok {
+				if text = strings.TrimSpace(text); text != "" {
+					notes.add(e.key, text)
+				}
+			}
 		}
 	}
 	return found

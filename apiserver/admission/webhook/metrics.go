@@ -11,19 +11,22 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/admission/expr"
 )
 
 // Metrics have upstream's names. A call goes over the network, so that looking labels up costs nothing.
 type Metrics struct {
-	took       *prometheus.HistogramVec
-	asked      *prometheus.CounterVec
-	rejections *prometheus.CounterVec
-	failOpen   *prometheus.CounterVec
+	took             *prometheus.HistogramVec
+	asked            *prometheus.CounterVec
+	rejections       *prometheus.CounterVec
+	failOpen         *prometheus.CounterVec
+	conditionMetrics *expr.Metrics
 }
 
-// NewMetrics registers them.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
+// NewMetrics registers them; conditions are shared with policies.
+func NewMetrics(reg prometheus.Registerer, conditions *expr.Metrics) *Metrics {
 	m := &Metrics{
+		conditionMetrics: conditions,
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "apiserver_admission_webhook_admission_duration_seconds", Help: "Time that an admission webhook takes.",
 			Buckets: []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 25},
@@ -49,10 +52,11 @@ const (
 )
 
 // asks counts one call and its result: nil, a *failure, a *rejection, or what went wrong here.
-func (m *Metrics) asks(ctx context.Context, a *admission.Attributes, h *hook, where string, took time.Duration, err error) {
+func (m *Metrics) asks(ctx context.Context, a *admission.Attributes, h *hook, took time.Duration, err error) {
 	if m == nil {
 		return
 	}
+	where := h.where
 	op, code, rejected := string(a.Operation), http.StatusOK, true
 	var failed *failure
 	var said *rejection
@@ -82,6 +86,18 @@ func (m *Metrics) asks(ctx context.Context, a *admission.Attributes, h *hook, wh
 	}
 	m.asked.WithLabelValues(h.name, where, op, codeOf(code), strconv.FormatBool(rejected)).Inc()
 	m.took.WithLabelValues(h.name, where, op, strconv.FormatBool(rejected)).Observe(took.Seconds())
+}
+
+// conditions are whose match conditions are looked at.
+func (m *Metrics) conditions(h *hook, operation string) expr.About {
+	a := expr.About{Name: h.name, Kind: "webhook", Type: h.where, Excluded: h.where, Operation: operation}
+	if h.where == validating {
+		a.Excluded = "validate"
+	}
+	if m != nil {
+		a.Metrics = m.conditionMetrics
+	}
+	return a
 }
 
 func (m *Metrics) rejected(name, where, op, kind string, code int) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/keelson/keelson/apiserver/admission"
 	"github.com/keelson/keelson/apiserver/admission/match"
+	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/resources"
 )
 
@@ -64,7 +65,7 @@ func (s *server) mutate(ctx context.Context, a *admission.Attributes, from *matc
 	}
 	views := map[*resources.Row]*view{}
 	called := false
-	for _, h := range hooks {
+	for i, h := range hooks {
 		if a.Round > 0 && !r.needed[h.id] {
 			continue
 		}
@@ -77,8 +78,13 @@ func (s *server) mutate(ctx context.Context, a *admission.Attributes, from *matc
 		}
 		called = true
 		began := time.Now()
-		altered, err := s.alter(ctx, a, h, v)
-		s.cfg.Metrics.asks(ctx, a, h, admitting, time.Since(began), err)
+		altered, patch, err := s.alter(ctx, a, h, v)
+		s.cfg.Metrics.asks(ctx, a, h, time.Since(began), err)
+		at := place(a.Round, i)
+		note(ctx, annotations[admitting]+at, mutation{h.of, h.name, altered})
+		if patch != nil {
+			detail(ctx, "patch.webhook.admission.k8s.io/"+at, change{h.of, h.name, patch, admissionapi.PatchTypeJSONPatch})
+		}
 		if altered {
 			clear(views)
 			r.changed()
@@ -87,7 +93,7 @@ func (s *server) mutate(ctx context.Context, a *admission.Attributes, from *matc
 		if h.again {
 			r.asked[h.id] = true
 		}
-		if err = s.verdict(ctx, h, err); err != nil {
+		if err = s.verdict(ctx, h, at, err); err != nil {
 			return err
 		}
 	}
@@ -97,47 +103,79 @@ func (s *server) mutate(ctx context.Context, a *admission.Attributes, from *matc
 	return nil
 }
 
-// alter asks one webhook and applies its patch.
-func (s *server) alter(ctx context.Context, a *admission.Attributes, h *hook, v *view) (altered bool, err error) {
+// mutation and change are what the audit event says of a webhook that was asked, and of its patch.
+type mutation struct {
+	Configuration string `json:"configuration"`
+	Webhook       string `json:"webhook"`
+	Mutated       bool   `json:"mutated"`
+}
+
+type change struct {
+	Configuration string                 `json:"configuration"`
+	Webhook       string                 `json:"webhook"`
+	Patch         jsonpatch.Patch        `json:"patch,omitempty"`
+	Type          admissionapi.PatchType `json:"patchType,omitempty"`
+}
+
+func note(ctx context.Context, key string, m mutation) {
+	if audit.From(ctx) == nil {
+		return
+	}
+	if text, err := json.Marshal(m); err == nil {
+		admission.Annotate(ctx, key, string(text))
+	}
+}
+
+func detail(ctx context.Context, key string, c change) {
+	if audit.From(ctx) == nil {
+		return
+	}
+	if text, err := json.Marshal(c); err == nil {
+		audit.From(ctx).Detail(key, string(text))
+	}
+}
+
+// alter asks one webhook and applies its patch, which is returned too when it was applied.
+func (s *server) alter(ctx context.Context, a *admission.Attributes, h *hook, v *view) (altered bool, patch jsonpatch.Patch, err error) {
 	answer, err := s.ask(ctx, a, h, v)
 	if err != nil {
-		return false, err
+		return false, nil, err
 	}
 	warn(a, answer.Warnings)
 	if !answer.Allowed {
-		return false, refusal(h.name, answer.Result)
+		return false, nil, refusal(h.name, answer.Result)
 	}
 	switch {
 	case len(answer.Patch) == 0 && answer.PatchType == nil:
-		return false, nil
+		return false, nil, nil
 	case len(answer.Patch) == 0:
-		return false, &failure{h.name, errors.New("received invalid webhook response: webhook returned response.patchType but not response.patch")}
+		return false, nil, &failure{h.name, errors.New("received invalid webhook response: webhook returned response.patchType but not response.patch")}
 	case answer.PatchType == nil && h.version == "v1":
-		return false, &failure{h.name, errors.New("received invalid webhook response: webhook returned response.patch but not response.patchType")}
+		return false, nil, &failure{h.name, errors.New("received invalid webhook response: webhook returned response.patch but not response.patchType")}
 	case answer.PatchType != nil && *answer.PatchType != admissionapi.PatchTypeJSONPatch:
-		return false, &failure{h.name, fmt.Errorf("received invalid webhook response: webhook returned invalid response.patchType of %q", *answer.PatchType)}
+		return false, nil, &failure{h.name, fmt.Errorf("received invalid webhook response: webhook returned invalid response.patchType of %q", *answer.PatchType)}
 	}
-	patch, err := jsonpatch.DecodePatch(answer.Patch)
+	patch, err = jsonpatch.DecodePatch(answer.Patch)
 	if err != nil {
-		return false, &failure{h.name, fmt.Errorf("received undecodable patch in webhook response: %w", err)}
+		return false, nil, &failure{h.name, fmt.Errorf("received undecodable patch in webhook response: %w", err)}
 	}
 	if len(patch) == 0 {
-		return false, nil
+		return false, nil, nil
 	}
 	if v.obj == nil {
-		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.name))
+		return false, nil, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.name))
 	}
 	next, err := patched(v.obj, patch)
 	if err != nil {
-		return false, apierrors.NewInternalError(err)
+		return false, nil, apierrors.NewInternalError(err)
 	}
 	if equality.Semantic.DeepEqual(v.obj, next) {
-		return false, nil
+		return false, patch, nil
 	}
 	if err := match.Put(a, v.row, next); err != nil {
-		return false, err
+		return false, nil, err
 	}
-	return true, nil
+	return true, patch, nil
 }
 
 // patched applies a JSON patch to an object.

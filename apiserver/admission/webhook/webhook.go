@@ -94,6 +94,7 @@ type server struct {
 // hook is one webhook of one configuration.
 type hook struct {
 	id, rev    string // "<configuration>/<index>/<name>", and UID and revision of the configuration
+	of         string // the configuration
 	name       string
 	client     admissionv1.WebhookClientConfig
 	rules      []admissionv1.RuleWithOperations
@@ -106,6 +107,7 @@ type hook struct {
 	timeout    time.Duration
 	version    string // of AdmissionReview
 	again      bool   // reinvocationPolicy IfNeeded
+	where      string // admitting or validating
 
 	criteria *match.Criteria
 	fault    error                     // the configuration cannot be read
@@ -130,7 +132,7 @@ func mutatingHooks(o resources.Object) []hook {
 			name: w.Name, client: w.ClientConfig, rules: w.Rules, match: w.MatchPolicy, namespaces: w.NamespaceSelector, objects: w.ObjectSelector,
 			conditions: w.MatchConditions, failOpen: ignores(w.FailurePolicy), sideEffect: effects(w.SideEffects),
 			timeout: timeout(w.TimeoutSeconds), version: version(w.AdmissionReviewVersions),
-			again: w.ReinvocationPolicy != nil && *w.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy,
+			where: admitting, again: w.ReinvocationPolicy != nil && *w.ReinvocationPolicy == admissionv1.IfNeededReinvocationPolicy,
 		}
 	}
 	return out
@@ -147,7 +149,7 @@ func validatingHooks(o resources.Object) []hook {
 		out[i] = hook{
 			name: w.Name, client: w.ClientConfig, rules: w.Rules, match: w.MatchPolicy, namespaces: w.NamespaceSelector, objects: w.ObjectSelector,
 			conditions: w.MatchConditions, failOpen: ignores(w.FailurePolicy), sideEffect: effects(w.SideEffects),
-			timeout: timeout(w.TimeoutSeconds), version: version(w.AdmissionReviewVersions),
+			timeout: timeout(w.TimeoutSeconds), version: version(w.AdmissionReviewVersions), where: validating,
 		}
 	}
 	return out
@@ -187,6 +189,7 @@ func (s *server) load(plural string, build func(resources.Object) []hook, old []
 	var out []*hook
 	err := s.cfg.Read.Each(schema.GroupResource{Group: group, Resource: plural}, "", func(o resources.Object) bool {
 		for i, h := range build(o) {
+			h.of = o.GetName()
 			h.id = fmt.Sprintf("%s/%d/%s", o.GetName(), i, h.name)
 			h.rev = string(o.GetUID()) + "/" + o.GetResourceVersion()
 			if same := known[h.id+"@"+h.rev]; same != nil && o.GetResourceVersion() != "" {
@@ -283,7 +286,7 @@ func (s *server) met(ctx context.Context, a *admission.Attributes, h *hook, v *v
 	if err != nil {
 		return false, err
 	}
-	return c.all.Met(c.scope.Start(ctx, in, expr.ConditionBudget))
+	return c.all.Met(c.scope.Start(ctx, in, expr.ConditionBudget), s.cfg.Metrics.conditions(h, string(a.Operation)))
 }
 
 // review is the body that is sent, and the UID that must come back.
@@ -307,6 +310,7 @@ func (s *server) ask(ctx context.Context, a *admission.Attributes, h *hook, v *v
 	if err != nil {
 		return nil, &failure{h.name, fmt.Errorf("could not create admission objects: %w", err)}
 	}
+	parent := ctx
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
 	answer, err := s.caller.post(ctx, h, body)
@@ -315,6 +319,9 @@ func (s *server) ask(ctx context.Context, a *admission.Attributes, h *hook, v *v
 	}
 	if err := verify(answer, h, uid); err != nil {
 		return nil, &failure{h.name, fmt.Errorf("received invalid webhook response: %w", err)}
+	}
+	for k, v := range answer.Response.AuditAnnotations {
+		admission.Annotate(parent, h.name+"/"+k, v)
 	}
 	return answer.Response, nil
 }
@@ -370,8 +377,9 @@ type rejection struct{ *apierrors.StatusError }
 
 func (r *rejection) Unwrap() error { return r.StatusError }
 
-// verdict is what one webhook's answer means for the request: nil when it may go on.
-func (s *server) verdict(ctx context.Context, h *hook, err error) error {
+// verdict is what one webhook's answer means for the request: nil when it may go on. at is the place of
+// the webhook for the audit event: "round_0_index_1".
+func (s *server) verdict(ctx context.Context, h *hook, at string, err error) error {
 	var f *failure
 	if !errors.As(err, &f) {
 		return err
@@ -381,11 +389,21 @@ func (s *server) verdict(ctx context.Context, h *hook, err error) error {
 		return apierrors.NewInternalError(f)
 	}
 	s.cfg.Log.Debug("webhook failed, the request goes on", "webhook", h.id, "err", f.reason)
+	if !errors.Is(f.reason, context.Canceled) {
+		admission.Annotate(ctx, "failed-open."+annotations[h.where]+at, h.name)
+	}
 	if ctx.Err() != nil {
 		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
 	}
 	return nil
 }
+
+// annotations are the prefixes of what the audit event says of webhooks.
+//
+// Source: Kubernetes documentation, "Audit Annotations".
+var annotations = map[string]string{admitting: "mutation.webhook.admission.k8s.io/", validating: "validating.webhook.admission.k8s.io/"}
+
+func place(round, i int) string { return fmt.Sprintf("round_%d_index_%d", round, i) }
 
 func warn(a *admission.Attributes, list []string) {
 	for _, w := range list {
@@ -433,16 +451,16 @@ func (s *server) validate(ctx context.Context, a *admission.Attributes, from *ma
 			if c.answer, c.err = s.ask(ctx, a, c.h, c.v); c.err == nil {
 				c.err = checked(c.h, c.answer)
 			}
-			s.cfg.Metrics.asks(ctx, a, c.h, validating, time.Since(began), c.err)
+			s.cfg.Metrics.asks(ctx, a, c.h, time.Since(began), c.err)
 		})
 	}
 	wait.Wait()
 	var first error
-	for _, c := range calls {
+	for i, c := range calls {
 		if c.answer != nil {
 			warn(a, c.answer.Warnings)
 		}
-		if err := s.verdict(ctx, c.h, c.err); err != nil && first == nil {
+		if err := s.verdict(ctx, c.h, place(0, i), c.err); err != nil && first == nil {
 			first = err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	admissionapi "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -21,7 +22,9 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/admission/expr"
 	"github.com/keelson/keelson/apiserver/admission/webhook"
+	"github.com/keelson/keelson/apiserver/audit/audittest"
 	"github.com/keelson/keelson/apiserver/authn"
 	"github.com/keelson/keelson/apiserver/readertest"
 	"github.com/keelson/keelson/apiserver/resources"
@@ -90,6 +93,7 @@ type world struct {
 	warnings []string
 	dry      bool
 	counts   *prometheus.Registry
+	ctx      context.Context
 }
 
 // counted are the counters that have counted, and how often a time was taken: as "name{values in the order of their labels} n".
@@ -122,7 +126,7 @@ func newWorld(t *testing.T, reach func(string, string, string) (string, error), 
 	w := &world{t: t, tree: readertest.New(objs...)}
 	w.tree.Put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns", Labels: map[string]string{"in": "yes"}}})
 	w.counts = prometheus.NewRegistry()
-	m, v := webhook.New(webhook.Config{Read: w.tree, Rows: func() []*resources.Row { return table }, Reach: reach, Metrics: webhook.NewMetrics(w.counts)})
+	m, v := webhook.New(webhook.Config{Read: w.tree, Rows: func() []*resources.Row { return table }, Reach: reach, Metrics: webhook.NewMetrics(w.counts, expr.NewMetrics(w.counts))})
 	w.chain = admission.Chain{m, v}
 	return w
 }
@@ -139,7 +143,10 @@ func (w *world) admit(op admission.Operation, r *resources.Row, sub string, obj,
 	if old != nil {
 		a.Old = old
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	if w.ctx == nil {
+		w.ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, 20*time.Second)
 	defer cancel()
 	if err := w.chain.Mutate(ctx, a); err != nil {
 		return err
@@ -284,6 +291,44 @@ func TestMutating(t *testing.T) {
 	// The first is asked again, because the second has changed the object after it.
 	if got, want := strings.Join(seen, " "), "+ 1+ 1+2"; got != want {
 		t.Errorf("the webhooks have seen %q, want %q", got, want)
+	}
+}
+
+// What webhooks did is told to the audit event: their patches only where the request itself is recorded.
+func TestAuditEventSaysWhatWebhooksDid(t *testing.T) {
+	ignore := admissionv1.Ignore
+	p := newPeer(t, func(r *admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
+		a := patch(`[{"op":"add","path":"/data","value":{"a":"b"}}]`)
+		a.AuditAnnotations = map[string]string{"seen": r.Name}
+		return a
+	})
+	gone := newPeer(t, allow)
+	gone.Close()
+	hook := func(name string, at *peer) admissionv1.MutatingWebhook {
+		return admissionv1.MutatingWebhook{Name: name, ClientConfig: at.client("/"), Rules: everything(admissionv1.Create), FailurePolicy: &ignore,
+			SideEffects: ptr.To(admissionv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"}}
+	}
+	for level, patched := range map[string]string{
+		"Metadata": "", "Request": `{"configuration":"c","webhook":"a.b.c","patch":[{"op":"add","path":"/data","value":{"a":"b"}}],"patchType":"JSONPatch"}`,
+	} {
+		w := newWorld(t, nil, &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Webhooks: []admissionv1.MutatingWebhook{hook("a.b.c", p), hook("d.e.f", gone)}})
+		ctx, end := audittest.Begin(t, level)
+		w.ctx = ctx
+		if err := w.admit(admission.Create, row(t, "", "v1", "configmaps"), "", configMap(nil), nil); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{
+			"a.b.c/seen": "x",
+			"mutation.webhook.admission.k8s.io/round_0_index_0":             `{"configuration":"c","webhook":"a.b.c","mutated":true}`,
+			"mutation.webhook.admission.k8s.io/round_0_index_1":             `{"configuration":"c","webhook":"d.e.f","mutated":false}`,
+			"failed-open.mutation.webhook.admission.k8s.io/round_0_index_1": "d.e.f",
+		}
+		if patched != "" {
+			want["patch.webhook.admission.k8s.io/round_0_index_0"] = patched
+		}
+		if diff := cmp.Diff(want, end()); diff != "" {
+			t.Errorf("%s: annotations (-want +got)\n%s", level, diff)
+		}
 	}
 }
 

@@ -1,0 +1,80 @@
+package authn
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keelson/keelson/apiserver/readertest"
+)
+
+// A pod's token counts as stale once its holder should have taken another; one of a Secret that is marked as out of use is refused.
+func TestUsesOfTokensAreCounted(t *testing.T) {
+	key := testKey(1234567)
+	now := time.Unix(1_800_000_000, 0)
+	sign, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := func(secret string) (token string, obj *corev1.Secret) {
+		token, err := jwt.Signed(sign).Claims(jwt.Claims{Issuer: "kubernetes/serviceaccount"}).Claims(map[string]any{
+			"kubernetes.io/serviceaccount/namespace": "ns", "kubernetes.io/serviceaccount/service-account.name": "sa",
+			"kubernetes.io/serviceaccount/service-account.uid": "u1", "kubernetes.io/serviceaccount/secret.name": secret,
+		}).Serialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: secret}, Data: map[string][]byte{"token": []byte(token)}}
+	}
+	auto, autoSecret := kept("auto")
+	manual, manualSecret := kept("manual")
+	marked, markedSecret := kept("marked")
+	markedSecret.Labels = map[string]string{"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}
+	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "sa", UID: "u1"}, Secrets: []corev1.ObjectReference{{Name: "auto"}}}
+	reg := prometheus.NewRegistry()
+	s := &ServiceAccounts{Issuer: "https://issuer", Keys: []PublicKey{{Key: &key.PublicKey}}, Signer: key, Metrics: NewTokenMetrics(reg),
+		Read: readertest.New(sa, autoSecret, manualSecret, markedSecret), Now: func() time.Time { return now }}
+	if s.Keys[0].ID, err = keyID(&key.PublicKey); err != nil {
+		t.Fatal(err)
+	}
+	issued := func(stale time.Duration) string {
+		token, _, err := s.Issue(sa, []string{"https://issuer"}, time.Hour, stale, nil, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	plain, fresh, old := issued(0), issued(30*time.Minute), issued(time.Minute)
+	now = now.Add(10 * time.Minute)
+	for _, token := range []string{auto, manual, plain, fresh, old, old} {
+		if _, _, _, err := s.Check(token, s.accepted()); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, _, _, err := s.Check(marked, s.accepted()); err == nil || !strings.Contains(err.Error(), "has been marked invalid") {
+		t.Errorf("a token that is out of use: %v", err)
+	}
+	got, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]float64{
+		"serviceaccount_legacy_tokens_total": 2, "serviceaccount_legacy_auto_token_uses_total": 1, "serviceaccount_legacy_manual_token_uses_total": 1,
+		"serviceaccount_invalid_legacy_auto_token_uses_total": 1, "serviceaccount_valid_tokens_total": 1, "serviceaccount_stale_tokens_total": 2,
+	}
+	for _, f := range got {
+		if n := f.Metric[0].GetCounter().GetValue(); n != want[f.GetName()] {
+			t.Errorf("%s is %v, want %v", f.GetName(), n, want[f.GetName()])
+		}
+	}
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Error(problems, err)
+	}
+}
