@@ -36,6 +36,7 @@ import (
 
 	"github.com/keelson/keelson/apiserver/actions"
 	"github.com/keelson/keelson/apiserver/admission"
+	"github.com/keelson/keelson/apiserver/admission/policy"
 	"github.com/keelson/keelson/apiserver/aggregator"
 	"github.com/keelson/keelson/apiserver/audit"
 	"github.com/keelson/keelson/apiserver/authn"
@@ -208,9 +209,9 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	if err != nil {
 		return nil, err
 	}
-	reg, err := resources.NewRegistry(resources.TableFor(resources.Config{
+	reg, err := resources.NewRegistry(policy.Expressions(resources.TableFor(resources.Config{
 		ServiceCIDRs: cidrs, NodePorts: ports, EventTTLSeconds: int64(cfg.EventTTL.Seconds()), AllowPrivileged: cfg.AllowPrivileged,
-	}))
+	})))
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func (s *server) dynamic(authorizer authz.Authorizer) []admission.Plugin {
 		},
 		Metrics: policy.NewMetrics(s.web.Registry(), conditions),
 	})
-	return []admission.Plugin{change, mutating, policy.Expressions(), check, validating}
+	return []admission.Plugin{change, mutating, check, validating}
 }
 
 // waiting notes what a request has waited for others since began; less than a call could take is nothing.

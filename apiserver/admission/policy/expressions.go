@@ -1,54 +1,108 @@
 package policy
 
 import (
-	"context"
 	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/keelson/keelson/apiserver/admission"
 	"github.com/keelson/keelson/apiserver/admission/expr"
+	"github.com/keelson/keelson/apiserver/resources"
 )
 
-// Expressions refuses webhooks and policies whose expressions do not compile.
+// Expressions makes the kinds with expressions refuse those that do not compile, among the other faults of the object.
 // What was stored before is not looked at again when it has not changed.
 //
-// It is a plugin, and not a rule of the kinds, because the kinds are pure and small and CEL is neither.
-func Expressions() admission.Plugin {
-	return admission.Plugin{
-		Name: "AdmissionExpressions",
-		Validate: func(_ context.Context, a *admission.Attributes) (func(), error) {
-			if a.Row.Group != group || a.Subresource != "" || a.Object == nil {
-				return nil, nil
+// It is laid over the rows, and not a rule of the kinds, because the kinds are pure and small and CEL is neither.
+func Expressions(rows []*resources.Row) []*resources.Row {
+	for _, row := range rows {
+		if row.Group != group {
+			continue
+		}
+		rules := row.Main.Validate
+		row.Main.Validate = func(rq *resources.Request, obj, old resources.Object) field.ErrorList {
+			faults := rules(rq, obj, old)
+			found, err := uncompiled(obj, old)
+			if err != nil {
+				return append(faults, field.InternalError(nil, err))
 			}
-			now, err := texts(a.Object, true)
-			if err != nil || len(now) == 0 {
-				return nil, err
-			}
-			before := map[string]bool{}
-			if a.Old != nil {
-				old, err := texts(a.Old, false)
-				if err != nil {
-					return nil, err
-				}
-				for _, x := range old {
-					before[x.at.String()+"\x00"+x.text] = true
-				}
-			}
-			var errs field.ErrorList
-			for _, x := range now {
-				if x.err != nil && !before[x.at.String()+"\x00"+x.text] {
-					errs = append(errs, field.Invalid(x.at, x.text, x.err.Error()))
-				}
-			}
-			if len(errs) > 0 {
-				return nil, apierrors.NewInvalid(a.Row.GVK().GroupKind(), a.Name, errs)
-			}
-			return nil, nil
-		},
+			all := slices.Concat(faults, found)
+			slices.SortStableFunc(all, func(a, b *field.Error) int { return slices.Compare(rank(obj, a), rank(obj, b)) })
+			return all
+		}
 	}
+	return rows
+}
+
+// uncompiled are the expressions that are new in obj and do not compile.
+func uncompiled(obj, old resources.Object) (found field.ErrorList, err error) {
+	now, err := texts(obj, true)
+	if err != nil || len(now) == 0 {
+		return nil, err
+	}
+	before := map[string]bool{}
+	if old != nil {
+		was, err := texts(old, false)
+		if err != nil {
+			return nil, err
+		}
+		for _, x := range was {
+			before[x.at.String()+"\x00"+x.text] = true
+		}
+	}
+	for _, x := range now {
+		if x.err != nil && strings.TrimSpace(x.text) != "" && !before[x.at.String()+"\x00"+x.text] { // without a text: a fault of its own
+			found = append(found, field.Invalid(x.at, x.text, x.err.Error()))
+		}
+	}
+	return found, nil
+}
+
+// The order in which upstream looks at the parts of an object, and at the fields of one part.
+var (
+	parts  = []string{"failurePolicy", "paramKind", "matchConstraints", "matchConditions", "variables", "validations", "mutations", "auditAnnotations", "reinvocationPolicy"}
+	inPart = map[string][]string{
+		"matchConditions":  {"expression", "name"},
+		"variables":        {"name", "expression"},
+		"validations":      {"expression", "messageExpression", "message", "reason"},
+		"auditAnnotations": {"key", "valueExpression"},
+		"mutations":        {"patchType", "jsonPatch", "applyConfiguration"},
+	}
+	partOf = regexp.MustCompile(`^(?:spec|webhooks\[(\d+)\])\.(\w+)(?:\[(\d+)\](?:\.(\w+))?)?`)
+)
+
+// rank is where a fault stands among those of an object.
+func rank(obj resources.Object, e *field.Error) []int {
+	m := partOf.FindStringSubmatch(e.Field)
+	if m == nil {
+		return nil
+	}
+	number := func(s string) int { n, _ := strconv.Atoi(s); return n }
+	part, i, sub := m[2], number(m[3]), m[4]
+	if m[1] != "" { // of a webhook
+		at := 0
+		switch part {
+		case "matchConditions":
+			at = 1
+		case "admissionReviewVersions":
+			at = 2
+		}
+		return []int{number(m[1]), at, i, slices.Index(inPart[part], sub)}
+	}
+	at := slices.Index(inPart[part], sub)
+	switch {
+	case part == "auditAnnotations" && e.Type == field.ErrorTypeDuplicate:
+		at = len(inPart[part])
+	case part == "mutations" && sub == "applyConfiguration":
+		if o, ok := obj.(*admissionv1.MutatingAdmissionPolicy); ok && i < len(o.Spec.Mutations) && o.Spec.Mutations[i].PatchType == admissionv1.PatchTypeApplyConfiguration {
+			at = 0 // the one that is asked for comes first
+		}
+	}
+	return []int{slices.Index(parts, part), i, at}
 }
 
 // written is one expression of a webhook or policy.
@@ -121,9 +175,9 @@ func texts(obj any, compile bool) (out []written, err error) {
 				c = m.mutations[i]
 			}
 			switch {
-			case x.ApplyConfiguration != nil:
+			case x.PatchType == admissionv1.PatchTypeApplyConfiguration && x.ApplyConfiguration != nil:
 				add(at.Child("applyConfiguration", "expression"), x.ApplyConfiguration.Expression, c.expression)
-			case x.JSONPatch != nil:
+			case x.PatchType == admissionv1.PatchTypeJSONPatch && x.JSONPatch != nil:
 				add(at.Child("jsonPatch", "expression"), x.JSONPatch.Expression, c.expression)
 			}
 		}

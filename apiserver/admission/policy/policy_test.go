@@ -3,6 +3,7 @@ package policy_test
 import (
 	"context"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ import (
 	"github.com/keelson/keelson/apiserver/resources"
 )
 
-var table = resources.Table()
+var table = policy.Expressions(resources.Table())
 
 func row(t *testing.T, group, plural string) *resources.Row {
 	for _, r := range table {
@@ -64,7 +65,7 @@ func newWorld(objs ...resources.Object) *world {
 		Read: w.tree, Rows: func() []*resources.Row { return table }, Authorizer: authz.Chain{authz.Masters{}}, Merge: patch.NewFields(kinds).Merge,
 		Metrics: policy.NewMetrics(w.counts, expr.NewMetrics(w.counts)),
 	})
-	w.chain = admission.Chain{m, policy.Expressions(), v}
+	w.chain = admission.Chain{m, v}
 	return w
 }
 
@@ -285,25 +286,56 @@ func TestMutatingPolicies(t *testing.T) {
 	}
 }
 
+// What does not compile is reported among the other faults, in upstream's order.
 func TestExpressionsAreCompiledWhenStored(t *testing.T) {
-	w := newWorld()
-	r := row(t, "admissionregistration.k8s.io", "validatingwebhookconfigurations")
-	bad := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Webhooks: []admissionv1.ValidatingWebhook{{
-		Name: "a.b.c", MatchConditions: []admissionv1.MatchCondition{{Name: "x", Expression: "... [] bad expression"}},
-	}}}
-	err := w.admit(t, r, bad, nil, &authn.User{})
-	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "webhooks[0].matchConditions[0].expression") || !strings.Contains(err.Error(), "compilation failed") {
-		t.Errorf("got %v", err)
+	rules := onDeployments()
+	ignore := admissionv1.Ignore
+	bad := admissionv1.FailurePolicyType("Bad")
+	url := "https://example.com/x"
+	effects := admissionv1.SideEffectClassNone
+	hook := func(conditions ...admissionv1.MatchCondition) *admissionv1.ValidatingWebhookConfiguration {
+		return &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Webhooks: []admissionv1.ValidatingWebhook{{
+			Name: "a.b.c", ClientConfig: admissionv1.WebhookClientConfig{URL: &url}, SideEffects: &effects, MatchConditions: conditions,
+		}}}
 	}
-	if err := w.admit(t, r, bad.DeepCopy(), bad, &authn.User{}); err != nil {
-		t.Errorf("what is stored already: %v", err)
+	apply := func(text string) *admissionv1.ApplyConfiguration {
+		return &admissionv1.ApplyConfiguration{Expression: text}
 	}
-	p := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
-		MatchConstraints: onDeployments(), Validations: []admissionv1.Validation{{Expression: "1 + 1", MessageExpression: "2"}},
-	}}
-	err = w.admit(t, row(t, "admissionregistration.k8s.io", "validatingadmissionpolicies"), p, nil, &authn.User{})
-	if err == nil || !strings.Contains(err.Error(), "must evaluate to bool but got int") || !strings.Contains(err.Error(), "must evaluate to string but got int") {
-		t.Errorf("got %v", err)
+	broken := hook(admissionv1.MatchCondition{Name: "x", Expression: "... [] bad expression"})
+	for _, c := range []struct {
+		name     string
+		row      string
+		obj, old resources.Object
+		want     []string
+	}{
+		{"a webhook's condition, before its versions", "validatingwebhookconfigurations", broken, nil,
+			[]string{"webhooks[0].matchConditions[0].expression", "webhooks[0].admissionReviewVersions"}},
+		{"what is stored already", "validatingwebhookconfigurations", broken.DeepCopy(), broken, []string{"webhooks[0].admissionReviewVersions"}},
+		{"no text is one fault", "validatingwebhookconfigurations", hook(admissionv1.MatchCondition{Name: "x"}), nil,
+			[]string{"webhooks[0].matchConditions[0].expression", "webhooks[0].admissionReviewVersions"}},
+		{"between the fields of a policy", "validatingadmissionpolicies", &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			MatchConstraints: rules, FailurePolicy: &bad, Variables: []admissionv1.Variable{{Name: "a b", Expression: "x"}},
+			Validations:      []admissionv1.Validation{{Expression: "1 + 1", MessageExpression: "2", Message: "a\nb"}, {}},
+			AuditAnnotations: []admissionv1.AuditAnnotation{{Key: "", ValueExpression: "1"}},
+		}}, nil, []string{"spec.failurePolicy", "spec.variables[0].name", "spec.variables[0].expression", "spec.validations[0].expression", "spec.validations[0].messageExpression",
+			"spec.validations[0].message", "spec.validations[1].expression", "spec.auditAnnotations[0].key", "spec.auditAnnotations[0].key", "spec.auditAnnotations[0].valueExpression"}},
+		{"of two patches the one that is asked for comes first", "mutatingadmissionpolicies", &admissionv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.MutatingAdmissionPolicySpec{
+			MatchConstraints: rules, FailurePolicy: &ignore, Mutations: []admissionv1.Mutation{
+				{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: &admissionv1.JSONPatch{Expression: "1"}, ApplyConfiguration: apply("x")},
+				{PatchType: admissionv1.PatchTypeApplyConfiguration, JSONPatch: &admissionv1.JSONPatch{Expression: "1"}, ApplyConfiguration: apply("y")},
+			},
+		}}, nil, []string{"spec.mutations[0].jsonPatch.expression", "spec.mutations[0].applyConfiguration", "spec.mutations[1].applyConfiguration.expression", "spec.mutations[1].jsonPatch", "spec.reinvocationPolicy"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			faults := row(t, "admissionregistration.k8s.io", c.row).Main.Validate(&resources.Request{}, c.obj, c.old)
+			for _, f := range faults {
+				got = append(got, f.Field)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("faults\n %s, want\n %s", strings.Join(got, "\n "), strings.Join(c.want, "\n "))
+			}
+		})
 	}
 }
 
