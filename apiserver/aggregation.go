@@ -38,6 +38,7 @@ func (a registrations) Delete(ctx context.Context, name string, when *metav1.Pre
 func (s *server) aggregation() (*aggregator.Aggregator, error) {
 	c := aggregator.Config{
 		Registry: s.reg, Cache: s.cache, Writer: registrations{s.api}, Fail: rest.WriteError, Log: s.log.With("room", "aggregator"),
+		Whole: func() bool { return s.custom.Served() == nil },
 		Reach: func(namespace, name, port string) (string, error) { return s.proxy.Reach(namespace, name, port) },
 	}
 	if cert, key := s.cfg.ProxyClientCertFile, s.cfg.ProxyClientKeyFile; cert != "" {

@@ -57,6 +57,8 @@ type Config struct {
 	Reach func(namespace, name, port string) (string, error)
 	// Certificate is shown to the servers, nil when there is none.
 	Certificate func() (*tls.Certificate, error)
+	// Whole reports whether the registry has the custom kinds that were defined at the start; nil: always.
+	Whole func() bool
 	// Fail answers a request that could not be passed on.
 	Fail func(w http.ResponseWriter, r *http.Request, err error)
 	Log  *slog.Logger
@@ -96,6 +98,9 @@ var grServices = schema.GroupResource{Group: Group, Resource: "apiservices"}
 func New(cfg Config) *Aggregator {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Whole == nil {
+		cfg.Whole = func() bool { return true }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -211,6 +216,7 @@ func (a *Aggregator) passes(ctx context.Context, g *run.Group) error {
 
 // pass brings the view, the goroutines and the registered group versions in step.
 func (a *Aggregator) pass(ctx context.Context, g *run.Group, first bool) error {
+	whole := a.cfg.Whole() // before the rows: what is served later is missing in both
 	rows := a.cfg.Registry.All()
 	have := map[string]*apiregistrationv1.APIService{}
 	err := a.cfg.Cache.Reader().Each(grServices, "", func(o resources.Object) bool {
@@ -224,7 +230,7 @@ func (a *Aggregator) pass(ctx context.Context, g *run.Group, first bool) error {
 	}
 	a.look(g, have)
 	a.routed.Store(true)
-	steps := Decide(rows, have, first)
+	steps := Decide(rows, have, first, whole)
 	results := make([]error, len(steps))
 	var all sync.WaitGroup
 	limit := make(chan struct{}, 16)

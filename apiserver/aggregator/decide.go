@@ -46,11 +46,12 @@ func (s Step) String() string { return string(s.Do) + " " + s.Name }
 // Decide returns what is to be done so that every group version of rows has its APIService,
 // and none is left of one that has gone. An object without the label is somebody's own and
 // stays as it is. first is true on the first pass of a server: built-in group versions
-// are registered then and not again, so that an administrator may remove them.
+// are registered then and not again, so that an administrator may remove them. whole is false while rows may
+// still lack custom kinds: those of their group versions that are registered are no left-overs.
 //
 // Source: Kubernetes documentation, "Kubernetes API Aggregation Layer", and what a 1.36
 // cluster does with its APIServices.
-func Decide(rows []*resources.Row, have map[string]*apiregistrationv1.APIService, first bool) []Step {
+func Decide(rows []*resources.Row, have map[string]*apiregistrationv1.APIService, first, whole bool) []Step {
 	want := map[string]*apiregistrationv1.APIService{}
 	for _, row := range rows {
 		gv := schema.GroupVersion{Group: row.Group, Version: row.Version}
@@ -84,7 +85,7 @@ func Decide(rows []*resources.Row, have map[string]*apiregistrationv1.APIService
 	}
 	for name, h := range have {
 		label := h.Labels[managed]
-		if want[name] == nil && (label == managedAlways || label == managedOnStart && first) {
+		if want[name] == nil && (label == managedAlways && whole || label == managedOnStart && first) {
 			steps = append(steps, Step{Do: Delete, Name: name, UID: h.UID})
 		}
 	}
