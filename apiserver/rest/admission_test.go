@@ -2,11 +2,13 @@ package rest
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/keelson/keelson/apiserver/admission"
 )
@@ -41,5 +43,32 @@ func TestAdmissionSeesAndChangesAScale(t *testing.T) {
 	}
 	if len(rounds) != 2 || rounds[1] != 1 {
 		t.Errorf("rounds %v", rounds)
+	}
+}
+
+// What comes from outside may not move an object to another namespace: its key and who may write it are those of the path.
+func TestAdmissionMovesNoObject(t *testing.T) {
+	var options []string
+	h := newHarness(t, admission.Plugin{Name: "moves", Mutate: func(_ context.Context, a *admission.Attributes) error {
+		if o, ok := a.Object.(*corev1.ConfigMap); ok && o.Data["move"] != "" {
+			o.Namespace = o.Data["move"]
+		}
+		options = append(options, fmt.Sprintf("%T", a.Options))
+		return nil
+	}})
+	const maps = "/api/v1/namespaces/default/configmaps"
+	move := `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"move":"other"}}`
+	if r := h.do("POST", maps, move); r.code != 400 || !strings.Contains(string(r.body), "the namespace of the provided object does not match") {
+		t.Errorf("a creation that is moved: %d %s", r.code, r.body)
+	}
+	h.must(http.StatusCreated, "POST", maps, `{"metadata":{"name":"a"}}`)
+	if r := h.do("PATCH", maps+"/a", `{"data":{"move":"other"}}`, "Content-Type", "application/merge-patch+json"); r.code != 400 {
+		t.Errorf("an update that is moved: %d %s", r.code, r.body)
+	}
+	options = nil
+	h.must(http.StatusOK, "PATCH", maps+"/a", `{}`, "Content-Type", "application/merge-patch+json")
+	h.must(http.StatusCreated, "PATCH", maps+"/b?fieldManager=m", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}`, "Content-Type", "application/apply-patch+yaml")
+	if got := strings.Join(options, " "); got != "*v1.UpdateOptions *v1.CreateOptions" {
+		t.Errorf("admission sees the options %s", got)
 	}
 }

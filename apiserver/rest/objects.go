@@ -152,8 +152,14 @@ func (o *Objects) mutate(ctx context.Context, a *admission.Attributes) error {
 	if err := o.chain.Mutate(ctx, a); err != nil {
 		return admissionError(a, err)
 	}
+	// What came from outside may have moved the object: its key, and who may write it, belong to the namespace of the path.
+	if m, ok := a.Object.(metav1.Object); ok && a.Kind() == a.Row.GVK() && m.GetNamespace() != a.Namespace {
+		return apierrors.NewBadRequest(otherNamespace)
+	}
 	return nil
 }
+
+const otherNamespace = "the namespace of the provided object does not match the namespace sent on the request"
 
 func (o *Objects) validate(ctx context.Context, a *admission.Attributes) (func(), error) {
 	undo, err := o.chain.Validate(ctx, a)
@@ -168,6 +174,21 @@ func admissionError(a *admission.Attributes, err error) error {
 		return err
 	}
 	return apierrors.NewForbidden(a.Row.GR(), a.Name, err)
+}
+
+// creating and updating are the options that admission sees of a patch: what becomes of it decides.
+func creating(o runtime.Object) runtime.Object {
+	if p, ok := o.(*metav1.PatchOptions); ok {
+		return &metav1.CreateOptions{DryRun: p.DryRun, FieldManager: p.FieldManager, FieldValidation: p.FieldValidation}
+	}
+	return o
+}
+
+func updating(o runtime.Object) runtime.Object {
+	if p, ok := o.(*metav1.PatchOptions); ok {
+		return &metav1.UpdateOptions{DryRun: p.DryRun, FieldManager: p.FieldManager, FieldValidation: p.FieldValidation}
+	}
+	return o
 }
 
 // undoing collects what has to be taken back when a write does not happen.
@@ -240,7 +261,7 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		o.book(w, nil, obj)
 	}
 	attrs := o.attributes(ctx, admission.Create, row, rq, obj.GetNamespace(), obj.GetName())
-	attrs.Object, attrs.Options = obj, opts.Options
+	attrs.Object, attrs.Options = obj, creating(opts.Options)
 	if !opts.NoAdmission {
 		if err := o.mutate(ctx, attrs); err != nil {
 			return nil, err
@@ -530,7 +551,7 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		o.book(w, old, obj)
 	}
 	attrs := o.attributes(ctx, admission.Update, row, rq, old.GetNamespace(), name)
-	attrs.Object, attrs.Old, attrs.Options = obj, old, opts.Options
+	attrs.Object, attrs.Old, attrs.Options = obj, old, updating(opts.Options)
 	adopt := func() error { return nil }
 	if part == "scale" {
 		if adopt, err = showScale(row, attrs, obj, old); err != nil {

@@ -21,6 +21,7 @@ import (
 	admissionapi "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -131,8 +132,11 @@ func (c *Caller) post(ctx context.Context, h *hook, body []byte) (*admissionapi.
 		return nil, err
 	}
 	answer := &admissionapi.AdmissionReview{}
+	if err := json.Unmarshal(text, &metav1.TypeMeta{}); err != nil {
+		return nil, fmt.Errorf("couldn't get version/kind; json parse error: %w", err)
+	}
 	if err := json.Unmarshal(text, answer); err != nil {
-		return nil, fmt.Errorf("couldn't read the answer: %w", err)
+		return nil, err
 	}
 	return answer, nil
 }
@@ -177,7 +181,22 @@ func (c *Caller) Send(ctx context.Context, client *admissionv1.WebhookClientConf
 	case len(text) > maxAnswer:
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
 	case rs.StatusCode < 200 || rs.StatusCode > 299:
-		return nil, apierrors.NewGenericServerResponse(rs.StatusCode, "post", schema.GroupResource{}, "", strings.TrimSpace(string(text[:min(len(text), 1024)])), 0, true)
+		return nil, refusedBy(rs, text)
+	case len(text) == 0:
+		return nil, fmt.Errorf("0-length response with status code: %d and content type: %s", rs.StatusCode, rs.Header.Get("Content-Type"))
 	}
 	return text, nil
+}
+
+// refusedBy is what an answer with a code other than of success says: a Status, a text, or nothing that is known.
+func refusedBy(rs *http.Response, text []byte) error {
+	st := metav1.Status{}
+	if json.Unmarshal(text, &st) == nil && st.Kind == "Status" && st.APIVersion == "v1" && st.Status != metav1.StatusSuccess {
+		return &apierrors.StatusError{ErrStatus: st}
+	}
+	said := "unknown"
+	if kind := rs.Header.Get("Content-Type"); kind == "" || strings.HasPrefix(kind, "text/") {
+		said = strings.TrimSpace(string(text[:min(len(text), 1024)]))
+	}
+	return apierrors.NewGenericServerResponse(rs.StatusCode, "post", schema.GroupResource{}, "", said, 0, true)
 }

@@ -152,8 +152,8 @@ func (s *server) alter(ctx context.Context, a *admission.Attributes, h *hook, v 
 		return false, nil, &failure{h.name, errors.New("received invalid webhook response: webhook returned response.patchType but not response.patch")}
 	case answer.PatchType == nil && h.version == "v1":
 		return false, nil, &failure{h.name, errors.New("received invalid webhook response: webhook returned response.patch but not response.patchType")}
-	case answer.PatchType != nil && *answer.PatchType != admissionapi.PatchTypeJSONPatch:
-		return false, nil, &failure{h.name, fmt.Errorf("received invalid webhook response: webhook returned invalid response.patchType of %q", *answer.PatchType)}
+	case answer.PatchType != nil && *answer.PatchType == "":
+		return false, nil, &failure{h.name, errors.New(`received invalid webhook response: webhook returned invalid response.patchType of ""`)}
 	}
 	patch, err = jsonpatch.DecodePatch(answer.Patch)
 	if err != nil {
@@ -162,12 +162,18 @@ func (s *server) alter(ctx context.Context, a *admission.Attributes, h *hook, v 
 	if len(patch) == 0 {
 		return false, nil, nil
 	}
+	if answer.PatchType != nil && *answer.PatchType != admissionapi.PatchTypeJSONPatch {
+		return false, nil, &failure{h.name, fmt.Errorf("unsupported patch type %q", *answer.PatchType)}
+	}
 	if v.obj == nil {
 		return false, nil, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", h.name))
 	}
 	next, err := patched(v.obj, patch)
 	if err != nil {
 		return false, nil, apierrors.NewInternalError(err)
+	}
+	if was, is := v.obj.GetObjectKind().GroupVersionKind(), next.GetObjectKind().GroupVersionKind(); was != is {
+		return false, nil, apierrors.NewInternalError(fmt.Errorf("admission webhook %q made a %s of a %s", h.name, is, was))
 	}
 	if equality.Semantic.DeepEqual(v.obj, next) {
 		return false, patch, nil

@@ -328,7 +328,7 @@ func (s *server) ask(ctx context.Context, a *admission.Attributes, h *hook, v *v
 
 func verify(r *admissionapi.AdmissionReview, h *hook, uid types.UID) error {
 	want := schema.GroupVersionKind{Group: "admission.k8s.io", Version: h.version, Kind: "AdmissionReview"}
-	if got := r.GroupVersionKind(); h.version == "v1" && got != want {
+	if got := r.GroupVersionKind(); h.version == "v1" && got != want && r.TypeMeta != (metav1.TypeMeta{}) { // without one it is what was asked for
 		return fmt.Errorf("expected webhook response of %v, got %v", want, got)
 	}
 	if r.Response == nil {
@@ -470,10 +470,12 @@ func (s *server) validate(ctx context.Context, a *admission.Attributes, from *ma
 // checked is what a validating webhook's answer says.
 func checked(h *hook, answer *admissionapi.AdmissionResponse) error {
 	switch {
+	case h.version == "v1" && len(answer.Patch) > 0:
+		return &failure{h.name, errors.New("received invalid webhook response: validating webhook may not return response.patch")}
+	case h.version == "v1" && answer.PatchType != nil:
+		return &failure{h.name, errors.New("received invalid webhook response: validating webhook may not return response.patchType")}
 	case !answer.Allowed:
 		return refusal(h.name, answer.Result)
-	case len(answer.Patch) > 0:
-		return &failure{h.name, errors.New("received invalid webhook response: validating webhook may not return response.patch")}
 	}
 	return nil
 }

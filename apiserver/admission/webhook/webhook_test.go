@@ -212,6 +212,12 @@ func TestValidating(t *testing.T) {
 		{name: "an answer to another question", answer: func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
 			return &admissionapi.AdmissionResponse{UID: "other", Allowed: true}
 		}, want: "expected response.uid", code: 500, calls: 1},
+		{name: "a patch, though it denies", answer: func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
+			return &admissionapi.AdmissionResponse{Patch: []byte("[]")}
+		}, want: "validating webhook may not return response.patch", code: 500, calls: 1},
+		{name: "the type of a patch alone", answer: func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
+			return &admissionapi.AdmissionResponse{Allowed: true, PatchType: ptr.To(admissionapi.PatchTypeJSONPatch)}
+		}, want: "validating webhook may not return response.patchType", code: 500, calls: 1},
 		{name: "a dry run and side effects", counts: `admission_duration_seconds{true validating} 1; rejection_count{apiserver_internal_error 0 validating} 1; request_total{0 true validating} 1`, answer: allow, dry: true, want: `admission webhook "a.b.c" does not support dry run`, code: 400, change: func(w *admissionv1.ValidatingWebhook, _ *peer) {
 			w.SideEffects = ptr.To(admissionv1.SideEffectClassSome)
 		}},
@@ -329,6 +335,56 @@ func TestAuditEventSaysWhatWebhooksDid(t *testing.T) {
 		if diff := cmp.Diff(want, end()); diff != "" {
 			t.Errorf("%s: annotations (-want +got)\n%s", level, diff)
 		}
+	}
+}
+
+// A patch may not make another kind of the object, and an empty one has no type that could be wrong.
+func TestOddPatches(t *testing.T) {
+	for text, want := range map[string]string{
+		`[{"op":"replace","path":"/kind","value":"Pod"}]`: `admission webhook "a.b.c" made a /v1, Kind=Pod of a /v1, Kind=ConfigMap`,
+		`[{"op":"add","path":"/data","value":{}}]`:        `unsupported patch type "Merge"`,
+		`[]`: "",
+	} {
+		p := newPeer(t, func(*admissionapi.AdmissionRequest) *admissionapi.AdmissionResponse {
+			a := patch(text)
+			if want != "" && !strings.Contains(want, "Kind=") || want == "" {
+				a.PatchType = ptr.To(admissionapi.PatchType("Merge"))
+			}
+			return a
+		})
+		w := newWorld(t, nil, &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Webhooks: []admissionv1.MutatingWebhook{{
+			Name: "a.b.c", Rules: everything(admissionv1.Create), ClientConfig: p.client(""), SideEffects: ptr.To(admissionv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
+		}}})
+		err := w.admit(admission.Create, row(t, "", "v1", "configmaps"), "", configMap(nil), nil)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: got %v, want %q", text, err, want)
+		}
+	}
+}
+
+// What is no answer is told as the webhook has told it.
+func TestSendTellsWhatWentWrong(t *testing.T) {
+	for _, c := range []struct {
+		code             int
+		kind, body, want string
+	}{
+		{200, "application/json", "", "0-length response with status code: 200 and content type: application/json"},
+		{500, "application/json", `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"boom","code":500}`, "boom"},
+		{500, "text/html", "<p>oops</p>", `an error on the server ("<p>oops</p>") has prevented the request from succeeding`},
+		{403, "application/json", "nope", "unknown"},
+		{503, "text/plain", "", "the server is currently unable to handle the request"},
+	} {
+		srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", c.kind)
+			w.WriteHeader(c.code)
+			fmt.Fprint(w, c.body)
+		}))
+		bundle := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+		_, err := webhook.NewCaller(nil).Send(t.Context(), &admissionv1.WebhookClientConfig{URL: &srv.URL, CABundle: bundle}, "test", []byte("{}"))
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%d %s %q: got %v, want %q", c.code, c.kind, c.body, err, c.want)
+		}
+		srv.Close()
 	}
 }
 
