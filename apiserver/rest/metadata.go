@@ -114,6 +114,14 @@ func metadataJSON(it *watchcache.Item, custom bool) ([]byte, error) {
 }
 
 func (c *Call) writeMetadataList(w io.Writer, items []*watchcache.Item, meta metav1.ListMeta) error {
+	if len(items) == 0 && c.format.Kind != codec.Protobuf { // upstream's are not [] but null
+		row := metadataRow(c.format.Version)
+		text, err := codec.AppendObject(nil, &metav1.PartialObjectMetadataList{ListMeta: meta}, row.GVK().GroupVersion().WithKind(row.ListKind), c.format)
+		if err == nil {
+			_, err = w.Write(text)
+		}
+		return err
+	}
 	parts := make([]partial, len(items))
 	for i, it := range items {
 		parts[i] = partial{it, c.Row.Custom != nil, c.format.Version}

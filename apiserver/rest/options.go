@@ -2,6 +2,7 @@ package rest
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -43,11 +44,10 @@ func boolParam(q url.Values, name string) (*bool, error) {
 }
 
 func intParam(q url.Values, name string) (*int64, error) {
-	v := q.Get(name)
-	if v == "" {
+	if !q.Has(name) {
 		return nil, nil
 	}
-	n, err := strconv.ParseInt(v, 10, 64)
+	n, err := strconv.ParseInt(q.Get(name), 10, 64)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
@@ -174,7 +174,7 @@ func (c *Call) listParams(watch bool) (*listParams, error) {
 	if err := invalidOptions("ListOptions", listvalidation.ValidateListOptions(&p.ListOptions, true)); err != nil {
 		return nil, err
 	}
-	if p.ResourceVersion != "" {
+	if p.ResourceVersion != "" && (watch || p.Continue == "") { // beside a token it is refused whatever it says
 		if _, err := parseRev(p.ResourceVersion); err != nil {
 			if watch {
 				err = malformedRev(err)
@@ -197,12 +197,12 @@ func parseRev(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n < 0 {
-		fault := field.Invalid(field.NewPath("resourceVersion"), s, "strconv.ParseUint: parsing "+strconv.Quote(s)+": invalid syntax")
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		fault := field.Invalid(field.NewPath("resourceVersion"), s, err.Error())
 		return 0, apierrors.NewBadRequest(badRevision + fault.Error())
 	}
-	return n, nil
+	return int64(min(n, math.MaxInt64)), nil
 }
 
 // selection is what the path and the selectors ask for.

@@ -140,12 +140,12 @@ const (
 func (c *Call) stateFor(p *listParams) (s *watchcache.Snapshot, after string, err error) {
 	ctx, o := c.R.Context(), c.Objects
 	if p.Continue != "" {
-		if p.ResourceVersion != "" && p.ResourceVersion != "0" {
-			return nil, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-		}
 		t, err := parseToken(p.Continue)
 		if err != nil {
 			return nil, "", err
+		}
+		if p.ResourceVersion != "" && p.ResourceVersion != "0" {
+			return nil, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 		}
 		after = c.Row.Storage().Prefix + "/" + strings.TrimSuffix(t.Start, "\x00")
 		if t.Rev == -1 {

@@ -197,6 +197,14 @@ func TestBadInput(t *testing.T) {
 		{"GET", "/api/v1/persistentvolumes?fieldSelector=name%3Db", "", "", 400, "is not a known field selector"},
 		{"GET", "/apis/apps/v1/replicasets?fieldSelector=status.replicas%3D1", "", "", 400, "is not a known field selector"},
 		{"GET", maps + "?continue=%21", "", "", 400, "continue key is not valid"},
+		{"GET", maps + "?continue=%21&resourceVersion=1", "", "", 400, "continue key is not valid"}, // whatever else is wrong
+		{"GET", maps + "?continue=%21&resourceVersion=abc", "", "", 400, "continue key is not valid"},
+		{"GET", maps + "?limit=", "", "", 400, `strconv.ParseInt: parsing "": invalid syntax`},
+		{"GET", maps + "?timeoutSeconds=", "", "", 400, `strconv.ParseInt: parsing "": invalid syntax`},
+		{"GET", maps + "?resourceVersion=%2B1", "", "", 400, `parsing "+1": invalid syntax`},
+		{"DELETE", maps + "/none-such?gracePeriodSeconds=", "", "", 400, `strconv.ParseInt: parsing "": invalid syntax`},
+		{"DELETE", maps + "/a?resourceVersion=99", "", "", 409, "the ResourceVersion in the precondition (99) does not match"},
+		{"DELETE", maps + "/a?uid=x", "", "", 409, "the UID in the precondition (x) does not match"},
 		{"GET", maps + "?resourceVersion=x", "", "", 400, "invalid resource version"},
 		{"GET", maps + "?resourceVersionMatch=Exact", "", "", 422, "resourceVersionMatch is forbidden unless resourceVersion is provided"},
 		{"GET", maps + "?sendInitialEvents=true", "", "", 422, "sendInitialEvents is forbidden for list"},
@@ -544,4 +552,19 @@ func TestFormsOfScale(t *testing.T) {
 	}
 	h.must(400, "GET", path+"/d/scale?includeObject=x", "", "Accept", as("Table"))
 	h.must(406, "GET", path+"/d/scale", "", "Accept", "text/html")
+}
+
+// Metadata of no objects is null, as upstream's; a list of no objects is empty.
+func TestListOfNothing(t *testing.T) {
+	h := newHarness(t)
+	for accept, want := range map[string]string{
+		"application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io":      `"items":null`,
+		"application/json;as=PartialObjectMetadataList;v=v1beta1;g=meta.k8s.io": `"apiVersion":"meta.k8s.io/v1beta1"`,
+		"application/json;as=Table;v=v1;g=meta.k8s.io":                          `"rows":[]`,
+		"application/json": `"items":[]`,
+	} {
+		if r := h.must(200, "GET", "/api/v1/namespaces/default/secrets", "", "Accept", accept); !strings.Contains(string(r.body), want) {
+			t.Errorf("%s: %s", accept, r.body)
+		}
+	}
 }

@@ -187,7 +187,7 @@ func (c *Call) place(obj resources.Object) error {
 		obj.SetNamespace(c.Namespace)
 	case c.Namespace:
 	default:
-		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		return apierrors.NewBadRequest(otherNamespace)
 	}
 	return nil
 }
@@ -536,16 +536,8 @@ func (c *Call) deleteOptions() (*metav1.DeleteOptions, error) {
 		case err != nil:
 			return nil, apierrors.NewBadRequest(err.Error())
 		}
-	} else {
-		if opts.GracePeriodSeconds, err = intParam(c.Query, "gracePeriodSeconds"); err != nil {
-			return nil, err
-		}
-		opts.OrphanDependents, _ = boolParam(c.Query, "orphanDependents")
-		if v := c.Query.Get("propagationPolicy"); v != "" {
-			policy := metav1.DeletionPropagation(v)
-			opts.PropagationPolicy = &policy
-		}
-		opts.DryRun = c.Query["dryRun"]
+	} else if err := metav1.Convert_url_Values_To_v1_DeleteOptions(&c.Query, opts, nil); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	opts.IgnoreStoreReadErrorWithClusterBreakingPotential = nil // the gate AllowUnsafeMalformedObjectDeletion is closed in 1.36
 	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(opts)); err != nil {
@@ -598,6 +590,9 @@ func (c *Call) deleteCollection() {
 	if err != nil {
 		c.fail(err)
 		return
+	}
+	if n, _ := parseRev(p.ResourceVersion); n > 0 && p.ResourceVersionMatch == "" && p.Continue == "" {
+		p.ResourceVersionMatch = metav1.ResourceVersionMatchExact // upstream deletes by pages, and lists of pages are exact
 	}
 	found, meta, err := c.page(p, sel) // what a list with the same parameters shows is what goes
 	if err != nil {
