@@ -9,6 +9,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -33,8 +34,11 @@ func TestFaultsInDepth(t *testing.T) {
 			metrics: [{type: External, external: {metric: {name: m}, target: {type: Value, value: 1}}}]}}`
 		flow = `{apiVersion: flowcontrol.apiserver.k8s.io/v1, kind: FlowSchema, metadata: {name: a}, spec: {priorityLevelConfiguration: {name: b}, rules: [{subjects: [{kind: User, user: {name: u}}],
 			nonResourceRules: [{verbs: [get], nonResourceURLs: [/x]}]}]}}`
-		pod = `{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i}]}}`
-		job = `{apiVersion: batch/v1, kind: Job, metadata: {name: a}, spec: {manualSelector: true, selector: {matchLabels: {a: b}},
+		pod        = `{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i}]}}`
+		deployment = `{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}, spec: {selector: {matchLabels: {a: b}},
+			template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`
+		ingress = `{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: a}, spec: {rules: [{host: h}]}}`
+		job     = `{apiVersion: batch/v1, kind: Job, metadata: {name: a}, spec: {manualSelector: true, selector: {matchLabels: {a: b}},
 			template: {metadata: {labels: {a: b}}, spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}`
 	)
 	for _, c := range []struct {
@@ -84,6 +88,29 @@ func TestFaultsInDepth(t *testing.T) {
 		{flow, "", "spec.rules.0.subjects.0.group", "{}", []string{"spec.rules[0].subjects[0].group: Forbidden: group is forbidden when subject kind is not 'Group'"}},
 		{pod, "", "spec.initContainers.0.restartPolicyRules", "[{}]", []string{"spec.initContainers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used"}},
 		{pod, "", "spec.affinity", "{nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: In, values: ['a b']}]}}]}}", nil},
+		{pod, "", "spec.hostAliases", "[{ip: 'FD00::1', hostnames: [h]}]", nil},
+		{pod, "", "spec.hostAliases", "[{ip: 01.2.3.4, hostnames: [h]}]", []string{`spec.hostAliases[0].ip: Invalid value: "01.2.3.4": must not have leading 0s`}},
+		{pod, "status", "status", "{podIPs: [{ip: 1.2.3.4}, {ip: 1.2.3.5}]}", []string{`status.podIPs: Invalid value: [{"IP":"1.2.3.4"},{"IP":"1.2.3.5"}]: may specify no more than one IP for each IP family`}},
+		{pod, "", "metadata.annotations", "{scheduler.alpha.kubernetes.io/tolerations: x}",
+			[]string{`metadata.annotations: Invalid value: "scheduler.alpha.kubernetes.io/tolerations": invalid character 'x' looking for beginning of value`}},
+		{pod, "", "spec.volumes", "[{name: v, configMap: {name: m}, downwardAPI: {items: [{path: p, fieldRef: {fieldPath: metadata.name}}]}}]",
+			[]string{"spec.volumes[0].configMap: Forbidden: may not specify more than 1 volume type"}},
+		{deployment, "", "spec.template.metadata", "{labels: {a: b}, annotations: {controller.kubernetes.io/pod-deletion-cost: '+5', kubernetes.io/config.mirror: x}}", []string{
+			`spec.template.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "+5": must be a 32bit integer`,
+			`spec.template.annotations[kubernetes.io/config.mirror]: Invalid value: "x": must set spec.nodeName if mirror pod annotation is set`}},
+		{deployment, "", "spec.template", `{metadata: {labels: {a: b}, annotations: {container.seccomp.security.alpha.kubernetes.io/c: unconfined}},
+			spec: {containers: [{name: c, image: i, securityContext: {seccompProfile: {type: RuntimeDefault}}}]}}`,
+			[]string{"spec.template.spec.containers[0].securityContext.seccompProfile.type: Forbidden: seccomp type in annotation and field must match"}},
+		{service, "", "spec.clusterIP", "'2001:DB8::1'", []string{`spec.clusterIPs[0]: Invalid value: ["2001:DB8::1"]: IPv6 is not configured on this cluster`}},
+		{network, "", "spec.ingress.0.from.0", "{ipBlock: {cidr: 10.0.0.1/8, except: [010.1.0.0/16, 10.0.0.0/8]}}", []string{
+			`spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "10.0.0.1/8": must not have bits set beyond the prefix length`,
+			`spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: "010.1.0.0/16": must not have leading 0s in IP or prefix length`,
+			"spec.ingress[0].from[0].ipBlock.except[1]: Invalid value: \"10.0.0.0/8\": must be a strict subset of `cidr`"}},
+		{endpoints, "", "addressType", "IPv6", []string{`endpoints[0].addresses: Invalid value: "10.0.0.1": must be an IPv6 address`}},
+		{strings.Replace(endpoints, "IPv4", "IPv6", 1), "", "endpoints.0.addresses", "['FD00::1']", []string{`endpoints[0].addresses[0]: Invalid value: "FD00::1": must be in canonical form ("fd00::1")`}},
+		{ingress, "", "spec.rules.0.host", "01.2.3.4", []string{`spec.rules[0].host: Invalid value: "01.2.3.4": must be a DNS name, not an IP address`}},
+		{ranges, "", "spec.cidrs", "[10.0.0.0/8, 010.0.0.0/8]", []string{`spec.cidrs[1]: Invalid value: "010.0.0.0/8": must not have leading 0s in IP or prefix length`,
+			`spec.cidrs: Invalid value: ["10.0.0.0/8","010.0.0.0/8"]: may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64`}},
 		{job, "update", "spec.template.metadata", "{labels: {a: b, c: d}}", []string{`spec.template: Invalid value: {"labels":{"a":"b","c":"d"},"Spec":{"Volumes":null,`}},
 	} {
 		read := func(change bool) (*Row, Object) {
@@ -105,19 +132,7 @@ func TestFaultsInDepth(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, row := range Table() {
-				if row.Kind != v["kind"] || row.GVK().GroupVersion().String() != v["apiVersion"] {
-					continue
-				}
-				obj := row.New()
-				if err := yaml.Unmarshal(raw, obj); err != nil {
-					t.Fatalf("%s: %v", raw, err)
-				}
-				row.Default(obj)
-				return row, obj
-			}
-			t.Fatalf("no row for %s", raw)
-			return nil, nil
+			return readObject(t, raw)
 		}
 		row, obj := read(true)
 		_, old := read(false)
@@ -138,6 +153,55 @@ func TestFaultsInDepth(t *testing.T) {
 		want := slices.Sorted(slices.Values(c.want))
 		if !slices.EqualFunc(got, want, strings.HasPrefix) {
 			t.Errorf("%s %s, %s = %s:\n got %q\nwant %q", row.Kind, c.part, c.path, c.value, got, want)
+		}
+	}
+}
+
+// readObject reads an object, with its defaults.
+func readObject(t *testing.T, text []byte) (*Row, Object) {
+	t.Helper()
+	var kind metav1.TypeMeta
+	if err := yaml.Unmarshal(text, &kind); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	for _, row := range Table() {
+		if row.GVK() != kind.GroupVersionKind() {
+			continue
+		}
+		obj := row.New()
+		if err := yaml.Unmarshal(text, obj); err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		row.Default(obj)
+		return row, obj
+	}
+	t.Fatalf("no row for %s", text)
+	return nil, nil
+}
+
+// Addresses that are not written as they should be are taken with a warning.
+func TestWarningsOfAddresses(t *testing.T) {
+	for _, c := range []struct{ part, object, want string }{
+		{"", `{kind: Endpoints, apiVersion: v1, subsets: [{addresses: [{ip: "FD00::1"}]}]}`,
+			`subsets[0].addresses[0].ip: IPv6 address "FD00::1" should be in RFC 5952 canonical format ("fd00::1")`},
+		{"", `{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: FQDN, endpoints: [{addresses: [h.x, 01.2.3.4]}]}`,
+			`endpoints[0].addresses[1]: non-standard IP address "01.2.3.4" is invalid: use "1.2.3.4"`},
+		{"", `{kind: NetworkPolicy, apiVersion: networking.k8s.io/v1, spec: {egress: [{to: [{ipBlock: {cidr: "FD00::/8"}}]}]}}`,
+			`spec.egress[0].to[0].ipBlock.cidr: IPv6 CIDR value "FD00::/8" should be in RFC 5952 canonical format ("fd00::/8")`},
+		{"status", `{kind: Ingress, apiVersion: networking.k8s.io/v1, status: {loadBalancer: {ingress: [{hostname: h}, {ip: "FD00::1"}]}}}`,
+			`status.loadBalancer.ingress[1]: IPv6 address "FD00::1" should be in RFC 5952 canonical format ("fd00::1")`},
+		{"status", `{kind: Service, apiVersion: v1, status: {loadBalancer: {ingress: [{ip: "FD00::1"}]}}}`,
+			`status.loadBalancer.ingress[0]: IPv6 address "FD00::1" should be in RFC 5952 canonical format ("fd00::1")`},
+		{"status", `{kind: Pod, apiVersion: v1, status: {podIPs: [{ip: "FD00::1"}]}}`,
+			`status.podIPs[0].ip: IPv6 address "FD00::1" should be in RFC 5952 canonical format ("fd00::1")`},
+	} {
+		row, obj := readObject(t, []byte(c.object))
+		part := row.Main
+		if c.part != "" {
+			part = row.Parts[c.part]
+		}
+		if got := part.Warnings(request(), obj, obj); !slices.Contains(got, c.want) {
+			t.Errorf("%s:\n got %q\nwant %q", c.object, got, c.want)
 		}
 	}
 }

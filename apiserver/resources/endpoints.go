@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
@@ -23,11 +24,22 @@ var endpoints = Resource[corev1.Endpoints]{
 	},
 	Main: Part[corev1.Endpoints]{
 		Validate: withoutRequest(validateEndpoints),
-		Warnings: func(rq *Request, _, _ *corev1.Endpoints) []string {
-			if strings.HasPrefix(rq.User, "system:") {
-				return nil
+		Warnings: func(rq *Request, e, _ *corev1.Endpoints) []string {
+			var out []string
+			if !strings.HasPrefix(rq.User, "system:") {
+				out = append(out, "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
 			}
-			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
+			for i, s := range e.Subsets {
+				warn := func(list []corev1.EndpointAddress, p *field.Path) {
+					for j, a := range list {
+						out = append(out, validation.GetWarningsForIP(p.Index(j).Child("ip"), a.IP)...)
+					}
+				}
+				at := field.NewPath("subsets").Index(i)
+				warn(s.Addresses, at.Child("addresses"))
+				warn(s.NotReadyAddresses, at.Child("notReadyAddresses"))
+			}
+			return out
 		},
 	},
 	Docs: map[string]string{

@@ -1,7 +1,7 @@
 package resources
 
 import (
-	"net/netip"
+	"fmt"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,10 +44,18 @@ var endpointSlices = Resource[endpointSlice]{
 		},
 		Validate: withoutRequest(validateEndpointSlice),
 		Warnings: func(_ *Request, s, old *endpointSlice) []string {
+			var out []string
 			if old == nil && s.AddressType == discoveryv1.AddressTypeFQDN {
-				return []string{"spec.addressType: FQDN endpoints are deprecated"}
+				out = append(out, "spec.addressType: FQDN endpoints are deprecated")
 			}
-			return nil
+			for i, e := range s.Endpoints {
+				for j, a := range e.Addresses {
+					if _, ok := check.ParseIP(a); ok {
+						out = append(out, validation.GetWarningsForIP(field.NewPath("endpoints").Index(i).Child("addresses").Index(j), a)...)
+					}
+				}
+			}
+			return out
 		},
 	},
 	Docs: map[string]string{
@@ -110,21 +118,26 @@ func validateEndpointSlice(s, old *endpointSlice) field.ErrorList {
 		for j, a := range e.Addresses {
 			list := at.Child("addresses")
 			at := list.Index(j)
-			ip, err := netip.ParseAddr(a)
-			switch {
-			case s.AddressType == discoveryv1.AddressTypeFQDN:
+			var faults field.ErrorList
+			switch s.AddressType {
+			case discoveryv1.AddressTypeFQDN:
 				f.Add(validation.IsFullyQualifiedDomainName(at, a))
-			case s.AddressType != discoveryv1.AddressTypeIPv4 && s.AddressType != discoveryv1.AddressTypeIPv6:
-			case err != nil:
-				f.IP(at, a)
+				continue
+			case discoveryv1.AddressTypeIPv4:
+				faults = validation.IsValidIPForLegacyField(at, a, true, nil)
+			case discoveryv1.AddressTypeIPv6:
+				faults = validation.IsValidIP(at, a)
 			default:
-				if s.AddressType == discoveryv1.AddressTypeIPv4 && !ip.Is4() {
-					f.Invalid(list, a, "must be an IPv4 address")
-				} else if s.AddressType == discoveryv1.AddressTypeIPv6 && !ip.Is6() {
-					f.Invalid(list, a, "must be an IPv6 address")
-				}
-				f.EndpointIP(at, a)
+				continue
 			}
+			if len(faults) > 0 {
+				f.Add(faults)
+				continue
+			}
+			if ip, _ := check.ParseIP(a); string(familyOf(ip)) != string(s.AddressType) {
+				f.Invalid(list, a, fmt.Sprintf("must be an %s address", s.AddressType))
+			}
+			f.EndpointIP(at, a)
 		}
 		if e.NodeName != nil {
 			f.Subdomain(at.Child("nodeName"), *e.NodeName)

@@ -1,7 +1,6 @@
 package resources
 
 import (
-	"net/netip"
 	"slices"
 	"sort"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
 )
@@ -24,20 +24,18 @@ var ingresses = Resource[networkingv1.Ingress]{
 	Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses", Prefix: "ingress", Short: []string{"ing"},
 	List: listOf[networkingv1.IngressList],
 	Main: mainPart(func(i *networkingv1.Ingress) *networkingv1.IngressStatus { return &i.Status }, validateIngress),
-	Status: statusPart(func(i *networkingv1.Ingress) *networkingv1.IngressSpec { return &i.Spec }, func(i, _ *networkingv1.Ingress) field.ErrorList {
-		var f check.Faults
-		p := field.NewPath("status", "loadBalancer", "ingress")
-		for n, in := range i.Status.LoadBalancer.Ingress {
-			if in.IP != "" {
-				f.IP(p.Index(n).Child("ip"), in.IP)
+	Status: &Part[networkingv1.Ingress]{
+		Prepare:  keepSpec(func(i *networkingv1.Ingress) *networkingv1.IngressSpec { return &i.Spec }),
+		Validate: withoutRequest(validateIngressStatus),
+		Warnings: func(_ *Request, i, _ *networkingv1.Ingress) []string {
+			var out []string
+			for n, in := range i.Status.LoadBalancer.Ingress {
+				out = append(out, balancerWarnings(n, in.IP)...)
 			}
-			if in.Hostname != "" {
-				f.Subdomain(p.Index(n).Child("hostname"), in.Hostname)
-				notIP(&f, in.Hostname, p.Index(n).Child("hostname"))
-			}
-		}
-		return f.List()
-	}),
+			return out
+		},
+		Reset: []string{"spec"},
+	},
 	Docs: map[string]string{
 		"Class":   "The IngressClass that says who serves it.",
 		"Hosts":   "The hosts whose requests it routes.",
@@ -80,8 +78,35 @@ var ingresses = Resource[networkingv1.Ingress]{
 	},
 }
 
+func validateIngressStatus(i, old *networkingv1.Ingress) field.ErrorList {
+	var f check.Faults
+	p := field.NewPath("status", "loadBalancer", "ingress")
+	var known []string
+	for _, in := range old.Status.LoadBalancer.Ingress {
+		known = append(known, in.IP)
+	}
+	for n, in := range i.Status.LoadBalancer.Ingress {
+		if in.IP != "" {
+			f.IP(p.Index(n).Child("ip"), in.IP, known...)
+		}
+		if in.Hostname != "" {
+			f.Subdomain(p.Index(n).Child("hostname"), in.Hostname)
+			notIP(&f, in.Hostname, p.Index(n).Child("hostname"))
+		}
+	}
+	return f.List()
+}
+
+// balancerWarnings are about the address of the nth balancer in a status.
+func balancerWarnings(n int, ip string) []string {
+	if ip == "" {
+		return nil
+	}
+	return validation.GetWarningsForIP(field.NewPath("status", "loadBalancer", "ingress").Index(n), ip)
+}
+
 func notIP(f *check.Faults, host string, p *field.Path) {
-	if _, err := netip.ParseAddr(host); err == nil {
+	if _, ok := check.ParseIP(host); ok {
 		f.Invalid(p, host, "must be a DNS name, not an IP address")
 	}
 }
@@ -286,25 +311,19 @@ var networkPolicies = Resource[networkingv1.NetworkPolicy]{
 			ports(n.Spec.Egress[i].Ports)
 		}
 	},
-	Main: plainPart(func(n, _ *networkingv1.NetworkPolicy) field.ErrorList {
-		var f check.Faults
-		p := field.NewPath("spec")
-		f.Add(selectorFaults(&n.Spec.PodSelector, p.Child("podSelector")))
-		for i, r := range n.Spec.Ingress {
-			validatePolicyRule(&f, r.Ports, r.From, "from", p.Child("ingress").Index(i))
-		}
-		for i, r := range n.Spec.Egress {
-			validatePolicyRule(&f, r.Ports, r.To, "to", p.Child("egress").Index(i))
-		}
-		if len(n.Spec.PolicyTypes) > 2 {
-			f.Invalid(p.Child("policyTypes"), n.Spec.PolicyTypes, "may not specify more than two policyTypes")
-			return f.List()
-		}
-		for i, t := range n.Spec.PolicyTypes {
-			check.Listed(&f, p.Child("policyTypes").Index(i), t, networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)
-		}
-		return f.List()
-	}),
+	Main: Part[networkingv1.NetworkPolicy]{
+		Validate: withoutRequest(validateNetworkPolicy),
+		Warnings: func(_ *Request, n, _ *networkingv1.NetworkPolicy) []string {
+			var out []string
+			eachBlock(n, func(b *networkingv1.IPBlock, p *field.Path) {
+				out = append(out, validation.GetWarningsForCIDR(p.Child("cidr"), b.CIDR)...)
+				for i, except := range b.Except {
+					out = append(out, validation.GetWarningsForCIDR(p.Child("except").Index(i), except)...)
+				}
+			})
+			return out
+		},
+	},
 	Docs: map[string]string{"Pod-Selector": networkingv1.NetworkPolicySpec{}.SwaggerDoc()["podSelector"]},
 	Columns: []Column[networkingv1.NetworkPolicy]{
 		text("Pod-Selector", func(n *networkingv1.NetworkPolicy) string { return selectorText(&n.Spec.PodSelector) }),
@@ -312,7 +331,50 @@ var networkPolicies = Resource[networkingv1.NetworkPolicy]{
 	},
 }
 
-func validatePolicyRule(f *check.Faults, ports []networkingv1.NetworkPolicyPort, peers []networkingv1.NetworkPolicyPeer, side string, p *field.Path) {
+func validateNetworkPolicy(n, old *networkingv1.NetworkPolicy) field.ErrorList {
+	var f check.Faults
+	p := field.NewPath("spec")
+	var known []string
+	if old != nil {
+		eachBlock(old, func(b *networkingv1.IPBlock, _ *field.Path) { known = append(append(known, b.CIDR), b.Except...) })
+	}
+	f.Add(selectorFaults(&n.Spec.PodSelector, p.Child("podSelector")))
+	for i, r := range n.Spec.Ingress {
+		validatePolicyRule(&f, r.Ports, r.From, known, "from", p.Child("ingress").Index(i))
+	}
+	for i, r := range n.Spec.Egress {
+		validatePolicyRule(&f, r.Ports, r.To, known, "to", p.Child("egress").Index(i))
+	}
+	if len(n.Spec.PolicyTypes) > 2 {
+		f.Invalid(p.Child("policyTypes"), n.Spec.PolicyTypes, "may not specify more than two policyTypes")
+		return f.List()
+	}
+	for i, t := range n.Spec.PolicyTypes {
+		check.Listed(&f, p.Child("policyTypes").Index(i), t, networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress)
+	}
+	return f.List()
+}
+
+// eachBlock visits the ranges of addresses that a policy names.
+func eachBlock(n *networkingv1.NetworkPolicy, visit func(*networkingv1.IPBlock, *field.Path)) {
+	peers := func(list []networkingv1.NetworkPolicyPeer, p *field.Path) {
+		for i, peer := range list {
+			if peer.IPBlock != nil {
+				visit(peer.IPBlock, p.Index(i).Child("ipBlock"))
+			}
+		}
+	}
+	p := field.NewPath("spec")
+	for i, r := range n.Spec.Ingress {
+		peers(r.From, p.Child("ingress").Index(i).Child("from"))
+	}
+	for i, r := range n.Spec.Egress {
+		peers(r.To, p.Child("egress").Index(i).Child("to"))
+	}
+}
+
+// validatePolicyRule: known are ranges that were stored under older rules.
+func validatePolicyRule(f *check.Faults, ports []networkingv1.NetworkPolicyPort, peers []networkingv1.NetworkPolicyPeer, known []string, side string, p *field.Path) {
 	for i, port := range ports {
 		at := p.Child("ports").Index(i)
 		if port.Protocol != nil {
@@ -357,15 +419,20 @@ func validatePolicyRule(f *check.Faults, ports []networkingv1.NetworkPolicyPort,
 			if !f.Need(at.Child("cidr"), b.CIDR) {
 				break
 			}
-			if faults := validation.IsValidCIDR(at.Child("cidr"), b.CIDR); len(faults) > 0 {
-				f.Add(faults)
+			f.CIDR(at.Child("cidr"), b.CIDR, known...)
+			_, whole, err := netutils.ParseCIDRSloppy(b.CIDR)
+			if err != nil {
 				break
 			}
-			whole, err := netip.ParsePrefix(b.CIDR)
 			for j, except := range b.Except {
 				at := at.Child("except").Index(j)
-				f.CIDR(at, except)
-				if part, perr := netip.ParsePrefix(except); err == nil && perr == nil && (!whole.Contains(part.Addr()) || part.Bits() <= whole.Bits()) {
+				f.CIDR(at, except, known...)
+				_, part, err := netutils.ParseCIDRSloppy(except)
+				if err != nil {
+					continue
+				}
+				bits, _ := part.Mask.Size()
+				if all, _ := whole.Mask.Size(); !whole.Contains(part.IP) || bits <= all {
 					f.Invalid(at, except, "must be a strict subset of `cidr`")
 				}
 			}

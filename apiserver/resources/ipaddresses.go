@@ -1,13 +1,14 @@
 package resources
 
 import (
-	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
 )
@@ -17,14 +18,11 @@ var ipAddresses = Resource[networkingv1.IPAddress]{
 	Short: []string{"ip"}, Scope: Cluster, List: listOf[networkingv1.IPAddressList],
 	// The name is the address in canonical form.
 	Name: func(name string, _ bool) []string {
-		ip, err := netip.ParseAddr(name)
-		if err != nil {
-			return []string{"must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"}
+		var out []string
+		for _, fault := range validation.IsValidIP(nil, name) {
+			out = append(out, fault.Detail)
 		}
-		if ip.String() != name {
-			return []string{"must be in canonical form (\"" + ip.String() + "\")"}
-		}
-		return nil
+		return out
 	},
 	Main: plainPart(func(a, old *networkingv1.IPAddress) field.ErrorList {
 		var f check.Faults
@@ -107,14 +105,12 @@ func validateServiceCIDR(c, old *networkingv1.ServiceCIDR) field.ErrorList {
 		f.Invalid(p, check.Shown(c.Spec), "may only hold up to 2 values")
 		return f.List()
 	}
-	families := map[bool]int{}
+	families := map[netutils.IPFamily]int{}
 	for i, r := range c.Spec.CIDRs {
-		f.CIDR(p.Index(i), r)
-		if prefix, err := netip.ParsePrefix(r); err == nil {
-			families[prefix.Addr().Is4()]++
-		}
+		f.Add(validation.IsValidCIDR(p.Index(i), r))
+		families[netutils.IPFamilyOfCIDRString(r)]++
 	}
-	if families[true] > 1 || families[false] > 1 {
+	if families[netutils.IPv4] > 1 || families[netutils.IPv6] > 1 {
 		f.Invalid(p, c.Spec.CIDRs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64")
 	}
 	return f.List()

@@ -44,6 +44,7 @@ func pods(cfg Config) Resource[corev1.Pod] {
 		Status: &Part[corev1.Pod]{
 			Prepare:  preparePodStatus,
 			Validate: withoutRequest(podrules.ValidateStatus),
+			Warnings: func(_ *Request, p, _ *corev1.Pod) []string { return podrules.StatusWarnings(&p.Status) },
 			Reset:    []string{"spec", "metadata.deletionTimestamp", "metadata.ownerReferences"},
 		},
 		Parts: map[string]Part[corev1.Pod]{

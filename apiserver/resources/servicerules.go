@@ -2,7 +2,6 @@ package resources
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -76,8 +75,8 @@ func validateService(cfg Config, s, old *service) field.ErrorList {
 		if old != nil {
 			known = old.Spec.ExternalIPs
 		}
-		if msgs := validation.IsValidIP(at.Child("externalIPs").Index(i), ip); len(msgs) > 0 && !slices.Contains(known, ip) {
-			f.Add(msgs)
+		if faults := validation.IsValidIPForLegacyField(at.Child("externalIPs").Index(i), ip, true, known); len(faults) > 0 {
+			f.Add(faults)
 		} else {
 			f.EndpointIP(at.Child("externalIPs").Index(i), ip)
 		}
@@ -253,8 +252,6 @@ func validateServiceUniquePorts(f *check.Faults, s *service, p *field.Path) {
 	}
 }
 
-// validateClusterIPs holds the rules that bind clusterIP, clusterIPs, ipFamilies
-// and ipFamilyPolicy to each other, to the cluster and to what they were.
 // addressFields: addresses and families are well formed and fit each other.
 func addressFields(f *check.Faults, _ Config, s, old *service, p *field.Path) {
 	v := &s.Spec
@@ -289,8 +286,8 @@ func addressFields(f *check.Faults, _ Config, s, old *service, p *field.Path) {
 			continue
 		}
 		f.IP(ips.Index(i), text, existing...)
-		ip, err := netip.ParseAddr(text)
-		if bad = bad || err != nil; err == nil {
+		ip, ok := check.ParseIP(text)
+		if bad = bad || !ok; ok {
 			count[familyOf(ip)]++
 		}
 	}
@@ -304,16 +301,16 @@ func addressFields(f *check.Faults, _ Config, s, old *service, p *field.Path) {
 		f.Invalid(ips, v.ClusterIPs, "may specify no more than one IP for each IP family")
 	}
 	for i := range min(len(v.ClusterIPs), len(v.IPFamilies)) {
-		ip, err := netip.ParseAddr(v.ClusterIPs[i])
+		ip, ok := check.ParseIP(v.ClusterIPs[i])
 		want := v.IPFamilies[i]
-		if err == nil && want != familyOf(ip) && (want == corev1.IPv4Protocol || want == corev1.IPv6Protocol) {
+		if ok && want != familyOf(ip) && (want == corev1.IPv4Protocol || want == corev1.IPv6Protocol) {
 			f.Invalid(ips.Index(i), v.ClusterIPs[i], fmt.Sprintf("expected an %s value as indicated by `ipFamilies[%d]`", want, i))
 		}
 	}
 }
 
-// addressPolicy: a service of one family has one address.
-func addressPolicy(f *check.Faults, _ Config, s, _ *service, p *field.Path) {
+// addressPolicy: a service of one family has one address, and an address tells a family that the cluster has.
+func addressPolicy(f *check.Faults, cfg Config, s, _ *service, p *field.Path) {
 	v, policy := &s.Spec, p.Child("ipFamilyPolicy")
 	if valueOr(v.IPFamilyPolicy, "") == corev1.IPFamilyPolicySingleStack {
 		if len(v.ClusterIPs) == 2 {
@@ -321,6 +318,11 @@ func addressPolicy(f *check.Faults, _ Config, s, _ *service, p *field.Path) {
 		}
 		if len(v.IPFamilies) == 2 {
 			f.Invalid(policy, *v.IPFamilyPolicy, "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified")
+		}
+	}
+	for i := len(v.IPFamilies); i < len(v.ClusterIPs); i++ {
+		if ip, ok := check.ParseIP(v.ClusterIPs[i]); ok && !slices.Contains(cfg.families(), familyOf(ip)) {
+			f.Invalid(p.Child("clusterIPs").Index(i), v.ClusterIPs, fmt.Sprintf("%s is not configured on this cluster", familyOf(ip)))
 		}
 	}
 }
@@ -401,9 +403,7 @@ func validateServiceStatus(s, old *service) field.ErrorList {
 		}
 		if in.Hostname != "" {
 			f.Subdomain(at.Child("hostname"), in.Hostname)
-			if _, err := netip.ParseAddr(in.Hostname); err == nil {
-				f.Invalid(at.Child("hostname"), in.Hostname, "must be a DNS name, not an IP address")
-			}
+			notIP(&f, in.Hostname, at.Child("hostname"))
 		}
 	}
 	return f.List()

@@ -2,7 +2,6 @@ package resources
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"sort"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/keelson/keelson/apiserver/resources/check"
 )
 
 type service = corev1.Service
@@ -29,7 +30,18 @@ func services(cfg Config) Resource[service] {
 			Warnings: func(_ *Request, obj, _ *service) []string { return serviceWarnings(obj) },
 			Reset:    []string{"status"},
 		},
-		Status: statusPart(func(s *service) *corev1.ServiceSpec { return &s.Spec }, validateServiceStatus),
+		Status: &Part[service]{
+			Prepare:  keepSpec(func(s *service) *corev1.ServiceSpec { return &s.Spec }),
+			Validate: withoutRequest(validateServiceStatus),
+			Warnings: func(_ *Request, s, _ *service) []string {
+				var out []string
+				for n, in := range s.Status.LoadBalancer.Ingress {
+					out = append(out, balancerWarnings(n, in.IP)...)
+				}
+				return out
+			},
+			Reset: []string{"spec"},
+		},
 		Subs: []Sub{{
 			Name: "proxy", Verbs: []string{"create", "delete", "get", "patch", "update"},
 			Kind: schema.GroupVersionKind{Version: "v1", Kind: "ServiceProxyOptions"},
@@ -317,12 +329,15 @@ func chooseFamilies(cfg Config, s, old *service) {
 			return
 		}
 	}
+	known := cfg.families()
 	for i, text := range p.ClusterIPs {
-		if ip, err := netip.ParseAddr(text); err == nil && i == len(p.IPFamilies) {
+		if ip, ok := check.ParseIP(text); ok && i == len(p.IPFamilies) {
+			if !slices.Contains(known, familyOf(ip)) {
+				return
+			}
 			p.IPFamilies = append(p.IPFamilies, familyOf(ip))
 		}
 	}
-	known := cfg.families()
 	if len(p.IPFamilies) == 0 && len(known) > 0 {
 		p.IPFamilies = []corev1.IPFamily{known[0]}
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 const (
@@ -214,27 +215,29 @@ func (f *Faults) Segment(p *field.Path, v string) {
 	}
 }
 
-// IP accepts an address of either family. known are values that were stored
-// under looser rules and stay acceptable.
+// IP accepts an address of either family; fields that are older than the rule need not spell it canonically.
+// known are values that were stored under looser rules and stay acceptable.
 func (f *Faults) IP(p *field.Path, v string, known ...string) {
-	if !slices.Contains(known, v) {
-		f.Add(validation.IsValidIP(p, v))
-	}
+	f.Add(validation.IsValidIPForLegacyField(p, v, true, known))
 }
 
-// CIDR accepts a range of either family, with the same allowance as IP.
+// CIDR accepts a range of either family, with the same allowances as IP.
 func (f *Faults) CIDR(p *field.Path, v string, known ...string) {
-	if !slices.Contains(known, v) {
-		f.Add(validation.IsValidCIDR(p, v))
-	}
+	f.Add(validation.IsValidCIDRForLegacyField(p, v, true, known))
+}
+
+// ParseIP reads an address of either family as fields are read that are older than the rules of IP: zeros may
+// lead its numbers, and an address of IPv4 may be written as one of IPv6.
+func ParseIP(v string) (ip netip.Addr, ok bool) {
+	ip, ok = netip.AddrFromSlice(netutils.ParseIPSloppy(v))
+	return ip.Unmap(), ok
 }
 
 // EndpointIP refuses addresses that no endpoint can have.
 func (f *Faults) EndpointIP(p *field.Path, v string) {
-	ip, err := netip.ParseAddr(v)
-	ip = ip.Unmap()
+	ip, ok := ParseIP(v)
 	switch {
-	case err != nil:
+	case !ok:
 		f.Invalid(p, v, "must be a valid IP address")
 	case ip.IsUnspecified():
 		f.Invalid(p, v, "may not be unspecified ("+v+")")

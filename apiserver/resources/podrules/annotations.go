@@ -1,6 +1,7 @@
 package podrules
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,17 +22,24 @@ const (
 )
 
 // validateAnnotations checks the annotations that change what a pod does, or did before they became fields.
-func validateAnnotations(pod *corev1.Pod) field.ErrorList {
+func validateAnnotations(annotations map[string]string, s *corev1.PodSpec, p *field.Path) field.ErrorList {
 	var f check.Faults
-	p := field.NewPath("metadata", "annotations")
-	if v, ok := pod.Annotations[corev1.MirrorPodAnnotationKey]; ok && pod.Spec.NodeName == "" {
+	if v, ok := annotations[corev1.MirrorPodAnnotationKey]; ok && s.NodeName == "" {
 		f.Invalid(p.Key(corev1.MirrorPodAnnotationKey), v, "must set spec.nodeName if mirror pod annotation is set")
 	}
-	if v, ok := pod.Annotations[corev1.PodDeletionCost]; ok && !isInt32(v) {
+	if v := annotations[corev1.TolerationsAnnotationKey]; v != "" {
+		var tolerations []corev1.Toleration
+		if err := json.Unmarshal([]byte(v), &tolerations); err != nil {
+			f.Invalid(p, corev1.TolerationsAnnotationKey, err.Error())
+		} else {
+			f.Add(ValidateTolerations(tolerations, p.Child(corev1.TolerationsAnnotationKey)))
+		}
+	}
+	if v, ok := annotations[corev1.PodDeletionCost]; ok && !isInt32(v) {
 		f.Invalid(p.Key(corev1.PodDeletionCost), v, "must be a 32bit integer")
 	}
-	f.Add(validateSeccompAnnotations(pod.Annotations, p))
-	f.Add(validateAppArmorAnnotations(pod.Annotations, &pod.Spec, p))
+	f.Add(validateSeccompAnnotations(annotations, p))
+	f.Add(validateAppArmorAnnotations(annotations, s, p))
 	return f.List()
 }
 
@@ -85,18 +93,60 @@ func validateAppArmorAnnotations(annotations map[string]string, s *corev1.PodSpe
 	return f.List()
 }
 
-// matchAppArmor: on creation, annotation and field of a container may not disagree.
-func matchAppArmor(pod *corev1.Pod) field.ErrorList {
+// matchProfiles: on creation, an annotation and the field that took its place may not disagree; p leads to the spec.
+func matchProfiles(annotations map[string]string, s *corev1.PodSpec, p *field.Path) field.ErrorList {
 	var f check.Faults
-	if pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
+	f.Add(matchSeccomp(annotations, s, p))
+	f.Add(matchAppArmor(annotations, s, p))
+	return f.List()
+}
+
+func matchSeccomp(annotations map[string]string, s *corev1.PodSpec, p *field.Path) field.ErrorList {
+	var f check.Faults
+	one := func(key string, profile *corev1.SeccompProfile, p *field.Path) {
+		v, ok := annotations[key]
+		if !ok || profile == nil {
+			return
+		}
+		local, isLocal := strings.CutPrefix(v, corev1.SeccompLocalhostProfileNamePrefix)
+		same := true
+		switch profile.Type {
+		case corev1.SeccompProfileTypeUnconfined:
+			same = v == corev1.SeccompProfileNameUnconfined
+		case corev1.SeccompProfileTypeRuntimeDefault:
+			same = v == corev1.SeccompProfileRuntimeDefault || v == corev1.DeprecatedSeccompProfileDockerDefault
+		case corev1.SeccompProfileTypeLocalhost:
+			same = isLocal
+			if isLocal && (profile.LocalhostProfile == nil || *profile.LocalhostProfile != local) {
+				f.Forbidden(p.Child("localhostProfile"), "seccomp profile in annotation and field must match")
+			}
+		}
+		if !same {
+			f.Forbidden(p.Child("type"), "seccomp type in annotation and field must match")
+		}
+	}
+	if s.SecurityContext != nil {
+		one(seccompPod, s.SecurityContext.SeccompProfile, p.Child("securityContext", "seccompProfile"))
+	}
+	eachContainer(s, p, func(c *corev1.Container, p *field.Path) {
+		if c.SecurityContext != nil {
+			one(seccompContainer+c.Name, c.SecurityContext.SeccompProfile, p.Child("securityContext", "seccompProfile"))
+		}
+	})
+	return f.List()
+}
+
+func matchAppArmor(annotations map[string]string, s *corev1.PodSpec, p *field.Path) field.ErrorList {
+	var f check.Faults
+	if s.OS != nil && s.OS.Name == corev1.Windows {
 		return nil
 	}
-	eachContainer(&pod.Spec, field.NewPath("spec"), func(c *corev1.Container, p *field.Path) {
-		profile := podAppArmor(&pod.Spec)
+	eachContainer(s, p, func(c *corev1.Container, p *field.Path) {
+		profile := podAppArmor(s)
 		if c.SecurityContext != nil && c.SecurityContext.AppArmorProfile != nil {
 			profile = c.SecurityContext.AppArmorProfile
 		}
-		v, ok := pod.Annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
+		v, ok := annotations[corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix+c.Name]
 		if !ok || profile == nil {
 			return
 		}

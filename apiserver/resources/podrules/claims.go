@@ -65,8 +65,8 @@ func ValidateTemplateMeta(m *metav1.ObjectMeta, p *field.Path) field.ErrorList {
 func ValidateClaimSpec(s *corev1.PersistentVolumeClaimSpec, p *field.Path, old *corev1.PersistentVolumeClaimSpec) field.ErrorList {
 	var f check.Faults
 	anyGroup := old != nil && (old.DataSource != nil && old.DataSource.APIGroup != nil || old.DataSourceRef != nil && old.DataSourceRef.APIGroup != nil)
-	f.Add(ValidateAccessModes(s.AccessModes, "at least 1 access mode is required", p.Child("accessModes")))
 	f.Add(selectorFaults(s.Selector, p.Child("selector")))
+	f.Add(ValidateAccessModes(s.AccessModes, "at least 1 access mode is required", p.Child("accessModes")))
 	storage := p.Child("resources").Key(string(corev1.ResourceStorage))
 	if q, ok := s.Resources.Requests[corev1.ResourceStorage]; !ok {
 		f.Required(storage, "")

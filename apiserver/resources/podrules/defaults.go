@@ -97,6 +97,10 @@ func DefaultSpec(s *corev1.PodSpec) {
 	setPtr(&s.SecurityContext, corev1.PodSecurityContext{})
 	setPtr(&s.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
 	RoundUp(s.Overhead)
+	if s.Resources != nil {
+		RoundUp(s.Resources.Limits)
+		RoundUp(s.Resources.Requests)
+	}
 	set(&s.SchedulerName, corev1.DefaultSchedulerName)
 	// serviceAccount is the old name of serviceAccountName and always agrees with it.
 	set(&s.ServiceAccountName, s.DeprecatedServiceAccount)
@@ -121,19 +125,22 @@ func DefaultVolume(v *corev1.Volume) {
 		v.EmptyDir = &corev1.EmptyDirVolumeSource{}
 	}
 	const mode = int32(0o644)
-	switch {
-	case v.Secret != nil:
+	if v.Secret != nil {
 		setPtr(&v.Secret.DefaultMode, mode)
-	case v.ConfigMap != nil:
+	}
+	if v.ConfigMap != nil {
 		setPtr(&v.ConfigMap.DefaultMode, mode)
-	case v.HostPath != nil:
+	}
+	if v.HostPath != nil {
 		setPtr(&v.HostPath.Type, corev1.HostPathUnset)
-	case v.DownwardAPI != nil:
+	}
+	if v.DownwardAPI != nil {
 		setPtr(&v.DownwardAPI.DefaultMode, mode)
 		for i := range v.DownwardAPI.Items {
 			defaultFieldRef(v.DownwardAPI.Items[i].FieldRef)
 		}
-	case v.Projected != nil:
+	}
+	if v.Projected != nil {
 		setPtr(&v.Projected.DefaultMode, mode)
 		for _, s := range v.Projected.Sources {
 			if s.ServiceAccountToken != nil {
@@ -148,23 +155,29 @@ func DefaultVolume(v *corev1.Volume) {
 				}
 			}
 		}
-	case v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil:
+	}
+	if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
 		setPtr(&v.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
-	case v.ISCSI != nil:
+	}
+	if v.ISCSI != nil {
 		set(&v.ISCSI.ISCSIInterface, "default")
-	case v.RBD != nil:
+	}
+	if v.RBD != nil {
 		set(&v.RBD.RBDPool, "rbd")
 		set(&v.RBD.RadosUser, "admin")
 		set(&v.RBD.Keyring, "/etc/ceph/keyring")
-	case v.AzureDisk != nil:
+	}
+	if v.AzureDisk != nil {
 		setPtr(&v.AzureDisk.CachingMode, corev1.AzureDataDiskCachingReadWrite)
 		setPtr(&v.AzureDisk.FSType, "ext4")
 		setPtr(&v.AzureDisk.ReadOnly, false)
 		setPtr(&v.AzureDisk.Kind, corev1.AzureSharedBlobDisk)
-	case v.ScaleIO != nil:
+	}
+	if v.ScaleIO != nil {
 		set(&v.ScaleIO.StorageMode, "ThinProvisioned")
 		set(&v.ScaleIO.FSType, "xfs")
-	case v.Image != nil:
+	}
+	if v.Image != nil {
 		set(&v.Image.PullPolicy, pullPolicy(v.Image.Reference))
 	}
 }

@@ -5,7 +5,16 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
+
+func TestQuantitiesAreRounded(t *testing.T) {
+	s := corev1.PodSpec{Resources: &corev1.ResourceRequirements{Limits: corev1.ResourceList{"cpu": resource.MustParse("0.0001")}}}
+	DefaultSpec(&s)
+	if got := s.Resources.Limits.Cpu().String(); got != "1m" {
+		t.Errorf("cpu of the whole pod: %s, want 1m", got)
+	}
+}
 
 func TestPullPolicy(t *testing.T) {
 	id := strings.Repeat("a", 64)

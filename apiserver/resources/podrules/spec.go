@@ -37,7 +37,7 @@ type specRules struct {
 // ValidatePod reports every fault of a Pod's spec and of the annotations that belong to it.
 func ValidatePod(pod *corev1.Pod) field.ErrorList {
 	var f check.Faults
-	f.Add(validateAnnotations(pod))
+	f.Add(validateAnnotations(pod.Annotations, &pod.Spec, field.NewPath("metadata", "annotations")))
 	p := field.NewPath("spec")
 	f.Add(validateSpec(&pod.Spec, &pod.ObjectMeta, true, p))
 	if pod.Spec.ServiceAccountName == "" {
@@ -75,7 +75,7 @@ func ValidateCreate(pod *corev1.Pod) field.ErrorList {
 	if pod.Spec.NodeName != "" && len(pod.Spec.SchedulingGates) > 0 {
 		f.Forbidden(p.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
 	}
-	f.Add(matchAppArmor(pod))
+	f.Add(matchProfiles(pod.Annotations, &pod.Spec, p))
 	return f.List()
 }
 
@@ -84,9 +84,9 @@ func ValidateTemplate(t *corev1.PodTemplateSpec, p *field.Path) field.ErrorList 
 	var f check.Faults
 	f.Labels(p.Child("labels"), t.Labels)
 	f.Add(apivalidation.ValidateAnnotations(t.Annotations, p.Child("annotations")))
-	f.Add(validateSeccompAnnotations(t.Annotations, p.Child("annotations")))
-	f.Add(validateAppArmorAnnotations(t.Annotations, &t.Spec, p.Child("annotations")))
+	f.Add(validateAnnotations(t.Annotations, &t.Spec, p.Child("annotations")))
 	f.Add(validateSpec(&t.Spec, nil, false, p.Child("spec")))
+	f.Add(matchProfiles(t.Annotations, &t.Spec, p.Child("spec")))
 	if len(t.Spec.EphemeralContainers) > 0 {
 		f.Forbidden(p.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
 	}

@@ -2,13 +2,13 @@ package podrules
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 
 	"github.com/keelson/keelson/apiserver/resources/check"
 )
@@ -112,19 +112,18 @@ func (r *statusRules) validateClaims() {
 func (r *statusRules) validateIPs() {
 	s, old := &r.pod.Status, &r.old.Status
 	list := func(at *field.Path, ips, was []string, shown any) {
-		families := map[bool]int{}
 		for i, ip := range ips {
 			r.IP(at.Index(i), ip, was...)
-			families[strings.Contains(ip, ":")]++
 		}
-		for _, ip := range ips {
-			if _, err := netip.ParseAddr(ip); err != nil && len(ips) > 1 {
-				r.Internal(at, fmt.Errorf("failed to check for dual stack with error:%w", fmt.Errorf("invalid IP: %q", ip)))
-				break
-			}
+		if len(ips) < 2 {
+			return
 		}
-		if len(ips) > 1 && (families[true] != 1 || families[false] != 1) {
-			r.Invalid(at, shown, "may specify no more than one IP for each IP family")
+		dual, err := netutils.IsDualStackIPStrings(ips)
+		if err != nil {
+			r.Internal(at, fmt.Errorf("failed to check for dual stack with error:%w", err))
+		}
+		if !dual || len(ips) > 2 {
+			r.Invalid(at, check.Shown(shown), "may specify no more than one IP for each IP family")
 		}
 	}
 	var ips, was, hosts, wasHosts []string

@@ -124,7 +124,7 @@ func validateAnnotationChanges(pod, old *corev1.Pod) field.ErrorList {
 			f.Forbidden(p.Key(k), "may not add "+fixed(k))
 		}
 	}
-	f.Add(validateAnnotations(pod))
+	f.Add(validateAnnotations(pod.Annotations, &pod.Spec, p))
 	return f.List()
 }
 

@@ -33,6 +33,18 @@ var deprecatedAnnotations = []struct{ key, use string }{
 	{"security.alpha.kubernetes.io/unsafe-sysctls", `non-functional in v1.11+; use the "sysctls" field instead`},
 }
 
+// StatusWarnings are about what is reported of a pod.
+func StatusWarnings(s *corev1.PodStatus) []string {
+	var w []string
+	for i, ip := range s.PodIPs {
+		w = append(w, validation.GetWarningsForIP(field.NewPath("status", "podIPs").Index(i).Child("ip"), ip.IP)...)
+	}
+	for i, ip := range s.HostIPs {
+		w = append(w, validation.GetWarningsForIP(field.NewPath("status", "hostIPs").Index(i).Child("ip"), ip.IP)...)
+	}
+	return w
+}
+
 // warnings collects what is allowed but rarely meant.
 type warnings []string
 
