@@ -61,8 +61,9 @@ func row(name string) *resources.Row {
 }
 
 func (w *world) admit(op admission.Operation, plural string, obj, old resources.Object, user *authn.User) (func(), error) {
+	plural, part, _ := strings.Cut(plural, "/")
 	a := &admission.Attributes{
-		Operation: op, Row: row(plural), User: user, Request: &resources.Request{Read: w.tree, Now: time.Now(), Warn: func(string) {}},
+		Operation: op, Row: row(plural), Subresource: part, User: user, Request: &resources.Request{Read: w.tree, Now: time.Now(), Warn: func(string) {}},
 	}
 	if obj != nil {
 		a.Object, a.Namespace, a.Name = obj, obj.GetNamespace(), obj.GetName()
@@ -174,7 +175,15 @@ func TestRefusals(t *testing.T) {
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "strict", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline"}}},
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "strict", Name: "default"}},
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other"}, Spec: corev1.PodSpec{NodeName: "n2"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{"cpu": resource.MustParse("1")}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w", Labels: map[string]string{corev1.LabelOSStable: "windows"}}},
 	)
+	grown := func(node, cpu string) *corev1.Pod {
+		return pod(func(p *corev1.Pod) {
+			p.Generation, p.Spec.NodeName = 2, node
+			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse(cpu)}
+		})
+	}
 	kubelet := &authn.User{Name: "system:node:n1", Groups: []string{authn.GroupNodes}}
 	for _, c := range []struct {
 		text     string
@@ -197,6 +206,9 @@ func TestRefusals(t *testing.T) {
 		{"another node's pod", admission.Delete, "pods", nil, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other"}, Spec: corev1.PodSpec{NodeName: "n2"}}, kubelet, "spec.nodeName set to itself"},
 		{"another node", admission.Update, "nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2"}}, kubelet, `not allowed to modify node "n2"`},
 		{"a restricted label", admission.Create, "nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"node-restriction.kubernetes.io/x": "y"}}}, nil, kubelet, "not allowed to modify labels"},
+		{"more than the node has", admission.Update, "pods/resize", grown("n1", "1100m"), pod(nil), root, "node didn't have enough allocatable resources: cpu, requested: 1100, allocatable: 1000"},
+		{"a resize where there is none", admission.Update, "pods/resize", grown("w", "1"), pod(nil), root, `pod resize is only supported on linux nodes, node "w" is "windows"`},
+		{"a resize on a node that is gone", admission.Update, "pods/resize", grown("gone", "1"), pod(nil), root, `node "gone" not found`},
 	} {
 		_, err := w.admit(c.op, c.plural, c.obj, c.old, c.user)
 		if err == nil || !strings.Contains(err.Error(), c.want) {

@@ -49,6 +49,7 @@ func Table(cfg Config) Chain {
 		certificateSubjectRestriction(),
 		rbacEscalation(cfg),
 		podSecurity(cfg),
+		podResize(cfg),
 	}
 	chain = append(chain, cfg.Dynamic...)
 	// Last: it reserves, and must do so only for what everybody else lets through.

@@ -53,6 +53,7 @@ func pods(cfg Config) Resource[corev1.Pod] {
 					added := obj.Spec.EphemeralContainers
 					obj.Spec, obj.Status = *old.Spec.DeepCopy(), old.Status
 					obj.Spec.EphemeralContainers = added
+					podrules.DropClosed(&obj.Spec, &old.Spec)
 				},
 				Validate: withoutRequest(podrules.ValidateEphemeral),
 				Reset:    []string{"status"},
@@ -182,6 +183,7 @@ func mergeLabelKeys(p *corev1.Pod) {
 func preparePodStatus(_ *Request, obj, old *corev1.Pod) {
 	obj.Spec = old.Spec
 	obj.OwnerReferences = old.OwnerReferences
+	obj.DeletionTimestamp = nil // the stored one is put back
 	def(&obj.Status.QOSClass, old.Status.QOSClass)
 	def(&obj.Status.ObservedGeneration, old.Status.ObservedGeneration)
 	seen := map[corev1.PodConditionType][]int64{} // a type may be there more than once

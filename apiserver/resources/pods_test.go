@@ -103,6 +103,10 @@ func TestPodChanges(t *testing.T) {
 		{"debug container of nothing", "ephemeralcontainers", func(p *corev1.Pod) {
 			p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "dbg", Image: "i"}, TargetContainerName: "z"}}
 		}, "spec.ephemeralContainers[0].targetContainerName: Not found: \"z\""},
+		{"debug container with a signal that is not there yet", "ephemeralcontainers", func(p *corev1.Pod) {
+			p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "dbg", Image: "i", Lifecycle: &corev1.Lifecycle{StopSignal: ptr(corev1.SIGTERM)}}}}
+		}, ""},
+		{"status with a time of deletion", "status", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }, ""},
 		{"status", "status", func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }, ""},
 		{"status of another class", "status", func(p *corev1.Pod) { p.Status.QOSClass = corev1.PodQOSGuaranteed }, "status.qosClass: Invalid value: \"Guaranteed\": field is immutable"},
 	} {
@@ -120,6 +124,9 @@ func TestPodChanges(t *testing.T) {
 			}
 			part.Prepare(request(), obj, old)
 			errs := part.Validate(request(), obj, old)
+			if obj.DeletionTimestamp != nil {
+				t.Errorf("deleted at %v", obj.DeletionTimestamp)
+			}
 			switch {
 			case c.want == "" && len(errs) > 0:
 				t.Errorf("refused: %v", errs)
