@@ -58,7 +58,7 @@ func subresources(act *actions.Actions, proxy *streams.Proxy, chain admission.Ch
 			if err == nil {
 				b := obj.(*corev1.Binding)
 				if err = place(c, "Binding", b); err == nil {
-					if err = admit(r.Context(), chain, c, admission.Create, b); err == nil && !c.Request.DryRun {
+					if err = admit(r.Context(), chain, c, admission.Create, b); err == nil {
 						err = act.Bind(r.Context(), c.Request, c.Namespace, c.Name, b)
 					}
 				}
@@ -150,8 +150,8 @@ func virtual(act *actions.Actions, user func(*resources.Request) *authn.User) ma
 	return map[schema.GroupResource]func(*resources.Request, resources.Object) (resources.Object, error){
 		in("", "bindings"): func(rq *resources.Request, o resources.Object) (resources.Object, error) {
 			b := o.(*corev1.Binding)
-			if rq.DryRun {
-				return b, nil
+			if b.Name == "" {
+				return nil, apierrors.NewBadRequest("Name parameter required.")
 			}
 			return b, act.Bind(rq.Context, rq, b.Namespace, b.Name, b)
 		},

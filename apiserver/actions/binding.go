@@ -40,11 +40,15 @@ func assign(pod *corev1.Pod, b *corev1.Binding, node *corev1.Node, now metav1.Ti
 	conflict := func(format string, args ...any) error {
 		return apierrors.NewConflict(corev1.Resource("pods/binding"), pod.Name, fmt.Errorf(format, args...))
 	}
+	unmet := func(what, want, is string) error {
+		return apierrors.NewConflict(grPods, pod.Name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: /registry/pods/%s/%s, ResourceVersion: 0, AdditionalErrorMsg: "+
+			"Precondition failed: %s in precondition: %s, %s in object meta: %s", pod.Namespace, pod.Name, what, want, what, is))
+	}
 	switch {
 	case b.UID != "" && b.UID != pod.UID:
-		return conflict("Precondition failed: UID in precondition: %s, UID in object meta: %s", b.UID, pod.UID)
+		return unmet("UID", string(b.UID), string(pod.UID))
 	case b.ResourceVersion != "" && b.ResourceVersion != pod.ResourceVersion:
-		return conflict("Precondition failed: ResourceVersion in precondition: %s, ResourceVersion in object meta: %s", b.ResourceVersion, pod.ResourceVersion)
+		return unmet("ResourceVersion", b.ResourceVersion, pod.ResourceVersion)
 	case pod.DeletionTimestamp != nil:
 		return conflict("pod %s is being deleted, cannot be assigned to a host", pod.Name)
 	case pod.Spec.NodeName != "":

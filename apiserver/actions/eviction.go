@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/resources"
 )
@@ -26,7 +30,14 @@ func (a *Actions) Evict(ctx context.Context, rq *resources.Request, namespace, n
 	if opts == nil {
 		opts = &metav1.DeleteOptions{}
 	}
-	dry := rq.DryRun || len(opts.DryRun) > 0
+	if rq.DryRun && len(opts.DryRun) > 0 && !slices.Equal(opts.DryRun, []string{metav1.DryRunAll}) {
+		return fmt.Errorf("Non-matching dry-run options in request and content: [%s] and %v", metav1.DryRunAll, opts.DryRun)
+	}
+	if !rq.DryRun && len(opts.DryRun) > 0 {
+		tried := *rq
+		tried.DryRun = true
+		rq = &tried
+	}
 	pod, err := resources.Lookup[corev1.Pod](a.Read, grPods, namespace, name)
 	if err != nil {
 		return err
@@ -34,20 +45,27 @@ func (a *Actions) Evict(ctx context.Context, rq *resources.Request, namespace, n
 	if pod == nil {
 		return apierrors.NewNotFound(grPods, name)
 	}
-	if free(pod) {
+	faults := metavalidation.ValidateDeleteOptions(opts)
+	remove := func() error {
+		if len(faults) > 0 {
+			return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "DeleteOptions"}, "", faults)
+		}
 		return a.Write.Delete(ctx, rq, grPods, namespace, name, opts)
+	}
+	if free(pod) {
+		return remove()
 	}
 	budget, err := a.budget(a.Read, pod)
 	if err != nil {
 		return err
 	}
 	if budget != nil && !ignores(budget, pod) {
-		if err := a.reserve(ctx, rq, budget.Namespace, budget.Name, pod.Name, dry); err != nil {
+		if err := a.reserve(ctx, rq, budget.Namespace, budget.Name, pod.Name); err != nil {
 			return err
 		}
 	}
-	if dry {
-		return nil
+	if rq.DryRun || len(faults) > 0 {
+		return remove()
 	}
 	err = a.Write.Update(ctx, rq, grPods, "status", namespace, name, func(o resources.Object) (resources.Object, error) {
 		p := o.DeepCopyObject().(*corev1.Pod)
@@ -63,7 +81,7 @@ func (a *Actions) Evict(ctx context.Context, rq *resources.Request, namespace, n
 	if err != nil {
 		return err
 	}
-	return a.Write.Delete(ctx, rq, grPods, namespace, name, opts)
+	return remove()
 }
 
 // free pods may go whatever the budget says: they do no work, or are going already.
@@ -110,7 +128,8 @@ func (a *Actions) budget(read resources.Reader, pod *corev1.Pod) (*policyv1.PodD
 		return nil, err
 	}
 	if len(found) > 1 {
-		return nil, apierrors.NewInternalError(errors.New("this pod has more than one PodDisruptionBudget, which the eviction subresource does not support"))
+		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
+			Message: "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."}}
 	}
 	if len(found) == 0 {
 		return nil, nil
@@ -119,7 +138,7 @@ func (a *Actions) budget(read resources.Reader, pod *corev1.Pod) (*policyv1.PodD
 }
 
 // reserve takes one disruption from the budget, and records the pod until its controller has seen it go.
-func (a *Actions) reserve(ctx context.Context, rq *resources.Request, namespace, name, pod string, dry bool) error {
+func (a *Actions) reserve(ctx context.Context, rq *resources.Request, namespace, name, pod string) error {
 	check := func(b *policyv1.PodDisruptionBudget) error {
 		full := func(msg string) error {
 			e := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", 0)
@@ -141,7 +160,7 @@ func (a *Actions) reserve(ctx context.Context, rq *resources.Request, namespace,
 		}
 		return nil
 	}
-	if dry {
+	if rq.DryRun {
 		b, err := resources.Lookup[policyv1.PodDisruptionBudget](a.Read, grBudgets, namespace, name)
 		if err != nil || b == nil {
 			return err

@@ -49,18 +49,26 @@ func (c *Call) Body() ([]byte, error) {
 // DecodeAs reads the body as another kind than the row's own: a binding, an
 // eviction, a token request. fresh makes the object to fill.
 func (c *Call) DecodeAs(gvk schema.GroupVersionKind, fresh func() runtime.Object) (runtime.Object, error) {
+	if err := c.writeParams().checkCreate(); err != nil {
+		return nil, err
+	}
 	body, err := c.Body()
 	if err != nil {
 		return nil, err
 	}
+	var named schema.GroupVersionKind
 	in, err := codec.DecodeRequest(c.R.Header.Get("Content-Type"), body, gvk, func(got schema.GroupVersionKind) (runtime.Object, error) {
-		if got.Kind != gvk.Kind {
+		named = got
+		switch {
+		case got.Kind != gvk.Kind:
 			return nil, fmt.Errorf("no kind %q is expected here", got.Kind)
+		case got.Group != gvk.Group:
+			return nil, fmt.Errorf("no kind %q is registered for version %q", got.Kind, got.GroupVersion())
 		}
 		return fresh(), nil
 	})
 	if err != nil {
-		return nil, decodeError(&resources.Row{Kind: gvk.Kind}, gvk, body, err)
+		return nil, decodeError(&resources.Row{Kind: gvk.Kind}, named, body, err)
 	}
 	if err := c.strict(in.Strict, func(e error) error { return decodeError(&resources.Row{Kind: gvk.Kind}, in.GVK, nil, e) }); err != nil {
 		return nil, err

@@ -65,6 +65,15 @@ func container(pod *corev1.Pod, name string) (string, error) {
 	return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, pod.Name))
 }
 
+// on reads a parameter that is true or false: whatever is said but "false" and "0" is true, def where nothing is.
+func on(in url.Values, name string, def bool) bool {
+	if !in.Has(name) {
+		return def
+	}
+	v := strings.ToLower(in.Get(name))
+	return v != "false" && v != "0"
+}
+
 // Exec runs a command in a container.
 func (p *Proxy) Exec(w http.ResponseWriter, r *http.Request, t Target) { p.command(w, r, t, "exec") }
 
@@ -80,16 +89,8 @@ func (p *Proxy) command(w http.ResponseWriter, r *http.Request, t Target, verb s
 		p.fail(w, r, err)
 		return
 	}
-	on := func(name string, def bool) bool {
-		v := in.Get(name)
-		if v == "" {
-			return def && !in.Has(name)
-		}
-		b, err := strconv.ParseBool(v)
-		return err == nil && b
-	}
-	stdin, tty := on("stdin", false), on("tty", false)
-	stdout, stderr := on("stdout", true), on("stderr", !tty)
+	stdin, tty := on(in, "stdin", false), on(in, "tty", false)
+	stdout, stderr := on(in, "stdout", true), on(in, "stderr", !tty)
 	var errs field.ErrorList
 	if !stdin && !stdout && !stderr {
 		errs = append(errs, field.Required(field.NewPath("stdin"), "at least one of stdin, stdout, stderr must be true"))
@@ -99,10 +100,6 @@ func (p *Proxy) command(w http.ResponseWriter, r *http.Request, t Target, verb s
 	}
 	if verb == "exec" && len(in["command"]) == 0 {
 		errs = append(errs, field.Required(field.NewPath("command"), "you must specify at least 1 command for the container"))
-	}
-	if len(errs) > 0 {
-		p.fail(w, r, apierrors.NewBadRequest(errs.ToAggregate().Error()))
-		return
 	}
 	name, err := container(pod, in.Get("container"))
 	if err == nil && pod.Spec.NodeName == "" {
@@ -122,6 +119,9 @@ func (p *Proxy) command(w http.ResponseWriter, r *http.Request, t Target, verb s
 		q["command"] = in["command"]
 	}
 	to, err := p.kubeletURL(pod, "/"+verb+"/"+pod.Namespace+"/"+pod.Name+"/"+name, q)
+	if err == nil && len(errs) > 0 {
+		err = apierrors.NewBadRequest(errs.ToAggregate().Error())
+	}
 	if err != nil {
 		p.fail(w, r, err)
 		return
@@ -131,6 +131,20 @@ func (p *Proxy) command(w http.ResponseWriter, r *http.Request, t Target, verb s
 
 // PortForward connects to ports of a pod.
 func (p *Proxy) PortForward(w http.ResponseWriter, r *http.Request, t Target) {
+	q := url.Values{}
+	for _, v := range r.URL.Query()["ports"] {
+		for _, one := range strings.Split(v, ",") {
+			n, err := strconv.ParseUint(one, 10, 16)
+			if err == nil && n == 0 {
+				err = errors.New("0 is no port")
+			}
+			if err != nil {
+				p.fail(w, r, apierrors.NewBadRequest("cannot convert to []int32: "+err.Error()))
+				return
+			}
+			q.Add("port", one)
+		}
+	}
 	pod, err := p.pod(t)
 	if err == nil && pod.Spec.NodeName == "" {
 		err = apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", pod.Name))
@@ -138,16 +152,6 @@ func (p *Proxy) PortForward(w http.ResponseWriter, r *http.Request, t Target) {
 	if err != nil {
 		p.fail(w, r, err)
 		return
-	}
-	q := url.Values{}
-	for _, v := range r.URL.Query()["ports"] {
-		for _, one := range strings.Split(v, ",") {
-			if n, err := strconv.ParseUint(one, 10, 16); err != nil || n == 0 {
-				p.fail(w, r, apierrors.NewBadRequest(fmt.Sprintf("ports: %q is not a port number", one)))
-				return
-			}
-			q.Add("port", one)
-		}
 	}
 	to, err := p.kubeletURL(pod, "/portForward/"+pod.Namespace+"/"+pod.Name, q)
 	if err != nil {
@@ -157,44 +161,29 @@ func (p *Proxy) PortForward(w http.ResponseWriter, r *http.Request, t Target) {
 	p.forward(w, r, to, p.kubelet, false, true)
 }
 
-// logQuery checks PodLogOptions and turns them into the kubelet's parameters.
-func logQuery(in url.Values) (q url.Values, insecure bool, errs field.ErrorList) {
+// logQuery checks PodLogOptions and turns them into the kubelet's parameters. err is what cannot be read at all.
+func logQuery(in url.Values) (q url.Values, errs field.ErrorList, err error) {
 	q = url.Values{}
-	flag := func(name string) bool {
-		if !in.Has(name) {
-			return false
+	number := func(name string, min int64, rule string) {
+		if !in.Has(name) || err != nil {
+			return
 		}
-		b, err := strconv.ParseBool(in.Get(name))
-		if err != nil {
-			errs = append(errs, field.Invalid(field.NewPath(name), in.Get(name), "must be true or false"))
+		var n int64
+		if n, err = strconv.ParseInt(in.Get(name), 10, 64); err == nil && n < min {
+			errs = append(errs, field.Invalid(field.NewPath(name), n, rule))
 		}
-		if b {
+		q.Set(name, in.Get(name))
+	}
+	for _, name := range []string{"follow", "previous", "timestamps"} {
+		if on(in, name, false) {
 			q.Set(name, "true")
 		}
-		return b
 	}
-	number := func(name string, min int64, rule string) {
-		if v := in.Get(name); v != "" {
-			n, err := strconv.ParseInt(v, 10, 64)
-			if err != nil || n < min {
-				errs = append(errs, field.Invalid(field.NewPath(name), v, rule))
-				return
-			}
-			q.Set(name, v)
-		}
-	}
-	flag("follow")
-	flag("previous")
-	flag("timestamps")
-	insecure = flag("insecureSkipTLSVerifyBackend")
-	q.Del("insecureSkipTLSVerifyBackend")
 	number("tailLines", 0, "must be greater than or equal to 0")
 	number("limitBytes", 1, "must be greater than 0")
 	number("sinceSeconds", 1, "must be greater than 0")
-	if v := in.Get("sinceTime"); v != "" {
-		if _, err := time.Parse(time.RFC3339, v); err != nil {
-			errs = append(errs, field.Invalid(field.NewPath("sinceTime"), v, "must be an RFC 3339 time"))
-		}
+	if v := in.Get("sinceTime"); v != "" && err == nil {
+		_, err = time.Parse(time.RFC3339, v)
 		if q.Has("sinceSeconds") {
 			errs = append(errs, field.Forbidden(field.NewPath(""), "at most one of `sinceTime` or `sinceSeconds` may be specified"))
 		}
@@ -210,18 +199,23 @@ func logQuery(in url.Values) (q url.Values, insecure bool, errs field.ErrorList)
 	default:
 		errs = append(errs, field.NotSupported(field.NewPath("stream"), s, []string{"All", "Stderr", "Stdout"}))
 	}
-	return q, insecure, errs
+	if err != nil {
+		err = apierrors.NewBadRequest(err.Error())
+	}
+	return q, errs, err
 }
 
 // Log copies a container's log, flushing as it comes.
 func (p *Proxy) Log(w http.ResponseWriter, r *http.Request, t Target) {
 	in := r.URL.Query()
-	q, insecure, errs := logQuery(in)
-	if len(errs) > 0 {
-		p.fail(w, r, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("PodLogOptions").GroupKind(), t.Name, errs))
-		return
+	q, errs, err := logQuery(in)
+	if err == nil && len(errs) > 0 {
+		err = apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("PodLogOptions").GroupKind(), t.Name, errs)
 	}
-	pod, err := p.pod(t)
+	var pod *corev1.Pod
+	if err == nil {
+		pod, err = p.pod(t)
+	}
 	name := ""
 	if err == nil {
 		name, err = container(pod, in.Get("container"))
@@ -231,8 +225,7 @@ func (p *Proxy) Log(w http.ResponseWriter, r *http.Request, t Target) {
 		return
 	}
 	if pod.Spec.NodeName == "" { // nothing has been written yet
-		w.Header().Set("Content-Type", "text/plain")
-		w.WriteHeader(http.StatusOK)
+		w.WriteHeader(http.StatusNoContent)
 		return
 	}
 	to, err := p.kubeletURL(pod, "/containerLogs/"+pod.Namespace+"/"+pod.Name+"/"+name, q)
@@ -241,7 +234,7 @@ func (p *Proxy) Log(w http.ResponseWriter, r *http.Request, t Target) {
 		return
 	}
 	via := p.kubelet
-	if insecure {
+	if on(in, "insecureSkipTLSVerifyBackend", false) {
 		via = p.logs
 	}
 	rq, err := http.NewRequestWithContext(r.Context(), http.MethodGet, to.String(), nil)

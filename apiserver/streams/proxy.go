@@ -152,7 +152,10 @@ func (p *Proxy) endpoint(namespace, name, port string) (string, error) {
 	}
 	missing := apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", name))
 	if want == nil {
-		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", port, name))
+		if _, err := strconv.Atoi(port); err != nil {
+			port = strconv.Quote(port)
+		}
+		return "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %s found for service %q", port, name))
 	}
 	if svc.Spec.Type == corev1.ServiceTypeExternalName {
 		return net.JoinHostPort(svc.Spec.ExternalName, strconv.Itoa(int(want.Port))), nil
