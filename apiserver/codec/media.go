@@ -185,7 +185,7 @@ func (c clause) kind(stream bool) (Kind, bool) {
 	switch c.media {
 	case MediaJSON, "*/*", "application/*":
 		return JSON, true
-	case MediaYAML, "application/x-yaml", "text/yaml":
+	case MediaYAML:
 		return YAML, !stream
 	case MediaProtobuf:
 		return Protobuf, true

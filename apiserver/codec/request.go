@@ -45,7 +45,7 @@ func KindOf(contentType string) (Kind, error) {
 	switch media {
 	case MediaJSON:
 		return JSON, nil
-	case MediaYAML, "application/x-yaml", "text/yaml":
+	case MediaYAML:
 		return YAML, nil
 	case MediaProtobuf:
 		return Protobuf, nil

@@ -37,6 +37,7 @@ func TestFaultsInDepth(t *testing.T) {
 		pod        = `{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: c, image: i}], initContainers: [{name: i, image: i}]}}`
 		deployment = `{apiVersion: apps/v1, kind: Deployment, metadata: {name: a}, spec: {selector: {matchLabels: {a: b}},
 			template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`
+		node    = `{apiVersion: v1, kind: Node, metadata: {name: a}}`
 		ingress = `{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: a}, spec: {rules: [{host: h}]}}`
 		job     = `{apiVersion: batch/v1, kind: Job, metadata: {name: a}, spec: {manualSelector: true, selector: {matchLabels: {a: b}},
 			template: {metadata: {labels: {a: b}}, spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}}}`
@@ -88,6 +89,9 @@ func TestFaultsInDepth(t *testing.T) {
 		{flow, "", "spec.rules.0.subjects.0.group", "{}", []string{"spec.rules[0].subjects[0].group: Forbidden: group is forbidden when subject kind is not 'Group'"}},
 		{pod, "", "spec.initContainers.0.restartPolicyRules", "[{}]", []string{"spec.initContainers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used"}},
 		{pod, "", "spec.affinity", "{nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, preference: {matchExpressions: [{key: a, operator: In, values: ['a b']}]}}]}}", nil},
+		{node, "update", "spec.taints", "[{key: a, effect: NoSchedule}, {key: a, effect: NoSchedule}]", []string{
+			`metadata.taints[1]: Duplicate value: {"Key":"a","Value":"","Effect":"NoSchedule","TimeAdded":null}: taints must be unique by key and effect pair`,
+			`metadata.taints[1]: Duplicate value: {"Key":"a","Value":"","Effect":"NoSchedule","TimeAdded":null}: taints must be unique by key and effect pair`}},
 		{pod, "", "spec.hostAliases", "[{ip: 'FD00::1', hostnames: [h]}]", nil},
 		{pod, "", "spec.hostAliases", "[{ip: 01.2.3.4, hostnames: [h]}]", []string{`spec.hostAliases[0].ip: Invalid value: "01.2.3.4": must not have leading 0s`}},
 		{pod, "status", "status", "{podIPs: [{ip: 1.2.3.4}, {ip: 1.2.3.5}]}", []string{`status.podIPs: Invalid value: [{"IP":"1.2.3.4"},{"IP":"1.2.3.5"}]: may specify no more than one IP for each IP family`}},

@@ -61,7 +61,12 @@ var customResourceDefinitions = Resource[crd]{
 	Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition", Plural: "customresourcedefinitions", AnyFinalizer: true,
 	Prefix: "apiextensions.k8s.io/customresourcedefinitions", Short: []string{"crd", "crds"}, Categories: []string{"api-extensions"},
 	Scope: Cluster, NeedsVersion: true, List: listOf[crdv1.CustomResourceDefinitionList],
-	Default: crdv1.SetObjectDefaults_CustomResourceDefinition,
+	Default: func(c *crd) {
+		crdv1.SetObjectDefaults_CustomResourceDefinition(c)
+		if v := c.Spec.Conversion; v != nil && v.Webhook != nil && v.Webhook.ClientConfig == nil && len(v.Webhook.ConversionReviewVersions) == 0 {
+			v.Webhook = nil // which says nothing
+		}
+	},
 	Upgrade: upgradeDefinition,
 	Main: Part[crd]{
 		Prepare: func(_ *Request, obj, old *crd) {

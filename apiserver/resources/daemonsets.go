@@ -102,6 +102,9 @@ func numbered(p Part[appsv1.DaemonSet]) Part[appsv1.DaemonSet] {
 func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
 	var f check.Faults
 	s, p := &d.Spec, field.NewPath("spec")
+	if old != nil {
+		f.Same(p.Child("selector"), s.Selector, old.Spec.Selector)
+	}
 	validateWorkload(&f, s.Selector, &s.Template, "DaemonSet", "daemonset", p)
 	check.AtLeastZero(&f, p.Child("minReadySeconds"), s.MinReadySeconds)
 	check.AtLeastZeroPtr(&f, p.Child("revisionHistoryLimit"), s.RevisionHistoryLimit)
@@ -126,9 +129,6 @@ func validateDaemonSet(d, old *appsv1.DaemonSet) field.ErrorList {
 		f.Add(field.ErrorList{field.NotSupported(at, check.Shown(s.UpdateStrategy), []appsv1.DaemonSetUpdateStrategyType{
 			appsv1.RollingUpdateDaemonSetStrategyType, appsv1.OnDeleteDaemonSetStrategyType,
 		})})
-	}
-	if old != nil {
-		f.Same(p.Child("selector"), s.Selector, old.Spec.Selector)
 	}
 	return f.List()
 }

@@ -20,7 +20,7 @@ func eventsV1(core *Row) Resource[eventsv1.Event] {
 			Validate: func(rq *Request, obj, old *eventsv1.Event) field.ErrorList { return validateEventV1(obj, old) },
 		},
 		Fields:     func(e *eventsv1.Event) fields.Set { return eventFields(eventFromV1(e)) },
-		FieldNames: eventFieldNames,
+		FieldNames: []string{"reason", "type"},
 		FieldAlias: map[string]string{
 			"regarding.kind": "involvedObject.kind", "regarding.namespace": "involvedObject.namespace", "regarding.name": "involvedObject.name",
 			"regarding.uid": "involvedObject.uid", "regarding.apiVersion": "involvedObject.apiVersion",

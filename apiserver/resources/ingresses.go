@@ -236,13 +236,13 @@ var ingressClasses = Resource[networkingv1.IngressClass]{
 	Main: plainPart(func(c, old *networkingv1.IngressClass) field.ErrorList {
 		var f check.Faults
 		p := field.NewPath("spec")
+		if old != nil {
+			f.Same(p.Child("controller"), c.Spec.Controller, old.Spec.Controller)
+		}
 		if len(c.Spec.Controller) > 250 {
 			f.TooLong(p.Child("controller"), "", 250)
 		}
 		f.Add(validation.IsDomainPrefixedPath(p.Child("controller"), c.Spec.Controller))
-		if old != nil {
-			f.Same(p.Child("controller"), c.Spec.Controller, old.Spec.Controller)
-		}
 		if r := c.Spec.Parameters; r != nil {
 			at := p.Child("parameters")
 			validateReference(&f, r.APIGroup, r.Kind, r.Name, at)

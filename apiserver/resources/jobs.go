@@ -53,7 +53,7 @@ var jobs = Resource[batchv1.Job]{
 	}), func(j *batchv1.Job) *corev1.PodTemplateSpec { return &j.Spec.Template }, "spec", "template"),
 	Status:     statusPart(func(j *batchv1.Job) *batchv1.JobSpec { return &j.Spec }, validateJobStatus),
 	Fields:     func(j *batchv1.Job) fields.Set { return fields.Set{"status.successful": decimal(j.Status.Succeeded)} },
-	FieldNames: []string{"status.successful"},
+	FieldNames: []string{"status.successful"}, FieldRefusal: "field label %q not supported for Job",
 	Docs: map[string]string{
 		"Status":      "How far the job has come.",
 		"Completions": batchv1.JobStatus{}.SwaggerDoc()["succeeded"],

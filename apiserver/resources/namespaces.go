@@ -56,9 +56,9 @@ var namespaces = Resource[corev1.Namespace]{
 		},
 	},
 	Fields: func(n *corev1.Namespace) fields.Set {
-		return fields.Set{"status.phase": string(n.Status.Phase), "name": n.Name}
+		return fields.Set{"status.phase": string(n.Status.Phase)}
 	},
-	FieldNames: []string{"status.phase", "name"},
+	FieldNames: []string{"status.phase"},
 	Docs: map[string]string{
 		"Status": "Active, or Terminating while its objects go.",
 	},

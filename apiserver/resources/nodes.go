@@ -163,7 +163,10 @@ func nodeAddress(t corev1.NodeAddressType) func(*corev1.Node) string {
 func validateNode(n, old *corev1.Node) field.ErrorList {
 	var f check.Faults
 	spec, status := field.NewPath("spec"), field.NewPath("status")
-	f.Add(validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints")))
+	taints := validateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
+	if f.Add(taints); old != nil {
+		f.Add(taints) // upstream looks at them once for the node and once for the change
+	}
 	for name, q := range n.Status.Capacity {
 		f.Add(podrules.ValidateQuantity(name, q, status.Child("capacity", string(name))))
 	}

@@ -97,7 +97,7 @@ func pods(cfg Config) Resource[corev1.Pod] {
 		},
 		FieldNames: []string{
 			"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName", "spec.hostNetwork",
-			"status.phase", "status.podIP", "status.nominatedNodeName",
+			"status.phase", "status.podIP", "status.nominatedNodeName", "status.podIPs", // the last is taken and never has a value
 		},
 		Grace: podGrace,
 	}

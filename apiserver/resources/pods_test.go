@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,5 +152,14 @@ func TestPartsOfPodsLeaveMetadata(t *testing.T) {
 		if len(obj.Labels) != 1 || obj.Labels["a"] != "b" || obj.Annotations["c"] != "" || len(obj.Finalizers) != 0 {
 			t.Errorf("%s wrote metadata: %+v", part, obj.ObjectMeta)
 		}
+	}
+}
+
+// Selectors may name status.podIPs, as upstream's, though no pod has a value of it: it is for status.podIP.
+func TestSelectorOfAddresses(t *testing.T) {
+	row := pods(DefaultConfig()).Row()
+	p := pod(func(p *corev1.Pod) { p.Status.PodIPs = []corev1.PodIP{{IP: "10.0.0.1"}} })
+	if set := row.Fields(p); !slices.Contains(row.FieldNames, "status.podIPs") || set.Has("status.podIPs") || set["status.podIP"] != "10.0.0.1" {
+		t.Errorf("%q: %v", row.FieldNames, set)
 	}
 }

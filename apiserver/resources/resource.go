@@ -147,6 +147,8 @@ type Resource[T any] struct {
 	Fields func(obj *T) fields.Set
 	// FieldNames lists the labels that Fields may return, so that an unknown selector is refused.
 	FieldNames []string
+	// FieldRefusal is what is said of a field that cannot be selected by, with %s or %q for its label, where it is not the usual.
+	FieldRefusal string
 	// FieldAlias maps selectable fields of a view to those of the row that stores its objects.
 	FieldAlias map[string]string
 	// Name validates metadata.name; default: DNS-1123 subdomain. prefix is true for a generateName.
@@ -209,6 +211,7 @@ type Row struct {
 	Order                                  func(a, b Object) int   // of the rows of a Table; nil: as they are stored
 	Fields                                 func(Object) fields.Set // never nil
 	FieldNames                             []string
+	FieldRefusal                           string
 	FieldAlias                             map[string]string
 	Name                                   func(name string, prefix bool) []string
 	Grace                                  func(rq *Request, obj Object, opts *metav1.DeleteOptions) int64 // nil: none
@@ -375,7 +378,7 @@ func (r Resource[T]) Row() *Row {
 		NewList: r.List,
 		Default: func(Object) {},
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
-		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldAlias: r.FieldAlias, Name: r.Name,
+		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldRefusal: r.FieldRefusal, FieldAlias: r.FieldAlias, Name: r.Name,
 		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, NoDependents: r.NoDependents, CreateOnUpdate: r.CreateOnUpdate,
 		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, AnyFinalizer: r.AnyFinalizer, Stored: r.Stored, Upgrade: r.Upgrade,
 	}

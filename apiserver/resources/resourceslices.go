@@ -369,7 +369,7 @@ var resourceSlices = Resource[resourcev1.ResourceSlice]{
 	Fields: func(s *resourcev1.ResourceSlice) fields.Set {
 		return fields.Set{"spec.nodeName": valueOr(s.Spec.NodeName, ""), "spec.driver": s.Spec.Driver}
 	},
-	FieldNames: []string{"spec.nodeName", "spec.driver"},
+	FieldNames: []string{"spec.nodeName", "spec.driver"}, FieldRefusal: "field label not supported for resource.k8s.io/v1, Kind=ResourceSlice: %s",
 	Docs: map[string]string{
 		"Node":   resourcev1.ResourceSliceSpec{}.SwaggerDoc()["nodeName"],
 		"Driver": resourcev1.ResourceSliceSpec{}.SwaggerDoc()["driver"],

@@ -21,6 +21,7 @@ import (
 var (
 	servicesGR         = schema.GroupResource{Resource: "services"}
 	serviceCIDRsGR     = schema.GroupResource{Group: "networking.k8s.io", Resource: "servicecidrs"}
+	endpointsGR        = schema.GroupResource{Resource: "endpoints"}
 	ipAddressesGR      = schema.GroupResource{Group: "networking.k8s.io", Resource: "ipaddresses"}
 	rangeAllocationsGR = schema.GroupResource{Resource: "rangeallocations"}
 )
@@ -158,6 +159,15 @@ func (a allocator) allocate(rq *Request, s, old *corev1.Service) ([]Beside, erro
 	if err != nil {
 		return nil, err
 	}
+	if s == nil { // a Service of the same name that follows shall not find the endpoints of this one
+		e, err := Lookup[corev1.Endpoints](rq.Read, endpointsGR, old.Namespace, old.Name)
+		if err != nil {
+			return nil, err
+		}
+		if e != nil {
+			beside = append(beside, Beside{Resource: endpointsGR, Namespace: e.Namespace, Name: e.Name, Seen: e.ResourceVersion, Do: DoRemove})
+		}
+	}
 	if !f.Empty() {
 		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, f.List())
 	}
@@ -242,11 +252,10 @@ func addressTaken(rq *Request, ip netip.Addr) bool {
 func wishAddress(rq *Request, ranges []addressRange, ip netip.Addr) (from addressRange, why string) {
 	why = "the provided network does not match the current range"
 	for _, r := range ranges {
-		if !r.prefix.Contains(ip) {
-			continue
-		}
-		if !alloc.Usable(r.prefix, ip) {
+		if rq.DryRun && r.prefix.Addr().Is4() == ip.Is4() { // upstream tries one range only, and names it
 			why = fmt.Sprintf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", ip, r.prefix)
+		}
+		if !r.prefix.Contains(ip) || !alloc.Usable(r.prefix, ip) {
 			continue
 		}
 		if addressTaken(rq, ip) {
@@ -389,8 +398,11 @@ func fillNodePorts(rq *Request, s *corev1.Service, ports *alloc.Ports, had, mine
 		}
 	}
 	if needsHealthPort(s) {
-		if s.Spec.HealthCheckNodePort != 0 {
-			wish(s.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"))
+		if n, at := s.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"); n != 0 {
+			if mine[n] {
+				f.Invalid(at, n, "provided port is already allocated")
+			}
+			wish(n, at)
 			return nil
 		}
 		n, err := pick("HealthCheck NodePort")

@@ -114,9 +114,12 @@ func TestServiceIsRefused(t *testing.T) {
 	}{
 		{"provided IP is already allocated", func(s *corev1.Service) { s.Spec.ClusterIP = "10.96.7.7" }},
 		{"failed to allocate IP 10.1.0.1: the provided network does not match the current range", func(s *corev1.Service) { s.Spec.ClusterIP = "10.1.0.1" }},
-		{"the provided IP (10.96.0.0) is not in the valid range. The range of valid IPs is 10.96.0.0/16", func(s *corev1.Service) { s.Spec.ClusterIP = "10.96.0.0" }},
+		{"failed to allocate IP 10.96.0.0: the provided network does not match the current range", func(s *corev1.Service) { s.Spec.ClusterIP = "10.96.0.0" }},
 		{"spec.ports[0].nodePort: Invalid value: 30777: provided port is already allocated", func(s *corev1.Service) { s.Spec.Type, s.Spec.Ports[0].NodePort = "NodePort", 30777 }},
 		{"provided port is not in the valid range. The range of valid ports is 30000-32767", func(s *corev1.Service) { s.Spec.Type, s.Spec.Ports[0].NodePort = "NodePort", 99 }},
+		{"spec.healthCheckNodePort: Invalid value: 30001: provided port is already allocated", func(s *corev1.Service) {
+			s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort, s.Spec.Ports[0].NodePort = "LoadBalancer", "Local", 30001, 30001
+		}},
 		{"may not be used when `type` is 'ClusterIP'", func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 30000 }},
 		{"this cluster is not configured for dual-stack services", func(s *corev1.Service) { s.Spec.IPFamilyPolicy = ptr(corev1.IPFamilyPolicyRequireDualStack) }},
 		{"spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster", func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{"IPv6"} }},
@@ -187,7 +190,7 @@ func TestServiceFrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tree := []Object{both}
+	tree := []Object{both, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "d", Name: "a", ResourceVersion: "7"}}}
 	for _, b := range made {
 		b.Object.SetResourceVersion("7")
 		b.Object.SetName(b.Name)
@@ -200,7 +203,7 @@ func TestServiceFrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := steps(gone), []string{"remove " + both.Spec.ClusterIPs[0], "remove " + both.Spec.ClusterIPs[1], "write servicenodeports: 0 taken"}; !slices.Equal(got, want) {
+	if got, want := steps(gone), []string{"remove " + both.Spec.ClusterIPs[0], "remove " + both.Spec.ClusterIPs[1], "remove a", "write servicenodeports: 0 taken"}; !slices.Equal(got, want) {
 		t.Errorf("removal: got %q, want %q", got, want)
 	}
 	one := both.DeepCopy()

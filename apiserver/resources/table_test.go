@@ -213,7 +213,7 @@ func TestEveryRowServesASmallObject(t *testing.T) {
 				}
 			}
 			for name := range row.Fields(obj) {
-				if !slices.Contains(row.FieldNames, name) {
+				if !slices.Contains(row.FieldNames, name) && row.Stored == nil { // a view's are those of what it shows
 					t.Errorf("field %s is not in FieldNames", name)
 				}
 			}

@@ -708,7 +708,7 @@ func specChanged(a, b resources.Object) bool {
 		for k := range sets.KeySet(u.Object).Union(sets.KeySet(v.Object)) {
 			x, here := u.Object[k]
 			y, there := v.Object[k]
-			if k != "metadata" && k != "status" && (here != there || !reflect.DeepEqual(x, y)) {
+			if k != "metadata" && k != "status" && (here != there || !same.JSON(x, y)) {
 				return true
 			}
 		}

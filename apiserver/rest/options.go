@@ -254,6 +254,9 @@ func knownField(row *resources.Row, label string) error {
 	if len(row.FieldNames) == 0 && row.Custom == nil {
 		return fmt.Errorf("%q is not a known field selector: only %q, %q", label, "metadata.name", "metadata.namespace")
 	}
+	if row.FieldRefusal != "" {
+		return fmt.Errorf(row.FieldRefusal, label)
+	}
 	return fmt.Errorf("field label not supported: %s", label)
 }
 

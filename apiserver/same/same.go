@@ -8,6 +8,7 @@ package same
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -78,6 +79,35 @@ func alike(a, b any) bool {
 }
 
 var shown sync.Map // reflect.Type → [][]int
+
+// JSON is Values for what JSON is decoded to: a number says the same with and without a fraction of zero.
+func JSON(a, b any) bool {
+	switch a := a.(type) {
+	case map[string]any:
+		b, ok := b.(map[string]any)
+		if !ok || len(a) != len(b) {
+			return false
+		}
+		for k, v := range a {
+			if w, ok := b[k]; !ok || !JSON(v, w) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		b, ok := b.([]any)
+		return ok && slices.EqualFunc(a, b, JSON)
+	case int64:
+		if f, ok := b.(float64); ok {
+			return float64(a) == f && int64(f) == a
+		}
+	case float64:
+		if n, ok := b.(int64); ok {
+			return float64(n) == a && int64(a) == n
+		}
+	}
+	return reflect.DeepEqual(a, b)
+}
 
 // Shown are the lists and maps of a type, in structs within structs, that JSON shows when they are empty: there
 // null and empty look different, and only there.

@@ -23,6 +23,24 @@ func spec() *corev1.PodSpec {
 	}
 }
 
+func TestJSON(t *testing.T) {
+	for _, c := range []struct {
+		a, b any
+		want bool
+	}{
+		{map[string]any{"a": []any{int64(1)}}, map[string]any{"a": []any{1.0}}, true},
+		{map[string]any{"a": 1.5}, map[string]any{"a": int64(1)}, false},
+		{map[string]any{"a": nil}, map[string]any{"b": nil}, false},
+		{[]any{}, []any(nil), true},
+		{"1", int64(1), false},
+		{int64(1<<53 + 1), float64(1 << 53), false},
+	} {
+		if JSON(c.a, c.b) != c.want || JSON(c.b, c.a) != c.want {
+			t.Errorf("%v and %v: want %v", c.a, c.b, c.want)
+		}
+	}
+}
+
 // Values says what a comparison field by field says.
 func TestValues(t *testing.T) {
 	with := func(change func(*corev1.PodSpec)) *corev1.PodSpec {
