@@ -171,8 +171,8 @@ func DecodeMessage(row *resources.Row, raw []byte) (resources.Object, error) {
 			return nil, fmt.Errorf("decode %s: %w", row.Kind, err)
 		}
 		if r, ok := row.Custom.(Reviver); ok {
-			if err := r.Revive(u); err != nil {
-				return nil, fmt.Errorf("decode %s: %w", row.Kind, err)
+			if err := r.Revive(u); err != nil { // which says of what kind
+				return nil, err
 			}
 		}
 		return u, nil

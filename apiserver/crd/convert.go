@@ -215,15 +215,15 @@ func (h *hook) review(ctx context.Context, in []*unstructured.Unstructured, vers
 	}
 	text, err := h.send(ctx, h.client, body)
 	if err != nil {
-		return nil, 0, fmt.Errorf("failed: %w", err)
+		return nil, 0, fmt.Errorf("failed: %v", err) // not %w: a Status of the webhook's is no answer to the client
 	}
 	stage = badAnswer
 	rs := &crdv1.ConversionReview{}
 	if err := json.Unmarshal(text, rs); err != nil {
-		return nil, 0, fmt.Errorf("failed: couldn't read the answer: %w", err)
+		return nil, 0, fmt.Errorf("failed: couldn't get version/kind; json parse error: %w", err)
 	}
 	switch {
-	case h.versions[at] == "v1" && rs.TypeMeta != kind:
+	case h.versions[at] == "v1" && rs.TypeMeta != kind && rs.TypeMeta != (metav1.TypeMeta{}):
 		return nil, 0, fmt.Errorf("failed: expected webhook response of %s, got %s", kind.GroupVersionKind(), rs.GroupVersionKind())
 	case rs.Response == nil:
 		return nil, 0, errors.New("failed: no response provided")
@@ -247,26 +247,36 @@ func (h *hook) review(ctx context.Context, in []*unstructured.Unstructured, vers
 			return nil, 0, fmt.Errorf("returned invalid converted object at index %d: %w", i, err)
 		}
 		if got := out[i].GetAPIVersion(); got != version {
-			return nil, 0, fmt.Errorf("returned invalid converted object at index %d: invalid groupVersion (expected %s, received %s)", i, version, got)
+			return nil, 0, fmt.Errorf("returned invalid object at index %d: invalid groupVersion (expected %s, received %s)", i, version, got)
+		}
+		if got := out[i].GetKind(); got != in[i].GetKind() {
+			return nil, 0, fmt.Errorf("returned invalid object at index %d: invalid kind (expected %s, received %s)", i, in[i].GetKind(), got)
 		}
 		if err := same(in[i], out[i]); err != nil {
-			return nil, 0, fmt.Errorf("returned invalid converted object at index %d: %w", i, err)
+			return nil, 0, fmt.Errorf("returned invalid object: %w", err)
+		}
+		if err := restore(in[i], out[i]); err != nil {
+			return nil, 0, fmt.Errorf("returned invalid metadata: %w", err)
 		}
 	}
 	return out, len(text), nil
 }
 
-// same checks that a webhook has changed nothing of metadata but labels and annotations, and
-// puts the rest of metadata back as it was.
+// same checks that a webhook answers about the object that it was asked about.
 func same(in, out *unstructured.Unstructured) error {
 	for _, f := range []struct{ what, was, is string }{
-		{"kind", in.GetKind(), out.GetKind()}, {"name", in.GetName(), out.GetName()},
+		{"name", in.GetName(), out.GetName()},
 		{"namespace", in.GetNamespace(), out.GetNamespace()}, {"UID", string(in.GetUID()), string(out.GetUID())},
 	} {
 		if f.was != f.is {
 			return fmt.Errorf("must have the same %s: %v != %v", f.what, f.was, f.is)
 		}
 	}
+	return nil
+}
+
+// restore takes labels and annotations from what a webhook has answered, and puts the rest of metadata back as it was.
+func restore(in, out *unstructured.Unstructured) error {
 	theirs, ok := out.Object["metadata"].(map[string]any)
 	if !ok {
 		return errors.New("missing metadata in converted object")

@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	crdv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // splitter converts endpoints: v1 has hostPort, v2 has host and port.
@@ -431,7 +433,9 @@ func TestWebhookConversion(t *testing.T) {
 		{"refuses", func(_, r object) { r["result"] = object{"status": "Failure", "message": "I cannot"} }, nil, "failed: I cannot"},
 		{"answers another question", func(_, r object) { r["uid"] = "x" }, nil, "expected response.uid="},
 		{"makes a label that is none", func(_, r object) { first(r)["metadata"].(object)["labels"] = object{"a": "not valid!"} }, nil, "metadata.labels: Invalid value"},
+		{"makes another kind", func(_, r object) { first(r)["kind"] = "Other" }, nil, "returned invalid object at index 0: invalid kind (expected End, received Other)"},
 		{"is away", nil, errors.New("nobody is there"), "failed: nobody is there"},
+		{"answers with a status", nil, apierrors.NewForbidden(schema.GroupResource{Resource: "things"}, "x", nil), `failed: things "x" is forbidden`},
 	} {
 		hook.set(nil, nil)
 		// A new state, which nobody has asked for yet.
