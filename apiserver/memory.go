@@ -24,8 +24,9 @@ const (
 	growthPercent      = 50       // of the heap at least
 	growing            = 50       // objects a second
 	idlePercent        = 40
-	largePercent       = 25 // of a heap larger than
+	largePercent       = 20 // of a heap larger than
 	largeHeapBytes     = 96 << 20
+	largeRoomBytes     = 48 << 20 // in place of busyRoomBytes, for a large heap
 	mostPercent        = 400
 	tendEvery          = time.Second
 	worthReturning     = 32 << 20 // bytes allocated since the last return
@@ -39,9 +40,9 @@ var returns = [...]time.Duration{15 * time.Second, 90 * time.Second, 330 * time.
 
 // gcPercent is the GOGC value for an allocation rate, a live heap, and how many objects a second are added.
 func gcPercent(bytesPerSecond, live uint64, added int) int {
-	least := uint64(idlePercent)
+	least, most := uint64(idlePercent), uint64(busyRoomBytes)
 	if live > largeHeapBytes {
-		least = largePercent
+		least, most = largePercent, largeRoomBytes
 	}
 	room := uint64(0)
 	switch {
@@ -49,7 +50,7 @@ func gcPercent(bytesPerSecond, live uint64, added int) int {
 	case added >= growing:
 		room, least = growthRoomBytes, growthPercent
 	default:
-		room = min(busyRoomBytes, bytesPerSecond*3/4)
+		room = min(most, bytesPerSecond*3/4)
 	}
 	return int(min(max(least, room*100/max(live, 1)), mostPercent))
 }

@@ -16,6 +16,7 @@ func TestGCPercent(t *testing.T) {
 		{64 << 20, 48 << 20, 0, 100}, // or what is allocated in 3/4 of a second
 		{8 << 20, 48 << 20, 0, idlePercent},
 		{8 << 20, 128 << 20, 0, largePercent},
+		{128 << 20, 120 << 20, 0, 40}, // 48 MiB of a large heap
 		{128 << 20, 1 << 30, 0, largePercent},
 		{128 << 20, 40 << 20, growing, 80},
 		{128 << 20, 100 << 20, growing, growthPercent},
