@@ -45,9 +45,9 @@ func (m *serviceMetrics) allocated(asked, got, old resources.Object, took time.D
 	if wish == nil || is == nil {
 		return
 	}
-	had, ranges := addressesOf(was), m.ranges()
-	wished := addressesOf(wish)
-	for _, ip := range addressesOf(is) {
+	had, ranges := resources.ServiceAddresses(was), m.ranges()
+	wished := resources.ServiceAddresses(wish)
+	for _, ip := range resources.ServiceAddresses(is) {
 		if slices.Contains(had, ip) {
 			continue
 		}
@@ -77,29 +77,11 @@ func scope(asked bool) string {
 	return "dynamic"
 }
 
-func addressesOf(s *corev1.Service) (out []netip.Addr) {
-	if s == nil || s.Spec.Type == corev1.ServiceTypeExternalName {
-		return nil
-	}
-	for _, text := range s.Spec.ClusterIPs {
-		if ip, err := netip.ParseAddr(text); err == nil {
-			out = append(out, ip)
-		}
-	}
-	return out
-}
-
 // portsOf are the node ports of a Service, each once: two protocols may share a number.
-func portsOf(s *corev1.Service) (out []int32) {
-	if s == nil {
-		return nil
-	}
-	for _, p := range s.Spec.Ports {
-		out = append(out, p.NodePort)
-	}
-	out = append(out, s.Spec.HealthCheckNodePort)
+func portsOf(s *corev1.Service) []int32 {
+	out := resources.ServicePorts(s)
 	slices.Sort(out)
-	return slices.DeleteFunc(slices.Compact(out), func(n int32) bool { return n == 0 })
+	return slices.Compact(out)
 }
 
 // ranges are those that addresses come from.

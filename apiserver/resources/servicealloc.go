@@ -47,8 +47,8 @@ type nodePort struct {
 	port     int32
 }
 
-// servicePorts are all node ports that a Service holds, health check included.
-func servicePorts(s *corev1.Service) []int32 {
+// ServicePorts are all node ports that a Service holds, health check included.
+func ServicePorts(s *corev1.Service) []int32 {
 	var out []int32
 	if s == nil {
 		return nil
@@ -64,8 +64,8 @@ func servicePorts(s *corev1.Service) []int32 {
 	return out
 }
 
-// serviceAddresses are the addresses that a Service holds.
-func serviceAddresses(s *corev1.Service) []netip.Addr {
+// ServiceAddresses are the addresses that a Service holds.
+func ServiceAddresses(s *corev1.Service) []netip.Addr {
 	var out []netip.Addr
 	if s == nil || s.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil
@@ -176,7 +176,7 @@ func (a allocator) allocate(rq *Request, s, old *corev1.Service) ([]Beside, erro
 
 func (a allocator) addresses(rq *Request, s, old *corev1.Service, f *check.Faults) ([]Beside, error) {
 	had := map[netip.Addr]bool{}
-	for _, ip := range serviceAddresses(old) {
+	for _, ip := range ServiceAddresses(old) {
 		had[ip] = true
 	}
 	var beside []Beside
@@ -228,7 +228,7 @@ func (a allocator) addresses(rq *Request, s, old *corev1.Service, f *check.Fault
 			s.Spec.ClusterIP = s.Spec.ClusterIPs[0]
 		}
 	}
-	for _, ip := range serviceAddresses(old) {
+	for _, ip := range ServiceAddresses(old) {
 		if keep[ip] {
 			continue
 		}
@@ -281,7 +281,7 @@ func pickAddress(rq *Request, ranges []addressRange, family corev1.IPFamily) (ne
 // nodePorts fills in node ports, and books in one set what the Service holds now.
 func (a allocator) nodePorts(rq *Request, s, old *corev1.Service, f *check.Faults) ([]Beside, error) {
 	had := map[int32]bool{}
-	for _, n := range servicePorts(old) {
+	for _, n := range ServicePorts(old) {
 		had[n] = true
 	}
 	if len(had) == 0 && (s == nil || !needsNodePorts(s)) {
@@ -332,7 +332,7 @@ func (a allocator) takenPorts(rq *Request) (*corev1.RangeAllocation, *alloc.Port
 	ports := &alloc.Ports{First: r.First, Last: r.Last}
 	err = rq.Read.Each(servicesGR, "", func(o Object) bool {
 		if other, ok := o.(*corev1.Service); ok {
-			for _, n := range servicePorts(other) {
+			for _, n := range ServicePorts(other) {
 				ports.Take(n)
 			}
 		}
