@@ -313,9 +313,9 @@ func testMetrics(t *testing.T) {
 	if !shown(`apiserver_current_inqueue_requests{request_kind="mutating"} 1`) || !shown(`apiserver_current_inqueue_requests{request_kind="readOnly"} 0`) {
 		t.Error("not one creation waits, or somebody else")
 	}
-	time.Sleep(30 * time.Millisecond)
-	seat.Leave()
+	time.AfterFunc(30*time.Millisecond, seat.Leave) // of the fake clock: the creation has waited
 	<-done
+	synctest.Wait()
 	for _, want := range []string{
 		`apiserver_flowcontrol_request_execution_seconds_count{flow_schema="all",priority_level="one",type="regular"} 2`,
 		`apiserver_flowcontrol_request_execution_seconds_count{flow_schema="all",priority_level="one",type="watch"} 1`,

@@ -16,7 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -61,26 +60,21 @@ func Decide(s State) (steps []Step, faults []string, unused map[string]bool) {
 	taken := map[int32]*corev1.Service{}
 	for _, svc := range s.Services {
 		services[svc.Namespace+"/"+svc.Name] = svc
-		if svc.Spec.Type != corev1.ServiceTypeExternalName {
-			for _, text := range svc.Spec.ClusterIPs {
-				ip, err := netip.ParseAddr(text)
-				if err != nil {
-					continue
-				}
-				if other := holders[text]; other != nil {
-					faults = append(faults, fmt.Sprintf("address %s is held by services %s/%s and %s/%s: recreate one of them", text, other.Namespace, other.Name, svc.Namespace, svc.Name))
-					continue
-				}
-				holders[text] = svc
-				if s.Addresses[text] == nil {
-					steps = append(steps, Step{
-						What: fmt.Sprintf("book address %s of service %s/%s", text, svc.Namespace, svc.Name),
-						Beside: []resources.Beside{
-							{Resource: grAddresses, Name: text, Object: resources.NewIPAddress(ip, svc.Namespace, svc.Name)},
-							{Resource: grServices, Namespace: svc.Namespace, Name: svc.Name, Seen: svc.ResourceVersion, Do: resources.DoCheck},
-						},
-					})
-				}
+		for _, ip := range resources.ServiceAddresses(svc) {
+			text := ip.String() // as the IPAddress is called, however the Service spells it
+			if other := holders[text]; other != nil {
+				faults = append(faults, fmt.Sprintf("address %s is held by services %s/%s and %s/%s: recreate one of them", text, other.Namespace, other.Name, svc.Namespace, svc.Name))
+				continue
+			}
+			holders[text] = svc
+			if s.Addresses[text] == nil {
+				steps = append(steps, Step{
+					What: fmt.Sprintf("book address %s of service %s/%s", text, svc.Namespace, svc.Name),
+					Beside: []resources.Beside{
+						{Resource: grAddresses, Name: text, Object: resources.NewIPAddress(ip, svc.Namespace, svc.Name)},
+						{Resource: grServices, Namespace: svc.Namespace, Name: svc.Name, Seen: svc.ResourceVersion, Do: resources.DoCheck},
+					},
+				})
 			}
 		}
 		ports := []int32{svc.Spec.HealthCheckNodePort}

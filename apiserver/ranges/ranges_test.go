@@ -50,6 +50,10 @@ func TestDecide(t *testing.T) {
 			Services:  []*corev1.Service{service("a", "10.0.0.1", 30001, 30001)},
 			Addresses: map[string]*networkingv1.IPAddress{"10.0.0.1": address("10.0.0.1", "a")}, Ports: ports(30001),
 		}},
+		{name: "addresses that are spelled otherwise than they are booked", s: State{
+			Services:  []*corev1.Service{service("a", "FD00:0::1"), service("b", "010.0.0.1")},
+			Addresses: map[string]*networkingv1.IPAddress{"fd00::1": address("fd00::1", "a"), "10.0.0.1": address("10.0.0.1", "b")},
+		}},
 		{name: "an address was not booked", s: State{Services: []*corev1.Service{service("a", "10.0.0.1")}},
 			steps: []string{"book address 10.0.0.1 of service d/a"}},
 		{name: "an address is of a service that has gone: noted first", s: State{Addresses: map[string]*networkingv1.IPAddress{"10.0.0.1": address("10.0.0.1", "a")}},

@@ -71,7 +71,7 @@ func ServiceAddresses(s *corev1.Service) []netip.Addr {
 		return nil
 	}
 	for _, text := range s.Spec.ClusterIPs {
-		if ip, err := netip.ParseAddr(text); err == nil {
+		if ip, ok := check.ParseIP(text); ok {
 			out = append(out, ip)
 		}
 	}
@@ -188,8 +188,8 @@ func (a allocator) addresses(rq *Request, s, old *corev1.Service, f *check.Fault
 			var ip netip.Addr
 			wished := i < len(s.Spec.ClusterIPs) && s.Spec.ClusterIPs[i] != ""
 			if wished {
-				var err error
-				if ip, err = netip.ParseAddr(s.Spec.ClusterIPs[i]); err != nil {
+				var ok bool
+				if ip, ok = check.ParseIP(s.Spec.ClusterIPs[i]); !ok {
 					continue // reported by the rules
 				}
 				if had[ip] {
