@@ -13,11 +13,13 @@ import (
 	"github.com/keelson/keelson/apiserver/admission/policy"
 	"github.com/keelson/keelson/apiserver/discovery"
 	"github.com/keelson/keelson/apiserver/resources"
+	"github.com/keelson/keelson/apiserver/watchcache"
+	"github.com/keelson/keelson/libs/run"
 	"github.com/keelson/keelson/proto/openapi"
 )
 
-// policyStatusEvery is how long the status of a new policy may wait, at most.
-const policyStatusEvery = 500 * time.Millisecond
+// policyStatusAgain is when a status that could not be written is tried again.
+const policyStatusAgain = 500 * time.Millisecond
 
 var grValidatingPolicies = schema.GroupResource{Group: admissionv1.GroupName, Resource: policy.ValidatingPolicies}
 
@@ -29,23 +31,27 @@ func (s *server) checkPolicies(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	changed := s.cache.Changed(policy.ValidatingPolicies)
-	tick := time.NewTicker(policyStatusEvery)
-	defer tick.Stop()
-	for seen := int64(-1); ; {
-		if now := changed(); now != seen {
-			if err := s.checkPoliciesOnce(ctx); err == nil {
-				seen = now
-			} else if ctx.Err() == nil {
-				s.log.Debug("cannot write the status of policies", "err", err)
+	changed := make(chan struct{}, 1)
+	g := run.New(ctx)
+	g.Go("follow", func(ctx context.Context) error {
+		return s.cache.Follow(ctx, watchcache.Selection{Prefix: policy.ValidatingPolicies}, changed)
+	})
+	g.Go("check", func(ctx context.Context) error {
+		for {
+			var again <-chan time.Time
+			if err := s.checkPoliciesOnce(ctx); err != nil && ctx.Err() == nil {
+				s.log.Debug("cannot write the status of policies, trying again", "err", err)
+				again = time.After(policyStatusAgain)
+			}
+			select {
+			case <-changed:
+			case <-again:
+			case <-ctx.Done():
+				return nil
 			}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
+	})
+	return g.Wait()
 }
 
 func (s *server) checkPoliciesOnce(ctx context.Context) error {

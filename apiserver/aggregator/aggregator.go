@@ -126,16 +126,6 @@ func (a *Aggregator) Routed() error {
 	return nil
 }
 
-// signal fills a channel of one place.
-func signal(ch chan struct{}) func() {
-	return func() {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-	}
-}
-
 // Run works until ctx ends.
 func (a *Aggregator) Run(ctx context.Context) error {
 	select {
@@ -149,12 +139,15 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	}
 	g := run.New(ctx)
 	g.Go("follow", func(ctx context.Context) error {
-		return a.follow(ctx, watchcache.Selection{Prefix: row.Prefix}, signal(a.wake))
+		return a.cfg.Cache.Follow(ctx, watchcache.Selection{Prefix: row.Prefix}, a.wake)
 	})
 	g.Go("rows", func(ctx context.Context) error {
 		for {
 			moved := a.cfg.Registry.Moved()
-			signal(a.wake)()
+			select {
+			case a.wake <- struct{}{}:
+			default:
+			}
 			select {
 			case <-moved:
 			case <-ctx.Done():
@@ -164,28 +157,6 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	})
 	g.Go("pass", func(ctx context.Context) error { return a.passes(ctx, g) })
 	return g.Wait()
-}
-
-// follow calls wake once, and then after every change that sel sees.
-func (a *Aggregator) follow(ctx context.Context, sel watchcache.Selection, wake func()) error {
-	for ctx.Err() == nil {
-		_, cursor, err := a.cfg.Cache.ListAndWatch(sel)
-		if err != nil {
-			return err
-		}
-		wake()
-		for {
-			events, _, err := cursor.Next(ctx, time.Minute)
-			if err != nil {
-				break // the cache has started anew, or ctx has ended
-			}
-			if len(events) > 0 {
-				wake()
-			}
-		}
-		cursor.Close()
-	}
-	return nil
 }
 
 func (a *Aggregator) passes(ctx context.Context, g *run.Group) error {

@@ -120,10 +120,10 @@ func (r *remote) tend(parent context.Context) error {
 	g := run.New(r.ctx)
 	ref := r.spec.Service
 	g.Go("service", func(ctx context.Context) error {
-		return r.a.follow(ctx, watchcache.Selection{Prefix: "services/specs", Namespaced: true, Namespace: ref.Namespace, Name: ref.Name}, signal(wake))
+		return r.a.cfg.Cache.Follow(ctx, watchcache.Selection{Prefix: "services/specs", Namespaced: true, Namespace: ref.Namespace, Name: ref.Name}, wake)
 	})
 	g.Go("slices", func(ctx context.Context) error {
-		return r.a.follow(ctx, watchcache.Selection{Prefix: "endpointslices", Namespaced: true, Namespace: ref.Namespace}, signal(wake))
+		return r.a.cfg.Cache.Follow(ctx, watchcache.Selection{Prefix: "endpointslices", Namespaced: true, Namespace: ref.Namespace}, wake)
 	})
 	g.Go("check", func(ctx context.Context) error {
 		pause := retryAtFirst

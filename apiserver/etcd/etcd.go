@@ -27,6 +27,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/raft/v3/raftpb"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -49,7 +50,7 @@ type Config struct {
 	PeerTrustedCAFile string   `yaml:"peerTrustedCAFile" flag:"etcd-peer-trusted-ca-file" help:"authority of member certificates"`
 	QuotaBytes        int64    `yaml:"quotaBytes" flag:"etcd-quota-backend-bytes" help:"bytes that the database may grow to; then only deletions work"`
 	SnapshotCount     int64    `yaml:"snapshotCount" flag:"etcd-snapshot-count" help:"writes between raft snapshots; each write in between is held in memory"`
-	HeartbeatInterval int      `yaml:"heartbeatInterval" flag:"etcd-heartbeat-interval" help:"milliseconds between heartbeats; default: 100"`
+	HeartbeatInterval int      `yaml:"heartbeatInterval" flag:"etcd-heartbeat-interval" help:"milliseconds between heartbeats; default: 100, or 250 for a single member"`
 	ElectionTimeout   int      `yaml:"electionTimeout" flag:"etcd-election-timeout" help:"milliseconds without a heartbeat until an election; default: ten heartbeats, or five for a single member"`
 	UnsafeNoFsync     bool     `yaml:"unsafeNoFsync" flag:"etcd-unsafe-no-fsync" help:"do not wait for the disk; a crash of the machine loses writes"`
 }
@@ -152,17 +153,48 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.DataDir, err)
 	}
 	s := &Server{cfg: cfg, log: log, etcd: e}
-	select {
-	case <-e.Server.ReadyNotify():
-		return s, nil
-	case err = <-e.Err():
-	case <-e.Server.StopNotify():
-		err = errors.New("stopped while starting")
-	case <-ctx.Done():
-		err = context.Cause(ctx)
+	if err = s.ready(ctx); err != nil {
+		e.Close()
+		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.DataDir, err)
 	}
-	e.Close()
-	return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.DataDir, err)
+	return s, nil
+}
+
+// electEvery is how often a member without others is told to lead while it starts.
+const electEvery = 10 * time.Millisecond
+
+// ready waits until the member serves. A member without others need not wait for the silence of a leader that
+// there is not: it is told to stand for election, as a leader tells its successor. raft refuses that until its
+// membership is applied, so it is told again.
+func (s *Server) ready(ctx context.Context) error {
+	var elect <-chan time.Time
+	if len(s.members()) == 1 {
+		t := time.NewTicker(electEvery)
+		defer t.Stop()
+		elect = t.C
+	}
+	member := s.etcd.Server
+	self := uint64(member.MemberID())
+	for {
+		select {
+		case <-member.ReadyNotify():
+			return nil
+		case err := <-s.etcd.Err():
+			return err
+		case <-member.StopNotify():
+			return errors.New("stopped while starting")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-elect:
+			if member.Leader() != 0 {
+				elect = nil
+				continue
+			}
+			if err := member.Process(ctx, raftpb.Message{Type: raftpb.MsgTimeoutNow, From: self, To: self}); err != nil {
+				s.log.Debug("cannot hurry the election", "err", err)
+			}
+		}
+	}
 }
 
 func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
@@ -225,8 +257,8 @@ func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
 	}
 	ec.MaxRequestBytes = 3 << 20 // an object may have 1.5 MiB as JSON and grow a little
 	ec.TickMs, ec.ElectionMs = 100, 1000
-	if single { // nobody to wait for; a shorter tick would wake an idle machine more often
-		ec.ElectionMs = 500
+	if single { // nobody to wait for, and each tick wakes an idle machine; others that join later wait for four of them
+		ec.TickMs, ec.ElectionMs = 250, 1250
 	}
 	if c.HeartbeatInterval > 0 {
 		ec.TickMs = uint(c.HeartbeatInterval)

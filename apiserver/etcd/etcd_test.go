@@ -1,6 +1,8 @@
 package etcd
 
 import (
+	"context"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -29,5 +31,21 @@ func TestTurn(t *testing.T) {
 	}
 	if turn(time.Now(), members, 99) {
 		t.Error("who is no member has no turn")
+	}
+}
+
+// A member without others leads at once, not after a heartbeat: here that would be too late. So does one that comes back.
+func TestAloneNeedsNoSilence(t *testing.T) {
+	cfg := Default()
+	cfg.DataDir = t.TempDir()
+	cfg.HeartbeatInterval, cfg.ElectionTimeout = 9_000, 45_000
+	for _, which := range []string{"new", "again"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+		s, err := Start(ctx, cfg, slog.New(slog.DiscardHandler))
+		cancel()
+		if err != nil {
+			t.Fatalf("%s: %v", which, err)
+		}
+		s.Close()
 	}
 }

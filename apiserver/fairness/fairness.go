@@ -330,7 +330,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	wake := make(chan struct{}, 1)
 	g := run.New(ctx)
 	for _, prefix := range []string{"flowschemas", "prioritylevelconfigurations"} {
-		g.Go(prefix, func(ctx context.Context) error { return c.follow(ctx, prefix, wake) })
+		g.Go(prefix, func(ctx context.Context) error {
+			return c.cfg.Cache.Follow(ctx, watchcache.Selection{Prefix: prefix}, wake)
+		})
 	}
 	g.Go("pass", func(ctx context.Context) error {
 		adjust := time.NewTicker(adjustEvery)
@@ -360,33 +362,6 @@ func (c *Controller) Run(ctx context.Context) error {
 		}
 	})
 	return g.Wait()
-}
-
-func (c *Controller) follow(ctx context.Context, prefix string, wake chan<- struct{}) error {
-	tell := func() {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
-	}
-	for ctx.Err() == nil {
-		_, cursor, err := c.cfg.Cache.ListAndWatch(watchcache.Selection{Prefix: prefix})
-		if err != nil {
-			return err
-		}
-		tell()
-		for {
-			events, _, err := cursor.Next(ctx, time.Minute)
-			if err != nil {
-				break // the cache has started anew, or ctx has ended
-			}
-			if len(events) > 0 {
-				tell()
-			}
-		}
-		cursor.Close()
-	}
-	return nil
 }
 
 // pass puts the stored objects in force and keeps the default ones.
