@@ -1,12 +1,11 @@
 package apiserver
 
 import (
-	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"path"
 	"runtime/debug"
@@ -49,175 +48,221 @@ type chain struct {
 }
 
 func (c *chain) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	started := time.Now()
-	last := started
-	passed := func(f filter) time.Duration {
-		now := time.Now()
-		took := now.Sub(last)
-		last = now
-		c.metrics.filters[f].Observe(took.Seconds())
-		return took
-	}
-	w := &answer{ResponseWriter: rw}
-	info := rest.ParseInfo(r)
-	long := info.Long || strings.HasPrefix(info.Path, "/debug/pprof/")
-	var record *audit.Record
-	defer func() {
-		if p := recover(); p != nil {
-			record.End(p, long)
-			if p == http.ErrAbortHandler {
-				c.metrics.broken(&info)
-				panic(p)
-			}
-			c.log.Error("request panicked", "verb", info.Verb, "path", info.Path, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			if w.code == 0 {
-				w.record = nil // its event has been written
-				rest.WriteError(w, r, apierrors.NewInternalError(errors.New("the request panicked; the log has the stack")))
-				record = nil
-			} else {
-				c.metrics.observe(&info, w, long, time.Since(started))
-				c.metrics.broken(&info)
-				panic(http.ErrAbortHandler) // the answer has begun: only a broken connection tells
-			}
-		}
-		c.metrics.observe(&info, w, long, time.Since(started))
-		record.End(nil, long)
-	}()
-
-	id := r.Header.Get("Audit-Id")
-	if id == "" || len(id) > 64 {
-		id = uuid.NewString()
-	}
-	h := w.Header()
-	h.Set("Audit-Id", id)
-	h.Set("Cache-Control", "no-cache, private")
-
-	select {
-	case <-c.ready:
+	p := &passage{chain: c, w: &answer{ResponseWriter: rw}, r: r, info: rest.ParseInfo(r), started: time.Now()}
+	p.last = p.started
+	p.long = p.info.Long || strings.HasPrefix(p.info.Path, "/debug/pprof/")
+	defer p.end()
+	switch {
+	case !p.begin() || !p.identify() || !p.impersonate(): // it has been answered
+	case p.long:
+		p.serveLong()
 	default:
-		if health(info.Path) {
-			c.other.ServeHTTP(w, r)
-			return
+		p.serveShort()
+	}
+}
+
+// passage is one request on its way. Its steps answer what they refuse, and return false then. Each is a function of
+// its own, also because the stack of a watch holds what they need for as long as it lasts.
+type passage struct {
+	*chain
+	w       *answer
+	r       *http.Request
+	info    *rest.Info
+	long    bool // a watch or a stream
+	started time.Time
+	last    time.Time // when the last step ended
+	limit   time.Duration
+	record  *audit.Record
+	asked   authz.Attributes
+}
+
+func (p *passage) passed(f filter) time.Duration {
+	now := time.Now()
+	took := now.Sub(p.last)
+	p.last = now
+	p.metrics.filters[f].Observe(took.Seconds())
+	return took
+}
+
+// end is what becomes of every request, and of the panics of its handler.
+func (p *passage) end() {
+	if reason := recover(); reason != nil {
+		p.record.End(reason, p.long)
+		if reason == http.ErrAbortHandler {
+			p.metrics.broken(p.info)
+			panic(reason)
 		}
-		h.Set("Retry-After", "1")
-		rest.WriteError(w, r, apierrors.NewServiceUnavailable("the server is starting: its store is not loaded yet"))
-		return
+		p.log.Error("request panicked", "verb", p.info.Verb, "path", p.info.Path, "panic", fmt.Sprint(reason), "stack", string(debug.Stack()))
+		if p.w.code != 0 {
+			p.metrics.observe(p.info, p.w, p.long, time.Since(p.started))
+			p.metrics.broken(p.info)
+			panic(http.ErrAbortHandler) // the answer has begun: only a broken connection tells
+		}
+		p.w.record = nil // its event has been written
+		rest.WriteError(p.w, p.r, apierrors.NewInternalError(errors.New("the request panicked; the log has the stack")))
+		p.record = nil
 	}
-	user, err := c.credentials(r)
-	c.metrics.authenticated(user, err, passed(authentication))
+	p.metrics.observe(p.info, p.w, p.long, time.Since(p.started))
+	p.record.End(nil, p.long)
+}
+
+// begin gives the request its id, and answers for a server that is not ready.
+func (p *passage) begin() bool {
+	h := p.w.Header()
+	h.Set("Audit-Id", cmp.Or(sentID(p.r), uuid.NewString()))
+	h.Set("Cache-Control", "no-cache, private")
+	select {
+	case <-p.ready:
+		return true
+	default:
+	}
+	if health(p.info.Path) {
+		p.other.ServeHTTP(p.w, p.r)
+		return false
+	}
+	h.Set("Retry-After", "1")
+	rest.WriteError(p.w, p.r, apierrors.NewServiceUnavailable("the server is starting: its store is not loaded yet"))
+	return false
+}
+
+// sentID is the client's own audit id, if it may be used.
+func sentID(r *http.Request) string {
+	id := r.Header.Get("Audit-Id")
+	if len(id) > 64 {
+		return ""
+	}
+	return id
+}
+
+// identify finds out who asks, and begins the record.
+func (p *passage) identify() bool {
+	user, err := p.credentials(p.r)
+	p.metrics.authenticated(user, err, p.passed(authentication))
 	// Nobody in particular: whoever is refused here is recorded too.
-	var lost error
-	r, record, lost = c.audit.Begin(r, id, subject(user, &info), long, started)
+	r, record, lost := p.audit.Begin(p.r, p.w.Header().Get("Audit-Id"), subject(user, p.info), p.long, p.started)
+	p.r, p.record = r, record
 	if lost != nil {
-		rest.WriteError(w, r, apierrors.NewInternalError(lost))
-		return
+		rest.WriteError(p.w, p.r, apierrors.NewInternalError(lost))
+		return false
 	}
-	passed(auditing)
-	w.record, w.long = record, long
-	limit, bad := c.limit(r)
-	if bad != nil && !long {
-		rest.WriteError(w, r, apierrors.NewBadRequest(bad.Error()))
-		return
+	p.passed(auditing)
+	p.w.record, p.w.long = p.record, p.long
+	var bad error
+	if p.limit, bad = p.limitOf(p.r); bad != nil && !p.long {
+		rest.WriteError(p.w, p.r, apierrors.NewBadRequest(bad.Error()))
+		return false
 	}
 	if err != nil {
-		c.log.Debug("request is not authenticated", "path", info.Path, "remote", r.RemoteAddr, "err", err)
-		rest.WriteError(w, r, apierrors.NewUnauthorized("Unauthorized"))
-		return
+		p.log.Debug("request is not authenticated", "path", p.info.Path, "remote", p.r.RemoteAddr, "err", err)
+		rest.WriteError(p.w, p.r, apierrors.NewUnauthorized("Unauthorized"))
+		return false
 	}
-	r.Header.Del("Authorization") // no handler and no proxied server may see it
-	ctx := r.Context()
-	asked := attributes(user, &info)
-	wanted, err := impersonation.Parse(r.Header)
+	p.r.Header.Del("Authorization") // no handler and no proxied server may see it
+	p.asked = attributes(user, p.info)
+	return true
+}
+
+// impersonate makes the request that of whom its headers name.
+func (p *passage) impersonate() bool {
+	wanted, err := impersonation.Parse(p.r.Header)
 	if err != nil {
-		h.Set("X-Content-Type-Options", "nosniff")
-		rest.WriteError(w, r, apierrors.NewBadRequest(err.Error()))
-		return
+		p.w.Header().Set("X-Content-Type-Options", "nosniff")
+		rest.WriteError(p.w, p.r, apierrors.NewBadRequest(err.Error()))
+		return false
 	}
 	if wanted != nil {
 		tried := time.Now()
-		acting, err := c.impersonator.As(ctx, asked, wanted)
-		c.metrics.impersonations.observe(acting.Mode, err == nil, time.Since(tried))
+		acting, err := p.impersonator.As(p.r.Context(), p.asked, wanted)
+		p.metrics.impersonations.observe(acting.Mode, err == nil, time.Since(tried))
 		if err != nil {
-			h.Set("X-Content-Type-Options", "nosniff")
-			rest.WriteError(w, r, refused(err))
-			return
+			p.w.Header().Set("X-Content-Type-Options", "nosniff")
+			rest.WriteError(p.w, p.r, refused(err))
+			return false
 		}
-		impersonation.Strip(r.Header)
-		record.Impersonated(acting.User, acting.Constraint)
-		asked.User = acting.User
+		impersonation.Strip(p.r.Header)
+		p.record.Impersonated(acting.User, acting.Constraint)
+		p.asked.User = acting.User
 	}
-	passed(impersonating)
-	if long {
-		var cancel context.CancelCauseFunc
-		ctx, cancel = context.WithCancelCause(ctx)
-		defer cancel(nil)
-		defer context.AfterFunc(c.ending, func() { cancel(errStopping) })()
-		if info.Verb == "watch" { // its beginning takes its turn; what follows costs little
-			seat, err := c.fair.Enter(ctx, &asked, h)
-			if err != nil {
-				c.refuse(w, r, &info, err)
-				return
-			}
-			seat.Leave()
-		}
-	} else {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-		defer func() {
-			if w.code == http.StatusGatewayTimeout && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				c.metrics.terminated(&info, w.code)
-			}
-		}()
-		seat, err := c.fair.Enter(ctx, &asked, h)
-		if err != nil {
-			c.refuse(w, r, &info, err)
-			return
-		}
-		defer seat.Leave()
-		served := &c.reading
-		if writes(r.Method) {
-			served = &c.writing
-		}
-		served.Add(1)
-		defer served.Add(-1)
-	}
+	p.passed(impersonating)
+	return true
+}
 
-	info.Waited += passed(queueing)
-	reason, d, err := permit(ctx, c.authorizer, asked)
-	c.metrics.authorized(d, passed(authorization))
-	if d == "error" {
-		record.Annotate("authorization.k8s.io/reason", "internal error")
-		rest.WriteError(w, r, apierrors.NewInternalError(err))
+// serveLong serves watches and streams. The beginning of a watch takes its turn; what follows costs little.
+func (p *passage) serveLong() {
+	ctx, cancel := context.WithCancelCause(p.r.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(p.ending, func() { cancel(errStopping) })()
+	if p.info.Verb == "watch" {
+		seat, err := p.fair.Enter(ctx, &p.asked, p.w.Header())
+		if err != nil {
+			p.refuse(err)
+			return
+		}
+		seat.Leave()
+	}
+	if h := p.permitted(ctx); h != nil {
+		defer p.metrics.lasting(p.info)()
+		h.ServeHTTP(p.w, p.r)
+	}
+}
+
+// serveShort serves requests that have a deadline and keep their seat to the end.
+func (p *passage) serveShort() {
+	ctx, cancel := context.WithTimeout(p.r.Context(), p.limit)
+	defer cancel()
+	defer func() {
+		if p.w.code == http.StatusGatewayTimeout && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			p.metrics.terminated(p.info, p.w.code)
+		}
+	}()
+	seat, err := p.fair.Enter(ctx, &p.asked, p.w.Header())
+	if err != nil {
+		p.refuse(err)
 		return
+	}
+	defer seat.Leave()
+	served := &p.reading
+	if writes(p.r.Method) {
+		served = &p.writing
+	}
+	served.Add(1)
+	defer served.Add(-1)
+	if h := p.permitted(ctx); h != nil {
+		h.ServeHTTP(p.w, p.r)
+	}
+}
+
+// permitted returns who serves the request, which goes on in ctx. It is nil when the user may not.
+func (p *passage) permitted(ctx context.Context) http.Handler {
+	p.info.Waited += p.passed(queueing)
+	reason, d, err := permit(ctx, p.authorizer, p.asked)
+	p.metrics.authorized(d, p.passed(authorization))
+	if d == "error" {
+		p.record.Annotate("authorization.k8s.io/reason", "internal error")
+		rest.WriteError(p.w, p.r, apierrors.NewInternalError(err))
+		return nil
 	}
 	if err != nil {
-		record.Annotate("authorization.k8s.io/decision", "forbid")
-		record.Annotate("authorization.k8s.io/reason", reason)
-		h.Set("X-Content-Type-Options", "nosniff")
-		rest.WriteError(w, r, refused(err))
-		return
+		p.record.Annotate("authorization.k8s.io/decision", "forbid")
+		p.record.Annotate("authorization.k8s.io/reason", reason)
+		p.w.Header().Set("X-Content-Type-Options", "nosniff")
+		rest.WriteError(p.w, p.r, refused(err))
+		return nil
 	}
-	record.Annotate("authorization.k8s.io/decision", "allow")
-	record.Annotate("authorization.k8s.io/reason", reason)
-	if long {
-		defer c.metrics.lasting(&info)()
+	p.record.Annotate("authorization.k8s.io/decision", "allow")
+	p.record.Annotate("authorization.k8s.io/reason", reason)
+	p.r = p.r.WithContext(rest.WithInfo(authn.With(ctx, p.asked.User), p.info))
+	path := p.info.Path
+	if h := p.others.For(path); h != nil {
+		return h
 	}
-	ctx = rest.WithInfo(authn.With(ctx, asked.User), &info)
-	r = r.WithContext(ctx)
-	if h := c.others.For(info.Path); h != nil {
-		h.ServeHTTP(w, r)
-		return
+	switch {
+	case p.info.Resource, strings.HasPrefix(path, "/api"), strings.HasPrefix(path, "/openapi"):
+		return p.handler
+	case !clean(path):
+		return http.NotFoundHandler() // a redirection to another path would be answered by other rules than this one's
 	}
-	if info.Resource || strings.HasPrefix(info.Path, "/api") || strings.HasPrefix(info.Path, "/openapi") {
-		c.handler.ServeHTTP(w, r)
-		return
-	}
-	if !clean(info.Path) {
-		http.NotFound(w, r) // a redirection to another path would be answered by other rules than this one's
-		return
-	}
-	c.other.ServeHTTP(w, r)
+	return p.other
 }
 
 // clean: a path has no empty elements and no dots.
@@ -229,20 +274,20 @@ func clean(p string) bool {
 var errStopping = errors.New("the server is stopping")
 
 // refuse answers a request that has found no seat.
-func (c *chain) refuse(w http.ResponseWriter, r *http.Request, in *rest.Info, err error) {
-	c.metrics.rejected.Inc()
-	c.metrics.terminated(in, http.StatusTooManyRequests)
-	w.Header().Set("Retry-After", "1")
-	rest.WriteError(w, r, apierrors.NewTooManyRequests(fairness.ErrTooMany.Error(), 1))
-	c.log.Debug("request is refused", "path", r.URL.Path, "err", err)
+func (p *passage) refuse(err error) {
+	p.metrics.rejected.Inc()
+	p.metrics.terminated(p.info, http.StatusTooManyRequests)
+	p.w.Header().Set("Retry-After", "1")
+	rest.WriteError(p.w, p.r, apierrors.NewTooManyRequests(fairness.ErrTooMany.Error(), 1))
+	p.log.Debug("request is refused", "path", p.info.Path, "err", err)
 }
 
 func health(path string) bool {
 	return strings.HasPrefix(path, "/healthz") || strings.HasPrefix(path, "/livez") || strings.HasPrefix(path, "/readyz")
 }
 
-// limit is the request's own timeout if it is shorter than ours.
-func (c *chain) limit(r *http.Request) (time.Duration, error) {
+// limitOf is the request's own timeout if it is shorter than ours.
+func (c *chain) limitOf(r *http.Request) (time.Duration, error) {
 	if !strings.Contains(r.URL.RawQuery, "timeout=") {
 		return c.timeout, nil
 	}
@@ -313,51 +358,4 @@ func (c *chain) mayImpersonate(ctx context.Context, mode string, a authz.Attribu
 	_, _, err := permit(ctx, c.authorizer, a)
 	c.metrics.questions.observe(mode, err == nil, time.Since(asked))
 	return err
-}
-
-// answer remembers what was written, for metrics, for the panic handler and for the audit record.
-type answer struct {
-	http.ResponseWriter
-	code   int
-	bytes  int64
-	record *audit.Record // nil: none
-	long   bool
-}
-
-// begin notes the code of the answer, once.
-func (w *answer) begin(code int) {
-	if w.code == 0 {
-		w.code = code
-		w.record.Answering(code, w.Header().Get("Content-Type"), w.long)
-	}
-}
-
-func (w *answer) WriteHeader(code int) {
-	if code >= 200 {
-		w.begin(code)
-	}
-	w.ResponseWriter.WriteHeader(code)
-}
-
-func (w *answer) Write(b []byte) (int, error) {
-	w.begin(http.StatusOK)
-	n, err := w.ResponseWriter.Write(b)
-	w.bytes += int64(n)
-	w.record.Answered(b[:n])
-	return n, err
-}
-
-func (w *answer) Flush() {
-	w.begin(http.StatusOK)
-	if f, ok := w.ResponseWriter.(http.Flusher); ok {
-		f.Flush()
-	}
-}
-
-func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// Hijack hands the connection over, on HTTP/1 only: exec, attach and port-forward.
-func (w *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.begin(http.StatusSwitchingProtocols)
-	return http.NewResponseController(w.ResponseWriter).Hijack()
 }

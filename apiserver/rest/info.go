@@ -75,8 +75,8 @@ var methodVerbs = map[string]string{
 //
 // Source: Kubernetes documentation, "API concepts: resource URIs" and
 // "Authorization overview: determine the request verb".
-func ParseInfo(r *http.Request) Info {
-	in := Info{Path: r.URL.Path, Verb: strings.ToLower(r.Method)}
+func ParseInfo(r *http.Request) *Info {
+	in := &Info{Path: r.URL.Path, Verb: strings.ToLower(r.Method)}
 	parts := split(r.URL.Path)
 	if len(parts) < 3 || parts[0] != "api" && parts[0] != "apis" {
 		return in
@@ -100,7 +100,7 @@ func ParseInfo(r *http.Request) Info {
 	in.watchPath = watchPath
 	if watchPath { // deprecated /watch/ paths
 		if len(parts) < 2 {
-			return Info{Path: r.URL.Path, Verb: strings.ToLower(r.Method)}
+			return &Info{Path: r.URL.Path, Verb: strings.ToLower(r.Method)}
 		}
 		in.Verb = "watch"
 		parts = parts[1:]

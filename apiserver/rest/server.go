@@ -123,15 +123,13 @@ func infoOf(r *http.Request) *Info {
 	if in := InfoFrom(r.Context()); in != nil {
 		return in
 	}
-	in := ParseInfo(r)
-	return &in
+	return ParseInfo(r)
 }
 
 // ServeHTTP answers every resource path, discovery and OpenAPI.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if InfoFrom(r.Context()) == nil {
-		in := ParseInfo(r)
-		r = r.WithContext(WithInfo(r.Context(), &in))
+		r = r.WithContext(WithInfo(r.Context(), ParseInfo(r)))
 	}
 	s.router.ServeHTTP(w, r)
 }

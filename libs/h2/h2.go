@@ -90,11 +90,16 @@ func Configure(srv *http.Server) {
 }
 
 // serve runs one connection to its end, on the goroutine that net/http has made for it.
-func (s *server) serve(_ *http.Server, c *tls.Conn, h http.Handler) {
+func (s *server) serve(srv *http.Server, c *tls.Conn, h http.Handler) {
 	base := context.Background()
 	// net/http hands the connection's context down this way.
 	if b, ok := h.(interface{ BaseContext() context.Context }); ok {
 		base = b.BaseContext()
+	}
+	// What net/http has put around the handler completes requests that are complete here, and
+	// would be on the stack of each that waits.
+	if srv.Handler != nil {
+		h = srv.Handler
 	}
 	s.workers.connected()
 	defer s.workers.disconnected()
