@@ -16,10 +16,11 @@ import (
 // little happens nothing is lost by collecting early; a large heap should not double.
 // A small busy one is given room: what a collection costs does not shrink with it. While objects
 // are added there is less room, because each leaves small parts in pages that are otherwise garbage, and such
-// pages stay: their number is what one collection finds. When many were added, they are packed as soon as no more are.
+// pages stay: their number is what one collection finds. When many were added, they are packed as soon as no more are;
+// a few thousand can wait for a quiet moment.
 const (
 	busyBytesPerSecond = 4 << 20
-	busyRoomBytes      = 64 << 20 // allocated between two collections while busy: at most, and not more than in 3/4 s
+	busyRoomBytes      = 96 << 20 // allocated between two collections while busy: at most, and not more than in 5/4 s
 	growthRoomBytes    = 32 << 20 // the same while objects are added, and
 	growthPercent      = 50       // of the heap at least
 	growing            = 50       // objects a second
@@ -30,7 +31,8 @@ const (
 	mostPercent        = 400
 	tendEvery          = time.Second
 	worthReturning     = 32 << 20 // bytes allocated since the last return
-	worthPacking       = 2000     // objects added since the last time
+	worthPacking       = 2000     // objects added since the last time, when little happens, and
+	worthPackingBusy   = 5000     // while other work waits for it
 	unmapEvery         = 10 * time.Second
 )
 
@@ -50,7 +52,7 @@ func gcPercent(bytesPerSecond, live uint64, added int) int {
 	case added >= growing:
 		room, least = growthRoomBytes, growthPercent
 	default:
-		room = min(most, bytesPerSecond*3/4)
+		room = min(most, bytesPerSecond*5/4)
 	}
 	return int(min(max(least, room*100/max(live, 1)), mostPercent))
 }
@@ -87,7 +89,7 @@ func tendMemory(ctx context.Context, cache *watchcache.Cache) error {
 			percent = p
 			debug.SetGCPercent(p)
 		}
-		if added < growing && loose >= worthPacking {
+		if added < growing && (loose >= worthPackingBusy || loose >= worthPacking && rate < busyBytesPerSecond) {
 			cache.Pack()
 			debug.FreeOSMemory()
 			resident.Release()

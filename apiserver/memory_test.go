@@ -11,9 +11,9 @@ func TestGCPercent(t *testing.T) {
 		{0, 20 << 20, 0, idlePercent},
 		{0, 20 << 20, 1000, idlePercent},
 		{0, 1 << 30, 0, largePercent},
-		{128 << 20, 24 << 20, 0, 266}, // 64 MiB are allocated before the next collection
-		{128 << 20, 48 << 20, 0, 133},
-		{64 << 20, 48 << 20, 0, 100}, // or what is allocated in 3/4 of a second
+		{128 << 20, 24 << 20, 0, mostPercent},
+		{128 << 20, 48 << 20, 0, 200}, // 96 MiB are allocated before the next collection
+		{64 << 20, 48 << 20, 0, 166},  // or what is allocated in 5/4 of a second
 		{8 << 20, 48 << 20, 0, idlePercent},
 		{8 << 20, 128 << 20, 0, largePercent},
 		{128 << 20, 120 << 20, 0, 40}, // 48 MiB of a large heap

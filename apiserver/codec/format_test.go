@@ -56,11 +56,10 @@ func TestStoredFormat(t *testing.T) {
 				row = r
 			}
 		}
-		raw, err := Message(row, obj)
+		value, _, err := Value(row, obj)
 		if err != nil {
 			t.Fatal(err)
 		}
-		value := Wrap(row, raw)
 		fmt.Fprintf(&out, "%s\n%s", kind, hex.Dump(value))
 		back, err := Decode(row, value, 7)
 		if err != nil || back.GetName() != obj.GetName() || back.GetResourceVersion() != "7" {

@@ -45,7 +45,7 @@ func FuzzDecodeRequest(f *testing.F) {
 	for i, row := range rows {
 		f.Add(uint8(i), uint8(0), []byte(fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"metadata":{"name":"a"},"spec":{},"status":{}}`, row.GVK().GroupVersion(), row.Kind)))
 		if row.Kind == "Pod" {
-			pb, err := Stored(row, seedPod())
+			pb, _, err := Value(row, seedPod())
 			if err != nil {
 				f.Fatal(err)
 			}
@@ -92,13 +92,13 @@ func FuzzDecodeRequest(f *testing.F) {
 		if _, ok := in.Object.(protoMessage); !ok {
 			return
 		}
-		stored, err := Stored(row, obj)
+		stored, _, err := Value(row, obj)
 		if err != nil {
 			return
 		}
 		if back, err := DecodeRequest(MediaProtobuf, stored, row.GVK(), make); err != nil {
 			t.Fatalf("what is written as protobuf cannot be read: %v\n%s", err, first)
-		} else if once, err := Stored(row, back.Object.(resources.Object)); err != nil || !bytes.Equal(once, stored) {
+		} else if once, _, err := Value(row, back.Object.(resources.Object)); err != nil || !bytes.Equal(once, stored) {
 			t.Fatalf("protobuf differs after another round (%v): %s", err, first)
 		}
 	})
@@ -168,7 +168,7 @@ func FuzzStored(f *testing.F) {
 	rows := fuzzRows()
 	for i, row := range rows {
 		if row.Kind == "Pod" {
-			v, err := Stored(row, seedPod())
+			v, _, err := Value(row, seedPod())
 			if err != nil {
 				f.Fatal(err)
 			}
@@ -189,7 +189,7 @@ func FuzzStored(f *testing.F) {
 		if _, ok := obj.(protoMessage); !ok {
 			return
 		}
-		again, err := Stored(row, obj)
+		again, _, err := Value(row, obj)
 		if err != nil {
 			return
 		}

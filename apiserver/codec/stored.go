@@ -1,7 +1,7 @@
 // Package codec turns objects into bytes and back: the value kept in etcd, the
 // protobuf message, JSON and YAML, lists and watch frames.
 //
-// The main calls are [Stored] and [Decode] for what is in etcd, [DecodeRequest]
+// The main calls are [Value] and [Decode] for what is in etcd, [DecodeRequest]
 // for what clients send, [Negotiate] for what they want, and [AppendSingle],
 // [WriteList] and [AppendEvent] for what they get.
 //
@@ -42,6 +42,22 @@ type protoMessage interface {
 // Message returns the object's message as it is stored: resourceVersion and
 // managed by nobody else. obj is not changed and not kept.
 func Message(row *resources.Row, obj resources.Object) ([]byte, error) {
+	_, raw, err := encode(row, obj, nil)
+	return raw, err
+}
+
+// Value is Message within the value for etcd, which upstream reads as its own: the protobuf envelope, or JSON text for
+// custom resources. Both share their memory.
+func Value(row *resources.Row, obj resources.Object) (value, raw []byte, err error) {
+	return encode(row, obj, func(size int) []byte {
+		gvk := row.GVK()
+		return appendEnvelopeHead(make([]byte, 0, envelopeSize(gvk, size)-len(envelopeTail)), gvk, size)
+	})
+}
+
+// encode returns the object's message and, before it in the same memory, what head begins for a message of some size.
+// Custom resources have no head.
+func encode(row *resources.Row, obj resources.Object, head func(size int) []byte) (value, raw []byte, err error) {
 	if rv := obj.GetResourceVersion(); rv != "" {
 		// The only field that differs between the object and what is stored. A shared
 		// object must not be written to, not even for a moment.
@@ -51,51 +67,44 @@ func Message(row *resources.Row, obj resources.Object) ([]byte, error) {
 	if row.Custom != nil {
 		u, ok := obj.(*unstructured.Unstructured)
 		if !ok {
-			return nil, fmt.Errorf("encode %s: custom object is a %T", row.Kind, obj)
+			return nil, nil, fmt.Errorf("encode %s: custom object is a %T", row.Kind, obj)
 		}
 		if u.GetKind() != row.Kind || u.GetAPIVersion() != row.GVK().GroupVersion().String() {
 			u = u.DeepCopy()
 			u.SetGroupVersionKind(row.GVK())
 		}
-		return json.Marshal(u.Object)
+		raw, err = json.Marshal(u.Object)
+		return raw, raw, err
 	}
-	return protoBytes(obj)
+	return encodeProto(obj, head)
+}
+
+func encodeProto(obj any, head func(size int) []byte) (value, raw []byte, err error) {
+	m, ok := obj.(protoMessage)
+	if !ok {
+		return nil, nil, fmt.Errorf("encode %T: the type has no protobuf form", obj)
+	}
+	size := m.Size()
+	if head != nil {
+		value = head(size)
+	}
+	before := len(value)
+	value = room(value, size)[:before+size]
+	raw = value[before:]
+	if n, err := m.MarshalToSizedBuffer(raw); err != nil {
+		return nil, nil, fmt.Errorf("encode %T: %w", obj, err)
+	} else if n != size {
+		return nil, nil, fmt.Errorf("encode %T: it was changed meanwhile: %d bytes in place of %d", obj, n, size)
+	}
+	return value, raw, nil
 }
 
 func protoBytes(obj any) ([]byte, error) {
-	m, ok := obj.(protoMessage)
-	if !ok {
-		return nil, fmt.Errorf("encode %T: the type has no protobuf form", obj)
-	}
-	raw := make([]byte, m.Size())
-	n, err := m.MarshalToSizedBuffer(raw)
-	if err != nil {
-		return nil, fmt.Errorf("encode %T: %w", obj, err)
-	}
-	return raw[len(raw)-n:], nil
+	_, raw, err := encodeProto(obj, nil)
+	return raw, err
 }
 
-// Stored returns the value for etcd, which upstream reads as its own: the protobuf
-// envelope, or JSON text for custom resources; resourceVersion is empty.
-func Stored(row *resources.Row, obj resources.Object) ([]byte, error) {
-	raw, err := Message(row, obj)
-	if err != nil {
-		return nil, err
-	}
-	return Wrap(row, raw), nil
-}
-
-// Wrap makes the etcd value of a message.
-func Wrap(row *resources.Row, raw []byte) []byte {
-	if row.Custom != nil {
-		return raw
-	}
-	gvk := row.GVK()
-	out := make([]byte, 0, envelopeSize(gvk, len(raw))-len(envelopeTail))
-	return append(appendEnvelopeHead(out, gvk, len(raw)), raw...)
-}
-
-// Foreign reports whether another server wrote a value: upstream's end with two empty fields, which [Wrap] leaves out.
+// Foreign reports whether another server wrote a value: upstream's end with two empty fields, which [Value] leaves out.
 // Upstream completes objects when it reads them, so what it has stored may lack defaults.
 func Foreign(value []byte) bool {
 	return bytes.HasPrefix(value, magic) && bytes.HasSuffix(value, envelopeTail)
@@ -241,8 +250,14 @@ const (
 
 // WithRev returns a copy of a message whose metadata.resourceVersion is rev.
 func WithRev(row *resources.Row, raw []byte, rev int64) ([]byte, error) {
+	return AppendWithRev(nil, row, raw, rev)
+}
+
+// AppendWithRev is WithRev at the end of dst.
+func AppendWithRev(dst []byte, row *resources.Row, raw []byte, rev int64) ([]byte, error) {
 	if row.Custom != nil || (len(raw) > 0 && raw[0] == '{') {
-		return jsonWithRev(raw, rev)
+		text, err := jsonWithRev(raw, rev)
+		return append(dst, text...), err
 	}
 	var digits [20]byte
 	version := strconv.AppendInt(digits[:0], rev, 10)
@@ -270,7 +285,7 @@ func WithRev(row *resources.Row, raw []byte, rev int64) ([]byte, error) {
 		}
 		field := 2 + len(version) // tag and length are one byte each
 		size := len(meta) - (to - from) + field
-		out := make([]byte, 0, at+1+protowire.SizeBytes(size)+len(raw)-end)
+		out := room(dst, at+1+protowire.SizeBytes(size)+len(raw)-end)
 		out = append(out, raw[:at]...)
 		out = protowire.AppendTag(out, objectMeta, protowire.BytesType)
 		out = protowire.AppendVarint(out, uint64(size))
@@ -281,11 +296,19 @@ func WithRev(row *resources.Row, raw []byte, rev int64) ([]byte, error) {
 		return append(out, raw[end:]...), nil
 	}
 	field := 2 + len(version)
-	out := make([]byte, 0, 2+field+len(raw)) // it has no metadata yet
+	out := room(dst, 2+field+len(raw)) // it has no metadata yet
 	out = append(out, byte(objectMeta)<<3|byte(protowire.BytesType), byte(field))
 	out = append(out, byte(metaResourceVersion)<<3|byte(protowire.BytesType), byte(len(version)))
 	out = append(out, version...)
 	return append(out, raw...), nil
+}
+
+// room is dst with room for n more bytes. What is new is not larger: it may be kept.
+func room(dst []byte, n int) []byte {
+	if cap(dst)-len(dst) >= n {
+		return dst
+	}
+	return append(make([]byte, 0, len(dst)+n), dst...)
 }
 
 // findField returns where the field stands, or where it would stand.

@@ -95,7 +95,7 @@ func AppendSingle(dst []byte, row *resources.Row, src Source, f Format) ([]byte,
 			return dst, fmt.Errorf("%s: %w", row.Kind, ErrNotAcceptable)
 		}
 		raw := src.Message()
-		dst = appendEnvelopeHead(dst, row.GVK(), len(raw))
+		dst = appendEnvelopeHead(room(dst, envelopeSize(row.GVK(), len(raw))), row.GVK(), len(raw))
 		dst = append(dst, raw...)
 		return append(dst, envelopeTail...), nil
 	}

@@ -491,10 +491,13 @@ func (f *Fields) book(w Write, live, obj resources.Object, known owners) error {
 	}
 	self := w.entry()
 	id := identity(&self)
+	now := &owner{entry: self, set: own}
 	if before := known[id]; before != nil {
-		own = own.Union(before.set)
+		if now.set = own.Union(before.set); now.set.Equals(before.set) {
+			now.raw = before.raw
+		}
 	}
-	known[id] = &owner{entry: self, set: own}
+	known[id] = now
 	known.cap()
 	return nil
 }

@@ -162,11 +162,10 @@ func (o *Objects) operations(rq *resources.Request, beside []resources.Beside) (
 				o.book(patch.Write{Row: row, Manager: "kube-apiserver", Now: rq.Now}, nil, b.Object)
 			}
 			b.Object.SetResourceVersion("")
-			raw, err := codec.Message(row, b.Object)
-			if err != nil {
+			var err error
+			if op.Value, _, err = codec.Value(row, b.Object); err != nil {
 				return nil, apierrors.NewInternalError(err)
 			}
-			op.Value = codec.Wrap(row, raw)
 		}
 		ops = append(ops, op)
 	}

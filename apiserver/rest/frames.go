@@ -38,8 +38,11 @@ func (f *frames) get(k frameKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	room := make([]byte, 0, len(v.Raw())+len(v.Raw())/2+256)
-	text, err := codec.AppendEvent(room, k.row, eventNames[k.typ], v, codec.Format{Kind: k.kind, Stream: true})
+	room := len(v.Raw()) + 256
+	if k.kind != codec.Protobuf {
+		room += len(v.Raw()) / 2
+	}
+	text, err := codec.AppendEvent(make([]byte, 0, room), k.row, eventNames[k.typ], v, codec.Format{Kind: k.kind, Stream: true})
 	if err == nil && len(text) <= maxFrame {
 		slot.Store(&frame{k, text})
 	}

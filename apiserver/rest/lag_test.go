@@ -123,11 +123,11 @@ func TestCertainReaderWaitsForACacheThatLags(t *testing.T) {
 	<-kept.Ready()
 	gr := schema.GroupResource{Resource: "configmaps"}
 	row := reg.Storage(gr)
-	raw, err := codec.Message(row, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default", UID: "u"}})
+	value, _, err := codec.Value(row, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", Namespace: "default", UID: "u"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := st.Put(ctx, row.Key("default", "a"), codec.Wrap(row, raw), 0, 0); err != nil {
+	if _, err := st.Put(ctx, row.Key("default", "a"), value, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	if obj, err := kept.Reader().Get(gr, "default", "a"); err != nil || obj != nil {

@@ -352,20 +352,19 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 	if storage.Custom == nil {
 		kept.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	}
-	raw, err := codec.Message(storage, kept)
+	value, raw, err := codec.Value(storage, kept)
 	if err != nil {
 		return nil, apierrors.NewInternalError(err)
 	}
 	var seen, created int64
 	if prev != nil {
 		seen, created = prev.Rev, prev.CreateRev
-		if same, err := codec.WithRev(storage, raw, prev.Rev); err == nil && bytes.Equal(same, prev.Raw()) && len(beside) == 0 {
+		if len(beside) == 0 && unchanged(storage, raw, prev) {
 			if stale, err := o.stale(ctx, row, key); !stale || rq.DryRun {
 				return prev, err
 			}
 		}
 	}
-	value := codec.Wrap(storage, raw)
 	if len(value) > maxObject {
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxObject))
 	}
@@ -396,6 +395,15 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 	kept.SetResourceVersion(strconv.FormatInt(rev, 10))
 	same.AsRead(kept)
 	return o.cache.Wrote(storage, key, raw, rev, created, kept)
+}
+
+// unchanged: a message is what is stored already.
+func unchanged(storage *resources.Row, raw []byte, prev *watchcache.Item) bool {
+	b := borrow()
+	defer b.giveBack()
+	text, err := codec.AppendWithRev(b.b, storage, raw, prev.Rev)
+	b.b = text
+	return err == nil && bytes.Equal(text, prev.Raw())
 }
 
 // exists is AlreadyExists, and says so when the object that is in the way is on its way out.

@@ -162,6 +162,10 @@ func writeObject(w http.ResponseWriter, r *http.Request, code int, obj runtime.O
 
 func writeBody(w http.ResponseWriter, r *http.Request, code int, contentType string, body []byte) {
 	out := newBody(w, r, code, contentType)
+	if len(body) < gzipFrom { // no more comes, so that nothing need be held back
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		out.gzip = false
+	}
 	_, _ = out.Write(body)
 	_ = out.Close()
 }
@@ -304,12 +308,13 @@ func (c *Call) respond(code int, it *watchcache.Item) {
 		c.respondAs(code, v)
 		return
 	}
-	raw, err := codec.AppendSingle(nil, c.Row, v, c.format)
-	if err != nil {
+	b := borrow()
+	defer b.giveBack()
+	if b.b, err = codec.AppendSingle(b.b, c.Row, v, c.format); err != nil {
 		c.fail(err)
 		return
 	}
-	writeBody(c.W, c.R, code, c.format.ContentType(), raw)
+	writeBody(c.W, c.R, code, c.format.ContentType(), b.b)
 }
 
 // misshapen is the 406 of a client that wants metadata of one where there are many, or the other way.

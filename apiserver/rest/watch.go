@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -25,52 +24,26 @@ const bookmarkEvery = time.Minute
 
 // gather is how long a busy watch waits for further events, so that they are written, sent and read
 // together: each time costs both sides more than the event. Busy is one whose last events came within
-// twice this time: an event after a pause goes out at once, and so does the one that follows.
-const gather = 5 * time.Millisecond
+// this time: an event after a pause goes out at once, and so does the one that follows.
+const gather = 10 * time.Millisecond
 
 // watch serves a stream of events.
 //
 // Source: Kubernetes API concepts, "Efficient detection of changes", and KEP-3157.
 func (c *Call) watch() {
 	began := time.Now()
-	socket := websocket.IsWebSocketUpgrade(c.R)
-	if c.Row.Custom == nil && !named(c.R) {
-		c.fail(c.unacceptable())
-		return
-	}
-	f, ok := codec.Negotiate(c.accept(), true, false)
-	if !ok {
-		list := accepted
-		if _, whole := codec.Negotiate(c.accept(), false, false); whole { // a form, but none of a stream
-			list = acceptedStream
-		}
-		c.fail(notAcceptable(list))
-		return
-	}
-	c.format = f
-	p, err := c.listParams(true)
+	p, err := c.watchParams()
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	sel, err := c.selection(p)
+	w, err := c.openWatch(p)
 	if err != nil {
 		c.fail(err)
 		return
 	}
-	if f.As == "Table" {
-		if _, err := c.newTable(); err != nil {
-			c.fail(err)
-			return
-		}
-	}
-	state, cursor, expired, err := c.openWatch(p, sel)
-	if err != nil {
-		c.fail(err)
-		return
-	}
-	if cursor != nil {
-		defer cursor.Close()
+	if w.cursor != nil {
+		defer w.cursor.Close()
 	}
 	length := p.timeout
 	if length == 0 {
@@ -79,26 +52,58 @@ func (c *Call) watch() {
 	ctx, cancel := context.WithTimeout(c.R.Context(), length+time.Minute)
 	defer cancel()
 	var out sink
-	if socket {
+	if websocket.IsWebSocketUpgrade(c.R) {
 		if out, err = c.openSocket(cancel); err != nil {
 			return // the upgrader has answered
 		}
 	} else {
 		out = c.openStream()
 	}
-	s := &stream{c: c, out: out, f: f, definitions: true, sent: c.Server.cfg.Metrics.events(c.Row), began: began}
 	defer out.close()
-	if expired != nil {
-		s.fail(expired)
+	s := &stream{c: c, out: out, f: c.format, definitions: true, sent: c.Server.cfg.Metrics.events(c.Row), began: began}
+	if w.expired != nil {
+		s.fail(w.expired)
 		return
 	}
-	s.run(ctx, p, state, cursor, length)
+	s.run(ctx, p, w, length)
 }
 
-// openWatch finds the place to start. state, if not nil, is sent first. expired is an
-// error that is told inside the stream: the revision has left the log.
-func (c *Call) openWatch(p *listParams, sel watchcache.Selection) (state *watchcache.Snapshot, cursor *watchcache.Cursor, expired error, err error) {
-	ctx, o := c.R.Context(), c.Objects
+// watchParams reads what a watch is asked for, and negotiates its format.
+func (c *Call) watchParams() (*listParams, error) {
+	if c.Row.Custom == nil && !named(c.R) {
+		return nil, c.unacceptable()
+	}
+	f, ok := codec.Negotiate(c.accept(), true, false)
+	if !ok {
+		list := accepted
+		if _, whole := codec.Negotiate(c.accept(), false, false); whole { // a form, but none of a stream
+			list = acceptedStream
+		}
+		return nil, notAcceptable(list)
+	}
+	c.format = f
+	return c.listParams(true)
+}
+
+// opened is where a watch starts.
+type opened struct {
+	state   *watchcache.Snapshot // not nil: it is sent first
+	cursor  *watchcache.Cursor
+	expired error // told inside the stream: the revision has left the log
+}
+
+// openWatch finds the place to start.
+func (c *Call) openWatch(p *listParams) (w opened, err error) {
+	sel, err := c.selection(p)
+	if err != nil {
+		return w, err
+	}
+	if c.format.As == "Table" {
+		if _, err := c.newTable(); err != nil {
+			return w, err
+		}
+	}
+	o := c.Objects
 	begin := p.ResourceVersion == "" || p.ResourceVersion == "0"
 	initial := begin
 	if p.SendInitialEvents != nil {
@@ -106,30 +111,30 @@ func (c *Call) openWatch(p *listParams, sel watchcache.Selection) (state *watchc
 	}
 	if initial || begin {
 		if err := c.settle(p.ResourceVersion); err != nil {
-			return nil, nil, nil, err
+			return w, err
 		}
+		state, cursor, err := o.cache.ListAndWatch(sel)
+		w.cursor = cursor
 		if initial {
-			state, cursor, err = o.cache.ListAndWatch(sel)
-			return state, cursor, nil, err
+			w.state = state
 		}
-		state, cursor, err = o.cache.ListAndWatch(sel)
-		return nil, cursor, nil, err
+		return w, err
 	}
 	rev, err := parseRev(p.ResourceVersion)
 	if err != nil {
-		return nil, nil, nil, err
+		return w, err
 	}
-	cursor, err = o.cache.Watch(sel, rev)
+	w.cursor, err = o.cache.Watch(sel, rev)
 	if errors.Is(err, watchcache.ErrTooNew) {
-		if err := o.reach(ctx, rev); err != nil {
-			return nil, nil, nil, err
+		if err := o.reach(c.R.Context(), rev); err != nil {
+			return w, err
 		}
-		cursor, err = o.cache.Watch(sel, rev)
+		w.cursor, err = o.cache.Watch(sel, rev)
 	}
 	if errors.Is(err, watchcache.ErrTooOld) {
-		return nil, nil, apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, o.cache.Rev())), nil
+		w.expired, err = apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, o.cache.Rev())), nil
 	}
-	return nil, cursor, nil, err
+	return w, err
 }
 
 // sink takes frames: HTTP chunks, or WebSocket messages.
@@ -155,28 +160,11 @@ type stream struct {
 	began       time.Time // of the request
 }
 
-func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snapshot, cursor *watchcache.Cursor, length time.Duration) {
+func (s *stream) run(ctx context.Context, p *listParams, w opened, length time.Duration) {
 	end := time.Now().Add(length)
-	told := int64(0) // the revision that the client knows of
-	if state != nil {
-		var failed error
-		if err := s.scan(state, p, func(it *watchcache.Item) bool {
-			failed = s.event(watchcache.Added, it)
-			return failed == nil && ctx.Err() == nil
-		}); err != nil {
-			failed = &unreadable{err}
-		}
-		if failed != nil || ctx.Err() != nil {
-			s.end(failed)
-			return
-		}
-		if p.SendInitialEvents != nil && p.AllowWatchBookmarks {
-			if s.bookmark(state.Rev(), true) != nil {
-				return
-			}
-			told = state.Rev()
-			s.c.Server.cfg.Metrics.begun(s.c.Info, s.c.Row, time.Since(s.began))
-		}
+	told, ok := s.begin(ctx, p, w.state)
+	if !ok {
+		return
 	}
 	if s.out.flush() != nil {
 		return
@@ -185,7 +173,7 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 	var waits time.Time // since when it has waited for events
 	for {
 		now := time.Now()
-		if now.Sub(waits) < 2*gather {
+		if now.Sub(waits) < gather {
 			time.Sleep(gather)
 			now = time.Now()
 		}
@@ -194,7 +182,7 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 		if p.AllowWatchBookmarks {
 			wait = min(wait, mark.Sub(now))
 		}
-		events, rev, err := cursor.Next(ctx, max(wait, 0))
+		events, rev, err := w.cursor.Next(ctx, max(wait, 0))
 		if err != nil {
 			switch {
 			case errors.Is(err, watchcache.ErrSlow), errors.Is(err, watchcache.ErrTooOld):
@@ -224,6 +212,32 @@ func (s *stream) run(ctx context.Context, p *listParams, state *watchcache.Snaps
 			return
 		}
 	}
+}
+
+// begin sends the state of now, if it is asked for. told is the revision that the client knows of then.
+func (s *stream) begin(ctx context.Context, p *listParams, state *watchcache.Snapshot) (told int64, ok bool) {
+	if state == nil {
+		return 0, true
+	}
+	var failed error
+	if err := s.scan(state, p, func(it *watchcache.Item) bool {
+		failed = s.event(watchcache.Added, it)
+		return failed == nil && ctx.Err() == nil
+	}); err != nil {
+		failed = &unreadable{err}
+	}
+	if failed != nil || ctx.Err() != nil {
+		s.end(failed)
+		return 0, false
+	}
+	if p.SendInitialEvents != nil && p.AllowWatchBookmarks {
+		if s.bookmark(state.Rev(), true) != nil {
+			return 0, false
+		}
+		told = state.Rev()
+		s.c.Server.cfg.Metrics.begun(s.c.Info, s.c.Row, time.Since(s.began))
+	}
+	return told, true
 }
 
 func (s *stream) scan(state *watchcache.Snapshot, p *listParams, yield func(*watchcache.Item) bool) error {
@@ -351,8 +365,8 @@ func (s *stream) fail(err error) {
 type chunks struct {
 	w       http.ResponseWriter
 	rc      *http.ResponseController
-	buf     []byte
-	written bool // and not flushed
+	frames  *buffer // not written yet; nil: none
+	written bool    // and not flushed
 }
 
 // flushFrom bounds what is gathered before it is written.
@@ -369,18 +383,15 @@ func (c *Call) openStream() sink {
 	return s
 }
 
-// buffers are shared by all watches: one that is idle keeps none.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
-
 func (s *chunks) buffer() []byte {
-	if s.buf == nil {
-		s.buf = (*buffers.Get().(*[]byte))[:0]
+	if s.frames == nil {
+		s.frames = borrow()
 	}
-	return s.buf
+	return s.frames.b
 }
 
 func (s *chunks) frame(b []byte) error {
-	s.buf = b
+	s.frames.b = b
 	if len(b) < flushFrom {
 		return nil
 	}
@@ -388,10 +399,8 @@ func (s *chunks) frame(b []byte) error {
 }
 
 func (s *chunks) shared(b []byte) error {
-	if len(s.buf) > 0 {
-		if err := s.write(); err != nil {
-			return err
-		}
+	if err := s.write(); err != nil {
+		return err
 	}
 	s.written = true
 	_, err := s.w.Write(b)
@@ -399,20 +408,18 @@ func (s *chunks) shared(b []byte) error {
 }
 
 func (s *chunks) write() error {
-	s.written = true
-	_, err := s.w.Write(s.buf)
-	if s.buf = s.buf[:0]; cap(s.buf) > 2*flushFrom {
-		s.buf = nil
+	if s.frames == nil || len(s.frames.b) == 0 {
+		return nil
 	}
+	s.written = true
+	_, err := s.w.Write(s.frames.b)
+	s.close()
 	return err
 }
 
 func (s *chunks) flush() error {
-	if len(s.buf) > 0 {
-		if err := s.write(); err != nil {
-			return err
-		}
-		s.release()
+	if err := s.write(); err != nil {
+		return err
 	}
 	if !s.written {
 		return nil
@@ -421,15 +428,12 @@ func (s *chunks) flush() error {
 	return s.rc.Flush()
 }
 
-func (s *chunks) release() {
-	if s.buf != nil {
-		b := s.buf[:0]
-		s.buf = nil
-		buffers.Put(&b)
+func (s *chunks) close() {
+	if s.frames != nil {
+		s.frames.giveBack()
+		s.frames = nil
 	}
 }
-
-func (s *chunks) close() { s.release() }
 
 // socket is the sink of a WebSocket: one message a frame, text for JSON.
 type socket struct {

@@ -269,7 +269,7 @@ func TestTwin(t *testing.T) {
 						p.Labels["tier"] = "front"
 					}
 				}
-				value, err := codec.Stored(pods, p)
+				value, _, err := codec.Value(pods, p)
 				if err != nil {
 					rt.Fatal(err)
 				}
@@ -397,7 +397,7 @@ func TestJump(t *testing.T) {
 		}
 		return nil
 	})
-	value, err := codec.Stored(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}})
+	value, _, err := codec.Value(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +452,7 @@ func TestRowArrives(t *testing.T) {
 	st := memory.New()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	value, err := codec.Stored(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}})
+	value, _, err := codec.Value(pods, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -491,7 +491,7 @@ func TestForeignValuesAreCompleted(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for name, tail := range map[string]string{"own": "", "upstreams": "\x1a\x00\x22\x00"} {
-		value, err := codec.Stored(claims, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}})
+		value, _, err := codec.Value(claims, &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}})
 		if err != nil {
 			t.Fatal(err)
 		}

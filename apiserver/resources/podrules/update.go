@@ -29,6 +29,11 @@ const updatable = "`spec.containers[*].image`,`spec.initContainers[*].image`,`sp
 // narrower choice of nodes.
 func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 	var f check.Faults
+	if reflect.DeepEqual(&pod.Spec, &old.Spec) { // it was looked at when it was written
+		f.Add(validateAnnotations(pod.Annotations, &pod.Spec, field.NewPath("metadata", "annotations")))
+		f.Add(validateAnnotationChanges(pod, old))
+		return f.List()
+	}
 	f.Add(ValidatePod(pod))
 	f.Add(validateAnnotationChanges(pod, old))
 	p := field.NewPath("spec")
@@ -74,6 +79,7 @@ func ValidateUpdate(pod, old *corev1.Pod) field.ErrorList {
 			f.Forbidden(p.Child("schedulingGates").Index(i).Child("name"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name))
 		}
 	}
+
 	if same.Values(&pod.Spec, &old.Spec) {
 		return f.List()
 	}
