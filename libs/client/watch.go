@@ -2,6 +2,8 @@ package client
 
 import (
 	"bytes"
+	"io"
+	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,9 +61,54 @@ type negotiator struct{ runtime.ClientNegotiator }
 func (n negotiator) StreamDecoder(contentType string, params map[string]string) (runtime.Decoder, runtime.Serializer, runtime.Framer, error) {
 	objects, events, framer, err := n.ClientNegotiator.StreamDecoder(contentType, params)
 	if err == nil && contentType == runtime.ContentTypeProtobuf {
-		return objectDecoder{objects}, eventDecoder{events}, framer, nil
+		return objectDecoder{objects}, eventDecoder{events}, gatheringFramer{framer}, nil
 	}
 	return objects, events, framer, err
+}
+
+// gatheringFramer reads what has come of a stream in one piece. With every read HTTP/2 tells the server how much it may
+// send, if it was more than 4 KiB: with every pod, that is, each time a record for both sides to seal, send and open.
+type gatheringFramer struct{ runtime.Framer }
+
+func (f gatheringFramer) NewFrameReader(r io.ReadCloser) io.ReadCloser {
+	return f.Framer.NewFrameReader(&gathering{ReadCloser: r})
+}
+
+// gathering is a reader that looks ahead. While it waits for the length of the next frame it has no buffer: there are many
+// watches, and most of them wait.
+type gathering struct {
+	io.ReadCloser
+	buf  *[]byte // nil: nothing was read ahead
+	rest []byte
+}
+
+// lengthSize is that of a frame's length, and ahead how much is read at a time.
+const (
+	lengthSize = 4
+	ahead      = 32 << 10
+)
+
+var aheads = sync.Pool{New: func() any { b := make([]byte, ahead); return &b }}
+
+func (g *gathering) Read(p []byte) (int, error) {
+	if g.buf == nil {
+		if len(p) <= lengthSize || len(p) >= ahead {
+			return g.ReadCloser.Read(p)
+		}
+		buf := aheads.Get().(*[]byte)
+		n, err := g.ReadCloser.Read(*buf)
+		if n == 0 {
+			aheads.Put(buf)
+			return 0, err
+		}
+		g.buf, g.rest = buf, (*buf)[:n] // an error comes again with the next read
+	}
+	n := copy(p, g.rest)
+	if g.rest = g.rest[n:]; len(g.rest) == 0 {
+		aheads.Put(g.buf)
+		g.buf, g.rest = nil, nil
+	}
+	return n, nil
 }
 
 // eventDecoder decodes a WatchEvent whose object stays in the frame. What is not plain is left to the serializer.

@@ -2,8 +2,11 @@ package client
 
 import (
 	"bytes"
+	"encoding/binary"
+	"io"
 	"reflect"
 	"testing"
+	"testing/iotest"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -127,5 +130,76 @@ func BenchmarkWatch(b *testing.B) {
 				next(b, n, text)
 			}
 		})
+	}
+}
+
+// Frames are what they were, however the stream comes; while the next is waited for there is no buffer.
+func TestFramesOfAStreamReadAhead(t *testing.T) {
+	var stream bytes.Buffer
+	var want [][]byte
+	for _, size := range []int{0, 1, 3, 4, 5, 100, 5000, 5000, ahead - 5, ahead, 3 * ahead, 7} {
+		text := bytes.Repeat([]byte{byte(size)}, size)
+		want = append(want, text)
+		_ = binary.Write(&stream, binary.BigEndian, uint32(size))
+		stream.Write(text)
+	}
+	ours, _ := negotiators()
+	_, _, framer, err := ours.StreamDecoder(runtime.ContentTypeProtobuf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, source := range map[string]io.Reader{
+		"whole": bytes.NewReader(stream.Bytes()), "halves": iotest.HalfReader(bytes.NewReader(stream.Bytes())),
+		"bytes": iotest.OneByteReader(bytes.NewReader(stream.Bytes())), "error with data": iotest.DataErrReader(bytes.NewReader(stream.Bytes())),
+	} {
+		g := &gathering{ReadCloser: io.NopCloser(source)}
+		frames := framer.(gatheringFramer).Framer.NewFrameReader(g)
+		for i, w := range want {
+			got := make([]byte, 4*ahead)
+			n, err := frames.Read(got)
+			if err != nil || !bytes.Equal(got[:n], w) {
+				t.Fatalf("%s: frame %d of %d bytes: %d bytes, %v", name, i, len(w), n, err)
+			}
+		}
+		if n, err := frames.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+			t.Errorf("%s: after the last frame: %d, %v", name, n, err)
+		}
+		if g.buf != nil {
+			t.Errorf("%s: a buffer is kept at the end", name)
+		}
+	}
+}
+
+type counted struct {
+	io.Reader
+	reads int
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	c.reads++
+	return c.Reader.Read(p)
+}
+
+// What has come already takes two reads, however many frames it is: one waits for the first length, one takes all.
+func TestFramesThatCameTogetherAreReadTogether(t *testing.T) {
+	var stream bytes.Buffer
+	for range 5 {
+		_ = binary.Write(&stream, binary.BigEndian, uint32(5000))
+		stream.Write(make([]byte, 5000))
+	}
+	source := &counted{Reader: &stream}
+	ours, _ := negotiators()
+	_, _, framer, err := ours.StreamDecoder(runtime.ContentTypeProtobuf, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames := framer.NewFrameReader(io.NopCloser(source))
+	for range 5 {
+		if n, err := frames.Read(make([]byte, 8192)); n != 5000 || err != nil {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+	}
+	if source.reads != 2 {
+		t.Errorf("%d reads", source.reads)
 	}
 }
