@@ -2,6 +2,7 @@ package codec
 
 import (
 	"cmp"
+	"mime"
 	"slices"
 	"strconv"
 	"strings"
@@ -136,6 +137,23 @@ func negotiate(accept string, stream, pretty bool) (f Format, ok bool) {
 
 // Nothing is an Accept header that no form fits.
 const Nothing = "no/form"
+
+// Unformed is an Accept header without the clauses that ask for another form of an object.
+func Unformed(accept string) string {
+	if !strings.Contains(accept, "as=") {
+		return accept
+	}
+	var left []string
+	for _, clause := range strings.Split(accept, ",") {
+		if _, p, err := mime.ParseMediaType(strings.TrimSpace(clause)); err == nil && p["as"] == "" {
+			left = append(left, clause)
+		}
+	}
+	if left == nil {
+		return Nothing
+	}
+	return strings.Join(left, ",")
+}
 
 // A clause is what an Accept header names in one place.
 type clause struct {

@@ -78,7 +78,7 @@ func DecodeRequest(contentType string, body []byte, def schema.GroupVersionKind,
 	}
 	body = bytes.TrimSpace(body)
 	if len(body) == 0 {
-		return nil, errors.New("EOF")
+		return nil, errors.New("couldn't get version/kind; json parse error: unexpected end of JSON input")
 	}
 	if in.GVK, err = peek(body, def); err != nil {
 		return nil, err
@@ -126,7 +126,12 @@ func peek(text []byte, def schema.GroupVersionKind) (schema.GroupVersionKind, er
 }
 
 func decodeProtobuf(body []byte, def schema.GroupVersionKind, make func(schema.GroupVersionKind) (runtime.Object, error)) (*Input, error) {
-	if !bytes.HasPrefix(body, magic) {
+	switch {
+	case len(body) == 0:
+		return nil, errors.New("empty data")
+	case len(body) == len(magic) && bytes.Equal(body, magic):
+		return nil, errors.New("empty body")
+	case !bytes.HasPrefix(body, magic):
 		return nil, errors.New("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
 	}
 	raw, gvk, err := Unwrap(body)
@@ -148,7 +153,7 @@ func decodeProtobuf(body []byte, def schema.GroupVersionKind, make func(schema.G
 		return nil, fmt.Errorf("%w: %s has no protobuf form", ErrMediaType, gvk.Kind)
 	}
 	if err := m.Unmarshal(raw); err != nil {
-		return nil, fmt.Errorf("protobuf %s: %w", gvk.Kind, err)
+		return nil, err
 	}
 	in.Object.GetObjectKind().SetGroupVersionKind(gvk)
 	return in, nil

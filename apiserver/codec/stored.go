@@ -146,7 +146,7 @@ func Unwrap(value []byte) (raw []byte, gvk schema.GroupVersionKind, err error) {
 		return nil
 	})
 	if err != nil {
-		return nil, gvk, fmt.Errorf("protobuf envelope: %w", err)
+		return nil, gvk, err
 	}
 	return raw, schema.FromAPIVersionAndKind(apiVersion, kind), nil
 }

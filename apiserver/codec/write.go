@@ -177,7 +177,7 @@ func WriteList[S Source](w io.Writer, row *resources.Row, items []S, meta metav1
 	case f.Kind == Protobuf && row.Custom != nil:
 		return fmt.Errorf("%s: %w", row.ListKind, ErrNotAcceptable)
 	case f.Kind == Protobuf:
-		return writeProtobufList(w, items, meta, gvk)
+		return writeProtobufList(w, items, meta, gvk, itemsFirst(gvk))
 	case f.Kind == JSON && !f.Pretty:
 		return writeJSONList(w, row, items, meta, gvk)
 	}
@@ -196,7 +196,14 @@ func WriteList[S Source](w io.Writer, row *resources.Row, items []S, meta metav1
 // itemHead is what stands before the message of an item in a list, at most.
 const itemHead = 1 + binary.MaxVarintLen32
 
-func writeProtobufList[S Source](w io.Writer, items []S, meta metav1.ListMeta, gvk schema.GroupVersionKind) error {
+// itemsFirst: in this one list items are field 1 and the metadata is field 2.
+//
+// Source: k8s.io/apimachinery/pkg/apis/meta/v1beta1/generated.proto.
+func itemsFirst(list schema.GroupVersionKind) bool {
+	return list == schema.GroupVersionKind{Group: metav1.GroupName, Version: "v1beta1", Kind: "PartialObjectMetadataList"}
+}
+
+func writeProtobufList[S Source](w io.Writer, items []S, meta metav1.ListMeta, gvk schema.GroupVersionKind, itemsFirst bool) error {
 	head, err := meta.Marshal()
 	if err != nil {
 		return err
@@ -207,15 +214,22 @@ func writeProtobufList[S Source](w io.Writer, items []S, meta metav1.ListMeta, g
 	}
 	buf := make([]byte, 0, min(Chunk, envelopeSize(gvk, size)))
 	buf = appendEnvelopeHead(buf, gvk, size)
-	buf = protowire.AppendTag(buf, 1, protowire.BytesType)
-	buf = protowire.AppendBytes(buf, head)
+	item := protowire.Number(2)
+	if itemsFirst {
+		item = 1
+	} else {
+		buf = protowire.AppendBytes(protowire.AppendTag(buf, 1, protowire.BytesType), head)
+	}
 	for _, it := range items {
 		raw := it.Message()
 		if buf, err = Gather(w, buf, itemHead+len(raw)); err != nil {
 			return err
 		}
-		buf = protowire.AppendTag(buf, 2, protowire.BytesType)
+		buf = protowire.AppendTag(buf, item, protowire.BytesType)
 		buf = protowire.AppendBytes(buf, raw)
+	}
+	if itemsFirst {
+		buf = protowire.AppendBytes(protowire.AppendTag(buf, 2, protowire.BytesType), head)
 	}
 	buf = append(buf, envelopeTail...)
 	_, err = w.Write(buf)

@@ -197,7 +197,7 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Obje
 		s.status(w, http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+media, &metav1.StatusDetails{})
 		return
 	}
-	f, ok := codec.Negotiate(unformed(r.Header.Get("Accept")), false, codec.WantsPretty(r.URL.Query().Get("pretty"), r.UserAgent()))
+	f, ok := codec.Negotiate(codec.Unformed(r.Header.Get("Accept")), false, codec.WantsPretty(r.URL.Query().Get("pretty"), r.UserAgent()))
 	if !ok {
 		s.status(w, http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "only the following media types are accepted: "+media, nil)
 		return
@@ -210,23 +210,6 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request, obj runtime.Obje
 	w.Header().Set("Content-Type", f.ContentType())
 	w.Header().Set("Cache-Control", "no-cache, private")
 	_, _ = w.Write(body)
-}
-
-// unformed is an Accept header without the clauses that ask for another form of an object.
-func unformed(accept string) string {
-	if !strings.Contains(accept, "as=") {
-		return accept
-	}
-	var left []string
-	for _, clause := range strings.Split(accept, ",") {
-		if _, p, err := mime.ParseMediaType(strings.TrimSpace(clause)); err == nil && p["as"] == "" {
-			left = append(left, clause)
-		}
-	}
-	if left == nil {
-		return codec.Nothing
-	}
-	return strings.Join(left, ",")
 }
 
 func (s *Server) notAllowed(w http.ResponseWriter) {

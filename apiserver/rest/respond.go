@@ -121,13 +121,14 @@ func wantsPretty(r *http.Request) bool {
 	return codec.WantsPretty(query(r).Get("pretty"), r.UserAgent())
 }
 
-// WriteError answers with the Status of err in a form that the client accepts.
+// WriteError answers with the Status of err in a form that the client accepts. A Status is never served
+// as something else: who accepts nothing but a Table or metadata gets JSON to be read by people, as
+// whoever accepts nothing at all.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
-	f, ok := codec.Negotiate(r.Header.Get("Accept"), false, wantsPretty(r))
+	f, ok := codec.Negotiate(codec.Unformed(r.Header.Get("Accept")), false, wantsPretty(r))
 	if !ok {
-		f = codec.Format{}
+		f = codec.Format{Pretty: true}
 	}
-	f.As = ""
 	st := Status(err)
 	audit.From(r.Context()).Failed(st)
 	if st.Details != nil && st.Details.RetryAfterSeconds > 0 {
@@ -352,9 +353,6 @@ func decodeError(row *resources.Row, gvk schema.GroupVersionKind, body []byte, e
 	}
 	if gvk.Kind != "" {
 		return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", gvk.Kind, gvk.Version, row.Kind, err))
-	}
-	if len(body) == 0 {
-		err = errors.New("couldn't get version/kind; json parse error: unexpected end of JSON input")
 	}
 	return apierrors.NewBadRequest(fmt.Sprintf("the object provided is unrecognized (must be of type %s): %v (%s)", row.Kind, err, summary(body)))
 }

@@ -10,6 +10,9 @@ import (
 
 	"github.com/gorilla/websocket"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1beta1 "k8s.io/apimachinery/pkg/apis/meta/v1beta1"
+
+	"github.com/keelson/keelson/apiserver/codec"
 )
 
 const maps = "/api/v1/namespaces/default/configmaps"
@@ -226,6 +229,10 @@ func TestBadInput(t *testing.T) {
 		{"PUT", maps + "/a", "", `{"metadata":{"name":"a","resourceVersion":"abc"}}`, 500, `strconv.ParseUint: parsing "abc": invalid syntax`},
 		{"PATCH", maps + "/a", merge, `{"kind":"Pod"}`, 422, `no kind "Pod" is registered for version "v1"`},
 		{"DELETE", maps + "/a", "", `{"kind":"Nope","apiVersion":"v1"}`, 400, `no kind "Nope" is registered for version "v1"`},
+		{"POST", maps, "application/vnd.kubernetes.protobuf", "", 400, "the object provided is unrecognized (must be of type ConfigMap): empty data (<empty>)"},
+		{"POST", maps, "application/vnd.kubernetes.protobuf", "k8s\x00", 400, "(must be of type ConfigMap): empty body (6b387300)"},
+		{"POST", maps, "application/vnd.kubernetes.protobuf", "k8s\x00\x0a\x0f", 400, "(must be of type ConfigMap): unexpected EOF (6b3873000a0f)"},
+		{"POST", maps, "application/vnd.kubernetes.protobuf", "k8s\x00\x12\x01\xff", 400, `ConfigMap in version "v1" cannot be handled as a ConfigMap: unexpected EOF`},
 		{"DELETE", maps + "/nope", "", `{"kind":"DeleteOptions","apiVersion":"v2"}`, 404, `configmaps "nope" not found`},
 		{"PUT", "/apis/apps/v1/namespaces/default/deployments/x/scale", "", `{}`, 400, "the name of the object (x based on URL) was undeterminable: name must be provided"},
 		{"POST", reviews + "selfsubjectaccessreviews", "", `{"spec":{"resourceAttributes":{"fieldSelector":{}}}}`, 422, "spec.resourceAttributes.fieldSelector.requirements: Required value: when spec.resourceAttributes.fieldSelector is specified, requirements or rawSelector is required"},
@@ -241,6 +248,9 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("%s %s %.60s\n got %d %.300s\nwant %d …%s…", c.method, c.path, c.body, r.code, st.Message, c.code, c.message)
 		}
 	}
+	// What is to be deleted is said by the body alone, when there is one.
+	h.must(201, "POST", maps, configMap("b"))
+	h.must(200, "DELETE", maps+"/b?dryRun=All", `{}`)
 	if l := h.list(maps); l.names() != "a" {
 		t.Errorf("after all that there are %s", l.names())
 	}
@@ -255,8 +265,16 @@ func TestBadInput(t *testing.T) {
 	if r := h.do("GET", maps+"/a?pretty=1", ""); !strings.HasSuffix(string(r.body), "\n}") {
 		t.Errorf("indented: it ends with %q", r.body[len(r.body)-3:])
 	}
-	if r := h.do("GET", maps+"/a", "", "Accept", "text/html"); r.code != 406 {
-		t.Errorf("text/html: %d", r.code)
+	if r := h.do("GET", maps+"/a", "", "Accept", "text/html"); r.code != 406 || !strings.HasSuffix(string(r.body), "\n}") {
+		t.Errorf("text/html: %d %s", r.code, r.body)
+	}
+	for _, accept := range []string{"application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", "application/yaml;as=Table;g=meta.k8s.io;v=v1"} {
+		if r := h.do("GET", maps+"/none", "", "Accept", accept); r.code != 404 || !strings.HasPrefix(string(r.body), "{\n  \"kind\": \"Status\"") {
+			t.Errorf("%s: %d %s", accept, r.code, r.body)
+		}
+	}
+	if r := h.do("GET", maps+"/none", "", "Accept", "application/json;as=Table;g=meta.k8s.io;v=v1,application/yaml"); !strings.HasPrefix(string(r.body), "apiVersion: v1\n") {
+		t.Errorf("a Status in the second form: %s", r.body)
 	}
 	if r := h.must(201, "POST", maps, `{"metadata":{"name":"w"},"foo":1}`); r.header.Get("Warning") != `299 - "unknown field \"foo\""` {
 		t.Errorf("warning: %q", r.header.Get("Warning"))
@@ -360,6 +378,20 @@ func TestMetadataOfOneAndOfMany(t *testing.T) {
 	} {
 		if r := h.must(c.code, "GET", c.path, "", "Accept", c.accept); c.code != 200 && !strings.Contains(string(r.body), c.says) {
 			t.Errorf("%s %s: %s", c.path, c.accept, r.body)
+		}
+	}
+	// The two versions of the list number their fields differently.
+	for version, list := range map[string]interface {
+		Unmarshal([]byte) error
+		GetResourceVersion() string
+	}{"v1": &metav1.PartialObjectMetadataList{}, "v1beta1": &metav1beta1.PartialObjectMetadataList{}} {
+		r := h.must(200, "GET", maps, "", "Accept", "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v="+version)
+		raw, _, err := codec.Unwrap(r.body)
+		if err != nil || list.Unmarshal(raw) != nil {
+			t.Fatalf("%s: %v", version, err)
+		}
+		if text, _ := json.Marshal(list); list.GetResourceVersion() == "" || !strings.Contains(string(text), `"name":"a"`) {
+			t.Errorf("%s: %s", version, text)
 		}
 	}
 }

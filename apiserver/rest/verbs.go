@@ -551,7 +551,7 @@ func (c *Call) deleteOptions() (*metav1.DeleteOptions, error) {
 	if err := invalidOptions("DeleteOptions", metavalidation.ValidateDeleteOptions(opts)); err != nil {
 		return nil, err
 	}
-	c.Request.DryRun = c.Request.DryRun || len(opts.DryRun) > 0
+	c.Request.DryRun = len(opts.DryRun) > 0 // beside a body the query means nothing
 	if c.Row.OrphanWarning != "" && opts.PropagationPolicy == nil && opts.OrphanDependents == nil {
 		c.Request.Warn(c.Row.OrphanWarning)
 	}
