@@ -57,6 +57,16 @@ func TestFaultsInDepth(t *testing.T) {
 		{claim, "status", "status.devices", "[{driver: a.b, pool: p, device: other}]", []string{`status.devices[0]: Invalid value: {"Driver":"a.b","Pool":"p","Device":"other","ShareID":""}: must be an allocated device in the claim`}},
 		{claim, "status", "status.devices", "[{driver: a.b, pool: p, device: e, networkData: {ips: [x]}}]",
 			[]string{`status.devices[0].networkData.ips[0]: Invalid value: "x": must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)`}},
+		{attached, "", "spec.source", "{inlineVolumeSpec: {accessModes: [ReadWriteOnce], capacity: {storage: 1Gi}, claimRef: {name: c}, csi: {driver: a.b, volumeHandle: h}, " +
+			"persistentVolumeReclaimPolicy: Delete, storageClassName: s, volumeMode: Block, volumeAttributesClassName: ''}}", []string{
+			"spec.source.inlineVolumeSpec.claimRef: Forbidden: may not be specified in the context of inline volumes", "spec.source.inlineVolumeSpec.capacity: Forbidden: may not be specified in the context of inline volumes",
+			"spec.source.inlineVolumeSpec.persistentVolumeReclaimPolicy: Forbidden: may only be Retain in the context of inline volumes",
+			"spec.source.inlineVolumeSpec.storageClassName: Forbidden: may not be specified in the context of inline volumes",
+			"spec.source.inlineVolumeSpec.volumeMode: Forbidden: may not specify volumeMode other than Filesystem in the context of inline volumes",
+			"spec.source.inlineVolumeSpec.volumeAttributesClassName: Required value: an empty string is disallowed"}},
+		{attached, "", "spec.source", "{inlineVolumeSpec: {nodeAffinity: {}, nfs: {server: s, path: /}}}", []string{
+			"spec.source.inlineVolumeSpec.csi: Required value: has to be specified in the context of inline volumes", "spec.source.inlineVolumeSpec.accessModes: Required value",
+			"spec.source.inlineVolumeSpec.nodeAffinity: Forbidden: may not be specified in the context of inline volumes"}},
 		{slice, "", "spec.sharedCounters", "[]", []string{"spec: Invalid value: \"\": only one of `sharedCounters` or `devices` is allowed"}},
 		{slice, "", "spec.allNodes", "true", []string{"spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set"}},
 		{slice, "", "spec.devices.0.nodeName", "x", []string{"spec.devices[0]: Invalid value: null: `nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec"}},

@@ -139,16 +139,7 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 		f.Subdomain(p.Child("storageClassName"), s.StorageClassName)
 	}
 	check.AmongPtr(&f, p.Child("volumeMode"), s.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)
-	if c := s.VolumeAttributesClassName; c != nil {
-		if *c == "" {
-			f.Required(p.Child("volumeAttributesClassName"), "an empty string is disallowed")
-		} else {
-			f.Subdomain(p.Child("volumeAttributesClassName"), *c)
-		}
-		if s.CSI == nil {
-			f.Required(p.Child("csi"), "has to be specified when using volumeAttributesClassName")
-		}
-	}
+	validateAttributesClass(&f, s, p)
 	if old == nil {
 		return f.List()
 	}
@@ -164,6 +155,47 @@ func validatePersistentVolume(v, old *volume) field.ErrorList {
 		f.Forbidden(p.Child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden")
 	}
 	return f.List()
+}
+
+// validateInlineVolume holds for a volume that has no object of its own: a pod's volume that was moved to a CSI driver.
+func validateInlineVolume(f *check.Faults, s *corev1.PersistentVolumeSpec, p *field.Path) {
+	const inline = "in the context of inline volumes"
+	absent := func(set bool, name string) {
+		if set {
+			f.Forbidden(p.Child(name), "may not be specified "+inline)
+		}
+	}
+	absent(s.ClaimRef != nil, "claimRef")
+	absent(len(s.Capacity) > 0, "capacity")
+	if s.CSI == nil {
+		f.Required(p.Child("csi"), "has to be specified "+inline)
+	}
+	f.Add(podrules.ValidateAccessModes(s.AccessModes, "", p.Child("accessModes")))
+	if r := s.PersistentVolumeReclaimPolicy; r != "" && r != corev1.PersistentVolumeReclaimRetain {
+		f.Forbidden(p.Child("persistentVolumeReclaimPolicy"), "may only be Retain "+inline)
+	}
+	absent(s.NodeAffinity != nil, "nodeAffinity")
+	validateVolumeSource(f, &volume{Spec: *s}, p)
+	absent(s.StorageClassName != "", "storageClassName")
+	if m := s.VolumeMode; m != nil && *m != corev1.PersistentVolumeFilesystem {
+		f.Forbidden(p.Child("volumeMode"), "may not specify volumeMode other than Filesystem "+inline)
+	}
+	validateAttributesClass(f, s, p)
+}
+
+func validateAttributesClass(f *check.Faults, s *corev1.PersistentVolumeSpec, p *field.Path) {
+	c := s.VolumeAttributesClassName
+	if c == nil {
+		return
+	}
+	if *c == "" {
+		f.Required(p.Child("volumeAttributesClassName"), "an empty string is disallowed")
+	} else {
+		f.Subdomain(p.Child("volumeAttributesClassName"), *c)
+	}
+	if s.CSI == nil {
+		f.Required(p.Child("csi"), "has to be specified when using volumeAttributesClassName")
+	}
 }
 
 // sameAffinity lets a beta label of a volume's place become the one that has replaced it.

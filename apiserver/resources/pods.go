@@ -83,6 +83,18 @@ func pods(cfg Config) Resource[corev1.Pod] {
 			"Readiness Gates": corev1.PodSpec{}.SwaggerDoc()["readinessGates"],
 		},
 		Columns: podColumns,
+		Conditions: func(p *corev1.Pod) []metav1.TableRowCondition {
+			done := metav1.TableRowCondition{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(p.Status.Phase)}
+			switch p.Status.Phase {
+			case corev1.PodSucceeded:
+				done.Message = "The pod has completed successfully."
+			case corev1.PodFailed:
+				done.Message = "The pod failed."
+			default:
+				return nil
+			}
+			return []metav1.TableRowCondition{done}
+		},
 		Fields: func(p *corev1.Pod) fields.Set {
 			ip := p.Status.PodIP
 			if len(p.Status.PodIPs) > 0 {

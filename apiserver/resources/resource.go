@@ -138,6 +138,8 @@ type Resource[T any] struct {
 	// Columns are what kubectl get prints after the name; no columns means Age alone. A column called
 	// Name takes the place of the leading one. The erased Row has the complete list, Name and Age included.
 	Columns []Column[T]
+	// Conditions are those of an object's row in a Table, for clients that show some rows in another way; nil: none.
+	Conditions func(*T) []metav1.TableRowCondition
 	// Order compares rows that kubectl get shall print in another order than that of names; nil: none.
 	Order func(a, b *T) int
 	// Docs describe columns by name, where the column does not do so itself. What a column shows as it
@@ -207,9 +209,10 @@ type Row struct {
 	Main                                   ErasedPart
 	Parts                                  map[string]ErasedPart // "status" among them
 	Subs                                   []Sub
-	Columns                                []ErasedColumn          // complete: with Name, and Age where the kind prints it
-	Order                                  func(a, b Object) int   // of the rows of a Table; nil: as they are stored
-	Fields                                 func(Object) fields.Set // never nil
+	Columns                                []ErasedColumn                          // complete: with Name, and Age where the kind prints it
+	Conditions                             func(Object) []metav1.TableRowCondition // nil: no row has any
+	Order                                  func(a, b Object) int                   // of the rows of a Table; nil: as they are stored
+	Fields                                 func(Object) fields.Set                 // never nil
 	FieldNames                             []string
 	FieldRefusal                           string
 	FieldAlias                             map[string]string
@@ -436,6 +439,9 @@ func (r Resource[T]) Row() *Row {
 	if r.ToStored != nil {
 		row.ToStored = func(o Object) (Object, error) { return r.ToStored(as(o)), nil }
 		row.FromStored = func(o Object) (Object, error) { return any(r.FromStored(o)).(Object), nil }
+	}
+	if r.Conditions != nil {
+		row.Conditions = func(o Object) []metav1.TableRowCondition { return r.Conditions(as(o)) }
 	}
 	if r.Order != nil {
 		row.Order = func(a, b Object) int { return r.Order(as(a), as(b)) }

@@ -376,6 +376,8 @@ var volumeAttachments = Resource[storagev1.VolumeAttachment]{
 				f.Required(at.Child("persistentVolumeName"), "must specify non empty persistentVolumeName")
 			}
 			f.Subdomain(at.Child("persistentVolumeName"), *pv)
+		default:
+			validateInlineVolume(&f, s.Source.InlineVolumeSpec, at.Child("inlineVolumeSpec"))
 		}
 		f.Subdomain(p.Child("nodeName"), s.NodeName)
 		if old != nil {

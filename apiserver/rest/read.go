@@ -270,14 +270,15 @@ func (c *Call) respondList(items []*watchcache.Item, meta metav1.ListMeta) {
 		c.fail(c.misshapen("a list", c.Row.ListKind))
 		return
 	}
-	if err := watchcache.Ahead(c.Row, items); err != nil {
+	row := c.shown()
+	if err := watchcache.Ahead(row, items); err != nil {
 		c.fail(err)
 		return
 	}
-	if c.Row.Storage() != c.Row {
+	if row.Storage() != row {
 		views := make([]*watchcache.Item, len(items))
 		for i, it := range items {
-			v, err := it.For(c.Row)
+			v, err := it.For(row)
 			if err != nil {
 				c.fail(err)
 				return

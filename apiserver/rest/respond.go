@@ -296,7 +296,7 @@ func (s *warnings) add(text string) {
 
 // respond answers with an item as c's row serves it.
 func (c *Call) respond(code int, it *watchcache.Item) {
-	v, err := it.For(c.Row)
+	v, err := it.For(c.shown())
 	if err != nil {
 		c.fail(err)
 		return

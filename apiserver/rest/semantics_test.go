@@ -396,6 +396,32 @@ func TestMetadataOfOneAndOfMany(t *testing.T) {
 	}
 }
 
+// A Table and metadata are those of the kind, not of the version that is asked for.
+func TestFormsOfVersions(t *testing.T) {
+	const scalers = "/namespaces/default/horizontalpodautoscalers"
+	h := newHarness(t)
+	h.must(201, "POST", "/apis/autoscaling/v2"+scalers, `{"apiVersion":"autoscaling/v2","kind":"HorizontalPodAutoscaler","metadata":{"name":"h"},"spec":{"maxReplicas":3,
+		"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"x"},"metrics":[{"type":"Resource","resource":{"name":"memory","target":{"type":"AverageValue","averageValue":"1Gi"}}},
+		{"type":"Resource","resource":{"name":"cpu","target":{"type":"Utilization","averageUtilization":50}}}]}}`)
+	for _, form := range []string{"application/json;as=Table;v=v1;g=meta.k8s.io", "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"} {
+		path := scalers
+		if strings.Contains(form, "Metadata;") {
+			path += "/h"
+		}
+		v1, v2 := h.must(200, "GET", "/apis/autoscaling/v1"+path, "", "Accept", form), h.must(200, "GET", "/apis/autoscaling/v2"+path, "", "Accept", form)
+		if string(v1.body) != string(v2.body) {
+			t.Errorf("%s\nv1 %s\nv2 %s", form, v1.body, v2.body)
+		}
+	}
+	r := h.must(200, "GET", "/apis/autoscaling/v1"+scalers+"?includeObject=Object", "", "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+	if !strings.Contains(string(r.body), `"apiVersion":"autoscaling/v1"`) {
+		t.Errorf("the whole object is of another version: %s", r.body)
+	}
+	if r := h.must(200, "GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles", "", "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io"); !strings.Contains(string(r.body), `"rows":null`) {
+		t.Errorf("a kind without columns of its own: %s", r.body)
+	}
+}
+
 // A field that a Scale does not have is treated as fieldValidation says, as in any other patch.
 func TestUnknownFieldsOfScale(t *testing.T) {
 	const path = "/apis/apps/v1/namespaces/default/deployments"

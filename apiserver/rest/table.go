@@ -66,6 +66,7 @@ func columns(row *resources.Row) []resources.ErasedColumn {
 // tableWriter writes Tables as text: no Table value is ever made.
 type tableWriter struct {
 	c       *Call
+	kind    *resources.Row // of the objects that the rows show
 	columns []resources.ErasedColumn
 	include metav1.IncludeObjectPolicy
 	now     time.Time
@@ -74,7 +75,8 @@ type tableWriter struct {
 }
 
 func (c *Call) newTable() (*tableWriter, error) {
-	t := &tableWriter{c: c, columns: columns(c.Row), now: c.Request.Now, version: c.format.Version, include: metav1.IncludeMetadata}
+	kind := c.shown()
+	t := &tableWriter{c: c, kind: kind, columns: columns(kind), now: c.Request.Now, version: c.format.Version, include: metav1.IncludeMetadata}
 	t.age = slices.IndexFunc(t.columns, func(col resources.ErasedColumn) bool { return col.Name == ageColumn.Name })
 	switch p := metav1.IncludeObjectPolicy(c.Query.Get("includeObject")); p {
 	case "":
@@ -85,6 +87,15 @@ func (c *Call) newTable() (*tableWriter, error) {
 			field.Invalid(field.NewPath("includeObject"), string(p), "must be 'Metadata', 'Object', 'None', or empty").Error())
 	}
 	return t, nil
+}
+
+// shown is the row as whose objects an answer is made of what is stored. Tables and metadata of a built-in
+// kind are the same in all its versions: upstream makes them of its internal objects.
+func (c *Call) shown() *resources.Row {
+	if c.format.As == "" || c.Row.Custom != nil {
+		return c.Row
+	}
+	return c.Row.Storage()
 }
 
 // head is everything up to the first row. Later events of a watch leave the definitions out.
@@ -105,7 +116,15 @@ func (t *tableWriter) head(dst []byte, meta metav1.ListMeta, definitions bool) [
 	} else {
 		dst = append(dst, "null"...)
 	}
-	return append(dst, `,"rows":[`...)
+	return append(dst, `,"rows":`...)
+}
+
+// none: upstream's Table of nothing has null for rows where it has no columns of its own for the kind.
+func (t *tableWriter) none() string {
+	if t.kind.Custom == nil && slices.ContainsFunc(t.columns, func(col resources.ErasedColumn) bool { return col.Name == "Created At" }) {
+		return "null"
+	}
+	return "[]"
 }
 
 func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
@@ -118,7 +137,9 @@ func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
 	}
 	dst = append(dst, `,"object":`...)
 	if t.include == metav1.IncludeObject {
-		dst, err = codec.AppendSingle(dst, t.c.Row, it, codec.Format{})
+		if it, err = it.For(t.c.Row); err == nil {
+			dst, err = codec.AppendSingle(dst, t.c.Row, it, codec.Format{})
+		}
 		if err != nil {
 			return dst, err
 		}
@@ -127,7 +148,7 @@ func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
 	dst = append(dst, `{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/`...)
 	dst = append(dst, t.version...)
 	dst = append(dst, `","metadata":`...)
-	meta, err := metadataJSON(it, t.c.Row.Custom != nil)
+	meta, err := metadataJSON(it, t.kind.Custom != nil)
 	if err != nil {
 		return dst, err
 	}
@@ -135,10 +156,11 @@ func (t *tableWriter) row(dst []byte, it *watchcache.Item) ([]byte, error) {
 	return append(dst, "}}"...), nil
 }
 
-// cells appends the cells. Rows of built-in kinds are kept, where nothing in them changes with the time but Age.
+// cells appends the cells and the row's conditions. Rows of built-in kinds are kept, where nothing in them changes
+// with the time but Age.
 func (t *tableWriter) cells(dst []byte, it *watchcache.Item) ([]byte, error) {
 	dst = append(dst, `{"cells":[`...)
-	if it.Row == t.c.Row && it.Row.Custom == nil {
+	if it.Row == t.kind && it.Row.Custom == nil {
 		kept, err := it.Form(watchcache.FormCells, func() ([]byte, error) {
 			obj, err := it.Decoded()
 			if err != nil {
@@ -150,14 +172,27 @@ func (t *tableWriter) cells(dst []byte, it *watchcache.Item) ([]byte, error) {
 			return dst, err
 		}
 		if len(kept) > 0 {
-			return append(t.spliced(dst, kept), ']'), nil
+			return t.spliced(dst, kept), nil
 		}
 	}
 	obj, err := it.Object() // no row of it is kept
 	if err != nil {
 		return dst, err
 	}
-	return append(t.cellsOf(dst, obj), ']'), nil
+	return t.ending(t.cellsOf(dst, obj), obj), nil
+}
+
+// ending closes the cells and appends the row's conditions.
+func (t *tableWriter) ending(dst []byte, obj resources.Object) []byte {
+	dst = append(dst, ']')
+	if t.kind.Conditions == nil {
+		return dst
+	}
+	if conditions := t.kind.Conditions(obj); len(conditions) > 0 {
+		text, _ := json.Marshal(conditions)
+		dst = append(append(dst, `,"conditions":`...), text...)
+	}
+	return dst
 }
 
 func (t *tableWriter) cellsOf(dst []byte, obj resources.Object) []byte {
@@ -168,7 +203,7 @@ func (t *tableWriter) cellsOf(dst []byte, obj resources.Object) []byte {
 }
 
 // timeless is what is kept of a row: the second of creation and the length of what stands before Age (as varints),
-// the cells before it, and those behind it. It is empty when another cell depends on the time: then one
+// the cells before it, and those behind it with what ends the row. It is empty when another cell depends on the time: then one
 // of two times that are years apart shows.
 func (t *tableWriter) timeless(obj resources.Object) []byte {
 	const years = 3 * 365 * 24 * time.Hour
@@ -188,6 +223,7 @@ func (t *tableWriter) timeless(obj resources.Object) []byte {
 			return nil
 		}
 	}
+	after = t.ending(after, obj)
 	if t.age < 0 {
 		before, after = after, nil
 	}
@@ -283,6 +319,11 @@ func (c *Call) streamTable(w io.Writer, items []*watchcache.Item, meta metav1.Li
 		return err
 	}
 	buf := t.head(make([]byte, 0, min(codec.Chunk, 4096+1024*len(items))), meta, definitions)
+	if len(items) == 0 {
+		_, err = w.Write(append(append(buf, t.none()...), "}\n"...))
+		return err
+	}
+	buf = append(buf, '[')
 	largest := 0 // row so far
 	for i, it := range items {
 		if buf, err = codec.Gather(w, buf, largest); err != nil {
@@ -304,7 +345,8 @@ func (c *Call) streamTable(w io.Writer, items []*watchcache.Item, meta metav1.Li
 
 // ordered returns the items in the order of the kind's rows. What it is given belongs to others.
 func (c *Call) ordered(items []*watchcache.Item) ([]*watchcache.Item, error) {
-	if c.Row.Order == nil || len(items) < 2 {
+	order := c.shown().Order
+	if order == nil || len(items) < 2 {
 		return items, nil
 	}
 	items = slices.Clone(items)
@@ -316,7 +358,7 @@ func (c *Call) ordered(items []*watchcache.Item) ([]*watchcache.Item, error) {
 			broken = err
 			return 0
 		}
-		return c.Row.Order(x, y)
+		return order(x, y)
 	})
 	return items, broken
 }

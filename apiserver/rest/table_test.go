@@ -3,6 +3,7 @@ package rest
 import (
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +40,7 @@ func TestKeptRowsGrowOld(t *testing.T) {
 		kept   bool
 	}{
 		{"a pod", "pods", pod(nil), true},
+		{"a pod that has ended, whose row says so", "pods", pod(func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }), true},
 		{"a pod that was never created", "pods", pod(func(p *corev1.Pod) { p.CreationTimestamp = metav1.Time{} }), true},
 		{"a name with what JSON escapes", "pods", pod(func(p *corev1.Pod) { p.Status.Reason = `"<&>"` }), true},
 		{"a pod that says when it was restarted", "pods", pod(func(p *corev1.Pod) {
@@ -67,11 +69,14 @@ func TestKeptRowsGrowOld(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, err := w.cells(nil, it)
-			if want := fmt.Sprintf(`{"cells":[%s]`, w.cellsOf(nil, row.obj)); err != nil || string(got) != want {
+			if want := `{"cells":[` + string(w.ending(w.cellsOf(nil, row.obj), row.obj)); err != nil || string(got) != want {
 				t.Errorf("%s, after %v: %s %v, want %s", row.says, after, got, err, want)
 			}
 		}
 		kept, _ := it.Form(watchcache.FormCells, func() ([]byte, error) { return nil, fmt.Errorf("it was not made") })
+		if over, says := row.prefix == "pods" && row.obj.(*corev1.Pod).Status.Phase == corev1.PodFailed, strings.Contains(string(kept), `],"conditions":[{"type":"Completed","status":"True","reason":"Failed"`); over != says {
+			t.Errorf("%s: conditions of %q", row.says, kept)
+		}
 		if (len(kept) > 0) != row.kept {
 			t.Errorf("%s: kept %q", row.says, kept)
 		}

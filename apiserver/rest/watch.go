@@ -279,7 +279,7 @@ func (s *stream) change(t watchcache.Type, it *watchcache.Item) error {
 }
 
 func (s *stream) event(t watchcache.Type, it *watchcache.Item) error {
-	v, err := it.For(s.c.Row)
+	v, err := it.For(s.c.shown())
 	if err != nil {
 		return &unreadable{err}
 	}
@@ -311,6 +311,7 @@ func (s *stream) tableEvent(dst []byte, typ string, it *watchcache.Item) ([]byte
 	dst = append(dst, `","object":`...)
 	dst = t.head(dst, metav1.ListMeta{ResourceVersion: strconv.FormatInt(it.Rev, 10)}, s.definitions)
 	s.definitions = false
+	dst = append(dst, '[')
 	if dst, err = t.row(dst, it); err != nil {
 		return dst, err
 	}
@@ -326,7 +327,7 @@ func (s *stream) bookmark(rev int64, last bool) error {
 		dst, err = codec.AppendBookmark(dst, row, rev, last, s.f)
 	case "Table":
 		t, _ := s.c.newTable()
-		obj := row.New()
+		obj := t.kind.New()
 		obj.SetResourceVersion(strconv.FormatInt(rev, 10))
 		meta := metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: obj.GetResourceVersion()}}
 		if last {
@@ -339,7 +340,7 @@ func (s *stream) bookmark(rev int64, last bool) error {
 		dst = append(dst, `{"type":"BOOKMARK","object":`...)
 		dst = t.head(dst, metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}, s.definitions)
 		s.definitions = false
-		dst = append(dst, `{"cells":[`...)
+		dst = append(dst, `[{"cells":[`...)
 		dst = t.cellsOf(dst, obj)
 		dst = append(dst, `],"object":`...)
 		dst = append(dst, bytes.TrimRight(raw, "\n")...)
