@@ -253,7 +253,7 @@ func newServer(cfg Config, log *slog.Logger, st store.Store, listener net.Listen
 	if err != nil {
 		return nil, err
 	}
-	accounts.Metrics = authn.NewTokenMetrics(s.web.Registry())
+	accounts.Metrics, accounts.Used = authn.NewTokenMetrics(s.web.Registry()), s.tokenUsed
 	var byCertificate, byToken []authn.Authenticator
 	if cfg.ClientCAFile != "" {
 		if s.clients, err = newRoots(cfg.ClientCAFile); err != nil {

@@ -256,6 +256,7 @@ func TestServer(t *testing.T) {
 [+]poststarthook/start-system-namespaces-controller ok
 [+]poststarthook/start-cluster-authentication-info-controller ok
 [+]poststarthook/storage-readiness ok
+[+]poststarthook/start-legacy-token-tracking-controller ok
 [+]poststarthook/start-service-ip-repair-controllers ok
 [+]poststarthook/rbac/bootstrap-roles ok
 [+]poststarthook/scheduling/bootstrap-system-priority-classes ok

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/keelson/keelson/apiserver/aggregator"
 	"github.com/keelson/keelson/apiserver/audit"
@@ -145,6 +146,7 @@ func (p *passage) identify() bool {
 		rest.WriteError(p.w, p.r, apierrors.NewInternalError(lost))
 		return false
 	}
+	p.note(user, err)
 	p.passed(auditing)
 	p.w.record, p.w.long = p.record, p.long
 	var bad error
@@ -263,6 +265,23 @@ func (p *passage) permitted(ctx context.Context) http.Handler {
 		return http.NotFoundHandler() // a redirection to another path would be answered by other rules than this one's
 	}
 	return p.other
+}
+
+// note tells the client and the record what there is to say about a credential.
+func (p *passage) note(user *authn.User, err error) {
+	n := (*authn.Note)(nil)
+	if refused := (*authn.NotedError)(nil); errors.As(err, &refused) {
+		n = &refused.Note
+	} else if user != nil {
+		n = user.Noted
+	}
+	if n == nil {
+		return
+	}
+	p.record.Annotate(n.Key, n.Value)
+	if text, err := utilnet.NewWarningHeader(299, "-", n.Warning); n.Warning != "" && err == nil {
+		p.w.Header().Add("Warning", text)
+	}
 }
 
 // clean: a path has no empty elements and no dots.

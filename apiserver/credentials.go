@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -12,8 +13,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/authn"
+	"github.com/keelson/keelson/apiserver/resources"
 )
 
 // connKey finds the identity of the connection in a request's context.
@@ -116,6 +120,28 @@ func (r *roots) get() *x509.CertPool {
 		_ = r.read() // what was read before is used on
 	}
 	return r.pool
+}
+
+// tokenUsed notes the day in the Secret that holds a token. A request does not fail because it cannot be noted.
+func (s *server) tokenUsed(secret *corev1.Secret, day string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err := s.api.Update(ctx, schema.GroupResource{Resource: "secrets"}, "", secret.Namespace, secret.Name, func(o resources.Object) (resources.Object, error) {
+		if o.GetUID() != secret.UID {
+			return o, nil
+		}
+		next := o.DeepCopyObject().(resources.Object)
+		labels := maps.Clone(o.GetLabels())
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		labels[authn.LastUsed] = day
+		next.SetLabels(labels)
+		return next, nil
+	})
+	if err != nil {
+		s.log.Warn("the last use of a service account's token could not be noted", "secret", secret.Namespace+"/"+secret.Name, "err", err)
+	}
 }
 
 // reviewer checks a token for a TokenReview with the authenticators of bearer tokens.

@@ -46,8 +46,8 @@ type check struct {
 
 // checks ties upstream's names, which people and tools wait for, to what they stand for here, in
 // upstream's order. Where upstream has several controllers for what is one step here, several names
-// hang on it. Names of what this server does not have are missing: its identity lease, the tracking of
-// legacy tokens, requests to peers, a certificate for itself.
+// hang on it. Names of what this server does not have are missing: its identity lease, requests
+// to peers, a certificate for itself.
 func (s *server) checks() []check {
 	loaded := func() error {
 		select {
@@ -89,6 +89,7 @@ func (s *server) checks() []check {
 		once("start-system-namespaces-controller", made(bootstrap.Namespaces)),
 		once("start-cluster-authentication-info-controller", made(bootstrap.FrontProxy)),
 		once("storage-readiness", loaded),
+		once("start-legacy-token-tracking-controller", made(bootstrap.TokenTracking)),
 		once("start-service-ip-repair-controllers", s.steps.taken(rangesChecked)),
 		once("rbac/bootstrap-roles", made(bootstrap.Roles)),
 		once("scheduling/bootstrap-system-priority-classes", made(bootstrap.PriorityClasses)),

@@ -39,8 +39,16 @@ func TestUsesOfTokensAreCounted(t *testing.T) {
 	markedSecret.Labels = map[string]string{"kubernetes.io/legacy-token-invalid-since": "2026-01-01"}
 	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "sa", UID: "u1"}, Secrets: []corev1.ObjectReference{{Name: "auto"}}}
 	reg := prometheus.NewRegistry()
+	var used []string
+	mark := func(s *corev1.Secret, day string) {
+		used = append(used, s.Name)
+		if s.Labels == nil {
+			s.Labels = map[string]string{}
+		}
+		s.Labels[LastUsed] = day
+	}
 	s := &ServiceAccounts{Issuer: "https://issuer", Keys: []PublicKey{{Key: &key.PublicKey}}, Signer: key, Metrics: NewTokenMetrics(reg),
-		Read: readertest.New(sa, autoSecret, manualSecret, markedSecret), Now: func() time.Time { return now }}
+		Read: readertest.New(sa, autoSecret, manualSecret, markedSecret), Now: func() time.Time { return now }, Used: mark}
 	if s.Keys[0].ID, err = keyID(&key.PublicKey); err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +81,15 @@ func TestUsesOfTokensAreCounted(t *testing.T) {
 		if n := f.Metric[0].GetCounter().GetValue(); n != want[f.GetName()] {
 			t.Errorf("%s is %v, want %v", f.GetName(), n, want[f.GetName()])
 		}
+	}
+	if got := strings.Join(used, " "); got != "auto manual marked" {
+		t.Errorf("uses were noted of %s", got)
+	}
+	if u, _, _, _ := s.Check(auto, s.accepted()); !strings.Contains(u.Noted.Warning, "instead of auto-generated secret-based tokens") || u.Noted.Value != "auto" {
+		t.Errorf("a token that the cluster has made by itself: %+v", u.Noted)
+	}
+	if u, _, _, _ := s.Check(manual, s.accepted()); u.Noted.Warning != "" || u.Noted.Key != "authentication.k8s.io/legacy-token-manual-secret" {
+		t.Errorf("a token that was asked for: %+v", u.Noted)
 	}
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Error(problems, err)

@@ -14,7 +14,25 @@ type User struct {
 	UID    string
 	Groups []string
 	Extra  map[string][]string
+
+	Noted *Note // nil: there is nothing to say about the credential
 }
+
+// Note is what there is to say about a credential: to the client, and in the audit record.
+type Note struct {
+	Warning string // empty: nothing
+	Key     string // of an annotation of the audit record
+	Value   string
+}
+
+// A NotedError refuses a credential and says why in the audit record.
+type NotedError struct {
+	Err  error
+	Note Note
+}
+
+func (e *NotedError) Error() string { return e.Err.Error() }
+func (e *NotedError) Unwrap() error { return e.Err }
 
 // Well-known users and groups. Source: Kubernetes documentation, "Authenticating".
 const (

@@ -12,7 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -58,10 +60,11 @@ const (
 	ServiceRange    Part = "the default service range"
 	Services        Part = "the services of the API and of DNS"
 	FrontProxy      Part = "the record of how front proxies authenticate"
+	TokenTracking   Part = "the record of since when uses of tokens in Secrets are noted"
 )
 
 // Parts are all of them, in the order in which they are made.
-var Parts = []Part{Namespaces, Roles, PriorityClasses, ServiceRange, Services, FrontProxy}
+var Parts = []Part{Namespaces, Roles, PriorityClasses, ServiceRange, Services, FrontProxy, TokenTracking}
 
 var (
 	grNamespaces      = schema.GroupResource{Resource: "namespaces"}
@@ -122,12 +125,37 @@ func Ensure(ctx context.Context, api API, cfg Config, log *slog.Logger) error {
 	if cfg.FrontProxy != nil {
 		do(FrontProxy, "config map kube-system/extension-apiserver-authentication", ensureFrontProxy(ctx, api, create, cfg.FrontProxy))
 	}
+	do(TokenTracking, "config map kube-system/"+tokenTracking, ensureTokenTracking(ctx, api, create, time.Now()))
 	for _, p := range Parts {
 		if !failed[p] && cfg.Made != nil {
 			cfg.Made(p)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// tokenTracking is a ConfigMap that says since what day uses of tokens in Secrets are noted: one that
+// says nothing of its use may be old, but not older than that.
+const tokenTracking = "kube-apiserver-legacy-service-account-token-tracking"
+
+func ensureTokenTracking(ctx context.Context, api API, create func(schema.GroupResource, resources.Object) error, now time.Time) error {
+	const since = "since"
+	data := map[string]string{since: now.UTC().Format(time.DateOnly)}
+	if err := create(grConfigMaps, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: tokenTracking}, Data: data}); err != nil {
+		return err
+	}
+	return api.Update(ctx, grConfigMaps, "", metav1.NamespaceSystem, tokenTracking, func(o resources.Object) (resources.Object, error) {
+		if _, err := time.Parse(time.DateOnly, o.(*corev1.ConfigMap).Data[since]); err == nil {
+			return o, nil
+		}
+		next := o.DeepCopyObject().(*corev1.ConfigMap)
+		next.Data = maps.Clone(next.Data)
+		if next.Data == nil {
+			next.Data = map[string]string{}
+		}
+		next.Data[since] = data[since]
+		return next, nil
+	})
 }
 
 func priorityClasses() []*schedulingv1.PriorityClass {
