@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,30 @@ func TestWatchSemantics(t *testing.T) {
 		if got != c.want {
 			t.Errorf("watch?%s:\n got %s\nwant %s", c.query, got, c.want)
 		}
+	}
+	// Who watches from a revision that is still to come waits for what follows it.
+	now, err := strconv.Atoi(h.list(maps).Metadata.ResourceVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := h.watch(fmt.Sprintf("%s?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion=%d", maps, now+100), 9); len(got) > 0 {
+		t.Errorf("from the far future: %v", got)
+	}
+	next := make(chan []string)
+	go func() {
+		next <- h.watch(fmt.Sprintf("%s?watch=1&timeoutSeconds=10&resourceVersion=%d", maps, now+2), 1)
+	}()
+	for i := range 2 {
+		h.must(200, "PATCH", maps+"/a", fmt.Sprintf(`{"metadata":{"labels":{"n":"%d"}}}`, i), "Content-Type", "application/merge-patch+json")
+	}
+	h.must(200, "DELETE", maps+"/a", "")
+	if got := <-next; len(got) != 1 || got[0] != "DELETED" {
+		t.Errorf("from the near future: %v", got)
+	}
+	h.must(201, "POST", maps, configMap("a"))
+	// A state that is not reached in time is refused inside the stream.
+	if got := h.watch(fmt.Sprintf("%s?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=%d", maps, now+100), 9); len(got) != 1 || got[0] != "ERROR" {
+		t.Errorf("a state of the future: %v", got)
 	}
 	if got := h.watch("/api/v1/watch/namespaces/default/configmaps/a?timeoutSeconds=1", 1); len(got) != 1 || got[0] != "ADDED" {
 		t.Errorf("old watch path: %v", got)

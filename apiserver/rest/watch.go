@@ -61,8 +61,8 @@ func (c *Call) watch() {
 	}
 	defer out.close()
 	s := &stream{c: c, out: out, f: c.format, definitions: true, sent: c.Server.cfg.Metrics.events(c.Row), began: began}
-	if w.expired != nil {
-		s.fail(w.expired)
+	if w.refused != nil {
+		s.fail(w.refused)
 		return
 	}
 	s.run(ctx, p, w, length)
@@ -89,10 +89,11 @@ func (c *Call) watchParams() (*listParams, error) {
 type opened struct {
 	state   *watchcache.Snapshot // not nil: it is sent first
 	cursor  *watchcache.Cursor
-	expired error // told inside the stream: the revision has left the log
+	refused error // told inside the stream: the revision has left the log, or a state was not reached in time
+	after   int64 // a revision of the future: what happens up to it is not sent; 0: none was asked for
 }
 
-// openWatch finds the place to start.
+// openWatch finds the place to start. To wait for what follows a revision that is still to come is no fault.
 func (c *Call) openWatch(p *listParams) (w opened, err error) {
 	sel, err := c.selection(p)
 	if err != nil {
@@ -111,7 +112,8 @@ func (c *Call) openWatch(p *listParams) (w opened, err error) {
 	}
 	if initial || begin {
 		if err := c.settle(p.ResourceVersion); err != nil {
-			return w, err
+			w.refused = err
+			return w, nil
 		}
 		state, cursor, err := o.cache.ListAndWatch(sel)
 		w.cursor = cursor
@@ -124,15 +126,13 @@ func (c *Call) openWatch(p *listParams) (w opened, err error) {
 	if err != nil {
 		return w, err
 	}
-	w.cursor, err = o.cache.Watch(sel, rev)
-	if errors.Is(err, watchcache.ErrTooNew) {
-		if err := o.reach(c.R.Context(), rev); err != nil {
-			return w, err
-		}
-		w.cursor, err = o.cache.Watch(sel, rev)
+	from := rev
+	if now := o.cache.Rev(); rev > now {
+		from, w.after = now, rev
 	}
+	w.cursor, err = o.cache.Watch(sel, from)
 	if errors.Is(err, watchcache.ErrTooOld) {
-		w.expired, err = apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, o.cache.Rev())), nil
+		w.refused, err = apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, o.cache.Rev())), nil
 	}
 	return w, err
 }
@@ -161,11 +161,12 @@ type stream struct {
 }
 
 func (s *stream) run(ctx context.Context, p *listParams, w opened, length time.Duration) {
-	end := time.Now().Add(length)
+	end := s.began.Add(length)
 	told, ok := s.begin(ctx, p, w.state)
 	if !ok {
 		return
 	}
+	told = max(told, w.after)
 	if s.out.flush() != nil {
 		return
 	}
@@ -193,6 +194,9 @@ func (s *stream) run(ctx context.Context, p *listParams, w opened, length time.D
 			return
 		}
 		for _, e := range events {
+			if e.Rev <= w.after {
+				continue
+			}
 			if err := s.change(e.Type, e.Item); err != nil {
 				s.end(err)
 				return
