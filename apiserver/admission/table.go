@@ -78,7 +78,15 @@ func Pick(c Chain, off []string) (out Chain, unknown []string) {
 
 // forbid is the 403 that a plugin answers with.
 func forbid(a *Attributes, err error) error {
-	return apierrors.NewForbidden(a.Row.GR(), a.Name, err)
+	return apierrors.NewForbidden(a.Row.GR(), a.Called(), err)
+}
+
+// Called is how messages call the object of the request.
+func (a *Attributes) Called() string {
+	if a.Name == "" && a.Object == nil {
+		return "Unknown"
+	}
+	return a.Name
 }
 
 // is reports whether the request is about the resource itself, not a subresource.

@@ -242,6 +242,12 @@ func TestLifeOfACustomResource(t *testing.T) {
 	if at(a, "metadata.generation") != 2.0 || at(a, "spec.replicas") != 2.0 || at(a, "status.replicas") != 2.0 {
 		t.Errorf("status patched: %v", a)
 	}
+	// A subresource that this version does not have is an object that is not there.
+	for _, path := range []string{"/a/bogus", "/a/status/x", "/a/scale/x"} {
+		if st := s.must(404, "GET", v1+path, ""); at(st, "message") != `widgets.shop.example.com "a" not found` || at(st, "details.name") != "a" {
+			t.Errorf("%s: %v", path, st)
+		}
+	}
 	scale := s.must(200, "PATCH", v1+"/a/scale", `{"spec":{"replicas":4}}`, "Content-Type", merge)
 	if at(scale, "spec.replicas") != 4.0 || at(scale, "status.replicas") != 2.0 || scale["kind"] != "Scale" {
 		t.Errorf("scale: %v", scale)

@@ -51,7 +51,7 @@ func defaultMatch(m *admissionv1.MatchResources) {
 }
 
 var validatingWebhookConfigurations = Resource[admissionv1.ValidatingWebhookConfiguration]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingWebhookConfiguration", Plural: "validatingwebhookconfigurations", AnyFinalizer: true,
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingWebhookConfiguration", Plural: "validatingwebhookconfigurations", WholeMeta: true, AnyFinalizer: true,
 	Prefix: "validatingwebhookconfigurations", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.ValidatingWebhookConfigurationList],
 	Default: func(c *admissionv1.ValidatingWebhookConfiguration) {
@@ -88,7 +88,7 @@ var validatingWebhookConfigurations = Resource[admissionv1.ValidatingWebhookConf
 }
 
 var mutatingWebhookConfigurations = Resource[admissionv1.MutatingWebhookConfiguration]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration", Plural: "mutatingwebhookconfigurations", AnyFinalizer: true,
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingWebhookConfiguration", Plural: "mutatingwebhookconfigurations", WholeMeta: true, AnyFinalizer: true,
 	Prefix: "mutatingwebhookconfigurations", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.MutatingWebhookConfigurationList],
 	Default: func(c *admissionv1.MutatingWebhookConfiguration) {
@@ -402,7 +402,7 @@ func validateVariables(f *check.Faults, list []admissionv1.Variable, p *field.Pa
 }
 
 var validatingAdmissionPolicies = Resource[admissionv1.ValidatingAdmissionPolicy]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies", AnyFinalizer: true,
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicy", Plural: "validatingadmissionpolicies", WholeMeta: true, AnyFinalizer: true,
 	Prefix: "validatingadmissionpolicies", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.ValidatingAdmissionPolicyList],
 	Default: func(v *admissionv1.ValidatingAdmissionPolicy) {
@@ -537,7 +537,7 @@ func validateParamRef(f *check.Faults, r *admissionv1.ParamRef, p *field.Path) {
 }
 
 var validatingAdmissionPolicyBindings = Resource[admissionv1.ValidatingAdmissionPolicyBinding]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings", AnyFinalizer: true,
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "ValidatingAdmissionPolicyBinding", Plural: "validatingadmissionpolicybindings", WholeMeta: true, AnyFinalizer: true,
 	Prefix: "validatingadmissionpolicybindings", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List:    listOf[admissionv1.ValidatingAdmissionPolicyBindingList],
 	Default: func(b *admissionv1.ValidatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },
@@ -575,7 +575,7 @@ var validatingAdmissionPolicyBindings = Resource[admissionv1.ValidatingAdmission
 }
 
 var mutatingAdmissionPolicies = Resource[admissionv1.MutatingAdmissionPolicy]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies", AnyFinalizer: true,
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicy", Plural: "mutatingadmissionpolicies", WholeMeta: true, AnyFinalizer: true,
 	Prefix: "mutatingadmissionpolicies", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List: listOf[admissionv1.MutatingAdmissionPolicyList],
 	Default: func(m *admissionv1.MutatingAdmissionPolicy) {
@@ -653,7 +653,7 @@ func onlyChanges(f *check.Faults, m *admissionv1.MatchResources, p *field.Path) 
 }
 
 var mutatingAdmissionPolicyBindings = Resource[admissionv1.MutatingAdmissionPolicyBinding]{
-	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings", AnyFinalizer: true,
+	Group: "admissionregistration.k8s.io", Version: "v1", Kind: "MutatingAdmissionPolicyBinding", Plural: "mutatingadmissionpolicybindings", WholeMeta: true, AnyFinalizer: true,
 	Prefix: "mutatingadmissionpolicybindings", Categories: apiExtensions, Scope: Cluster, NeedsVersion: true,
 	List:    listOf[admissionv1.MutatingAdmissionPolicyBindingList],
 	Default: func(b *admissionv1.MutatingAdmissionPolicyBinding) { defaultMatch(b.Spec.MatchResources) },

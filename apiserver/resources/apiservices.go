@@ -16,7 +16,7 @@ import (
 type registeredService = apiregistrationv1.APIService
 
 var apiServices = Resource[registeredService]{
-	Group: apiregistrationv1.GroupName, Version: "v1", Kind: "APIService", Plural: "apiservices", AnyFinalizer: true,
+	Group: apiregistrationv1.GroupName, Version: "v1", Kind: "APIService", Plural: "apiservices", WholeMeta: true, AnyFinalizer: true,
 	Categories: []string{"api-extensions"}, Scope: Cluster, NeedsVersion: true, NoGeneration: true, Name: PathSegment,
 	List: listOf[apiregistrationv1.APIServiceList],
 	Default: func(s *registeredService) {

@@ -15,7 +15,7 @@ const maxDataBytes = 1 << 20
 const fixedByImmutable = "field is immutable when `immutable` is set"
 
 var configMaps = Resource[corev1.ConfigMap]{
-	Group: "", Version: "v1", Kind: "ConfigMap", Plural: "configmaps", Short: []string{"cm"}, NoGeneration: true,
+	Group: "", Version: "v1", Kind: "ConfigMap", Plural: "configmaps", WholeMeta: true, Short: []string{"cm"}, NoGeneration: true,
 	List: listOf[corev1.ConfigMapList],
 	Main: plainPart(validateConfigMap),
 	Docs: map[string]string{

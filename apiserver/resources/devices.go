@@ -317,7 +317,7 @@ func validateResourceClaimSpec(f *check.Faults, s *resourcev1.ResourceClaimSpec,
 }
 
 var resourceClaims = Resource[resourcev1.ResourceClaim]{
-	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims", Prefix: "resourceclaims", NoGeneration: true,
+	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaim", Plural: "resourceclaims", WholeMeta: true, Prefix: "resourceclaims", NoGeneration: true,
 	List:    listOf[resourcev1.ResourceClaimList],
 	Default: func(c *resourcev1.ResourceClaim) { defaultClaimSpec(&c.Spec) },
 	Main: Part[resourcev1.ResourceClaim]{
@@ -360,7 +360,7 @@ var resourceClaims = Resource[resourcev1.ResourceClaim]{
 }
 
 var resourceClaimTemplates = Resource[resourcev1.ResourceClaimTemplate]{
-	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates", Prefix: "resourceclaimtemplates",
+	Group: "resource.k8s.io", Version: "v1", Kind: "ResourceClaimTemplate", Plural: "resourceclaimtemplates", WholeMeta: true, Prefix: "resourceclaimtemplates",
 	NoGeneration: true, List: listOf[resourcev1.ResourceClaimTemplateList],
 	Default: func(t *resourcev1.ResourceClaimTemplate) { defaultClaimSpec(&t.Spec.Spec) },
 	Main: Part[resourcev1.ResourceClaimTemplate]{Validate: func(rq *Request, t, old *resourcev1.ResourceClaimTemplate) field.ErrorList {

@@ -13,7 +13,7 @@ import (
 )
 
 var endpoints = Resource[corev1.Endpoints]{
-	Group: "", Version: "v1", Kind: "Endpoints", Plural: "endpoints", Prefix: "services/endpoints", Short: []string{"ep"},
+	Group: "", Version: "v1", Kind: "Endpoints", Plural: "endpoints", WholeMeta: true, Prefix: "services/endpoints", Short: []string{"ep"},
 	List: listOf[corev1.EndpointsList], CreateOnUpdate: true, NoGeneration: true,
 	Default: func(e *corev1.Endpoints) {
 		for i := range e.Subsets {

@@ -16,7 +16,7 @@ import (
 )
 
 var flowSchemas = Resource[flowcontrolv1.FlowSchema]{
-	Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "FlowSchema", Plural: "flowschemas", Prefix: "flowschemas", Scope: Cluster,
+	Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "FlowSchema", Plural: "flowschemas", WholeMeta: true, Prefix: "flowschemas", Scope: Cluster,
 	List:    listOf[flowcontrolv1.FlowSchemaList],
 	Default: func(s *flowcontrolv1.FlowSchema) { def(&s.Spec.MatchingPrecedence, 1000) },
 	Main:    mainPart(func(s *flowcontrolv1.FlowSchema) *flowcontrolv1.FlowSchemaStatus { return &s.Status }, validateFlowSchema),
@@ -232,7 +232,7 @@ func validateFlowSubject(f *check.Faults, s flowcontrolv1.Subject, p *field.Path
 }
 
 var priorityLevelConfigurations = Resource[flowcontrolv1.PriorityLevelConfiguration]{
-	Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations",
+	Group: "flowcontrol.apiserver.k8s.io", Version: "v1", Kind: "PriorityLevelConfiguration", Plural: "prioritylevelconfigurations", WholeMeta: true,
 	Prefix: "prioritylevelconfigurations", Scope: Cluster, List: listOf[flowcontrolv1.PriorityLevelConfigurationList],
 	Default: func(c *flowcontrolv1.PriorityLevelConfiguration) {
 		if e := c.Spec.Exempt; e != nil {

@@ -21,7 +21,7 @@ const (
 )
 
 var ingresses = Resource[networkingv1.Ingress]{
-	Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses", Prefix: "ingress", Short: []string{"ing"},
+	Group: "networking.k8s.io", Version: "v1", Kind: "Ingress", Plural: "ingresses", WholeMeta: true, Prefix: "ingress", Short: []string{"ing"},
 	List: listOf[networkingv1.IngressList],
 	Main: mainPart(func(i *networkingv1.Ingress) *networkingv1.IngressStatus { return &i.Status }, validateIngress),
 	Status: &Part[networkingv1.Ingress]{
@@ -226,7 +226,7 @@ func validateReference(f *check.Faults, group *string, kind, name string, p *fie
 }
 
 var ingressClasses = Resource[networkingv1.IngressClass]{
-	Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass", Plural: "ingressclasses", Prefix: "ingressclasses", Scope: Cluster,
+	Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass", Plural: "ingressclasses", WholeMeta: true, Prefix: "ingressclasses", Scope: Cluster,
 	List: listOf[networkingv1.IngressClassList],
 	Default: func(c *networkingv1.IngressClass) {
 		if c.Spec.Parameters != nil {

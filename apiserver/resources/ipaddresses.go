@@ -14,7 +14,7 @@ import (
 )
 
 var ipAddresses = Resource[networkingv1.IPAddress]{
-	Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", Singular: "ipaddress", Prefix: "ipaddresses", NoGeneration: true,
+	Group: "networking.k8s.io", Version: "v1", Kind: "IPAddress", Plural: "ipaddresses", WholeMeta: true, Singular: "ipaddress", Prefix: "ipaddresses", NoGeneration: true,
 	Short: []string{"ip"}, Scope: Cluster, List: listOf[networkingv1.IPAddressList],
 	// The name is the address in canonical form.
 	Name: func(name string, _ bool) []string {

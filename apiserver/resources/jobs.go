@@ -29,7 +29,7 @@ const (
 )
 
 var jobs = Resource[batchv1.Job]{
-	Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", Prefix: "jobs", Categories: []string{"all"},
+	Group: "batch", Version: "v1", Kind: "Job", Plural: "jobs", WholeMeta: true, Prefix: "jobs", Categories: []string{"all"},
 	List: listOf[batchv1.JobList], OrphanByDefault: true,
 	OrphanWarning: "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
 	Default: func(j *batchv1.Job) {

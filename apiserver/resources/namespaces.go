@@ -14,7 +14,7 @@ import (
 // A Namespace goes away in two steps: deletion marks it Terminating, and when its
 // content is gone the finalizers of its spec are taken off through "finalize".
 var namespaces = Resource[corev1.Namespace]{
-	Group: "", Version: "v1", Kind: "Namespace", Plural: "namespaces", Short: []string{"ns"}, Scope: Cluster, Name: DNSLabel, NoGeneration: true,
+	Group: "", Version: "v1", Kind: "Namespace", Plural: "namespaces", WholeMeta: true, Short: []string{"ns"}, Scope: Cluster, Name: DNSLabel, NoGeneration: true,
 	Verbs: []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 	List:  listOf[corev1.NamespaceList],
 	Default: func(n *corev1.Namespace) {

@@ -21,7 +21,7 @@ import (
 
 // Nodes are stored below "minions", their name of old.
 var nodes = Resource[corev1.Node]{
-	Group: "", Version: "v1", Kind: "Node", Plural: "nodes", Short: []string{"no"}, Scope: Cluster, Prefix: "minions", NoGeneration: true,
+	Group: "", Version: "v1", Kind: "Node", Plural: "nodes", WholeMeta: true, Short: []string{"no"}, Scope: Cluster, Prefix: "minions", NoGeneration: true,
 	List: listOf[corev1.NodeList],
 	Default: func(n *corev1.Node) {
 		if len(n.Status.Allocatable) == 0 && len(n.Status.Capacity) > 0 {

@@ -18,7 +18,7 @@ import (
 type claim = corev1.PersistentVolumeClaim
 
 var persistentVolumeClaims = Resource[claim]{
-	Group: "", Version: "v1", Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", Short: []string{"pvc"},
+	Group: "", Version: "v1", Kind: "PersistentVolumeClaim", Plural: "persistentvolumeclaims", WholeMeta: true, Short: []string{"pvc"},
 	List: listOf[corev1.PersistentVolumeClaimList], NoGeneration: true,
 	Default: defaultClaim,
 	Main: Part[claim]{

@@ -23,7 +23,7 @@ func pods(cfg Config) Resource[corev1.Pod] {
 	}
 	proxy := []string{"create", "delete", "get", "patch", "update"}
 	return Resource[corev1.Pod]{
-		Group: "", Version: "v1", Kind: "Pod", Plural: "pods", Short: []string{"po"}, Categories: []string{"all"},
+		Group: "", Version: "v1", Kind: "Pod", Plural: "pods", WholeMeta: true, Short: []string{"po"}, Categories: []string{"all"},
 		List:    func() runtime.Object { return &corev1.PodList{} },
 		Default: podrules.DefaultPod,
 		Main: Part[corev1.Pod]{

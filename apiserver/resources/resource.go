@@ -49,6 +49,8 @@ type Request struct {
 	Subresource string
 	DryRun      bool
 	Read        Reader
+	// Many: this is about one of the objects that a request deletes without naming any.
+	Many bool
 	// Warn adds a Warning header to the answer.
 	Warn func(text string)
 }
@@ -192,6 +194,9 @@ type Resource[T any] struct {
 	NoGeneration bool
 	// AnyFinalizer: a finalizer may be any qualified name. Other kinds ask that it names its owner's domain.
 	AnyFinalizer bool
+	// WholeMeta: the metadata that an update leaves is validated as that of a new object, too, which judges a
+	// generateName by Name.
+	WholeMeta bool
 }
 
 // Row is a Resource without its type parameter.
@@ -222,7 +227,7 @@ type Row struct {
 	NoDependents                           bool
 	OrphanWarning                          string
 	NeedsVersion, NoGeneration             bool
-	AnyFinalizer                           bool
+	AnyFinalizer, WholeMeta                bool
 	Allocate                               func(rq *Request, obj, old Object) ([]Beside, error) // nil: none
 	TTL                                    func(Object) time.Duration                           // nil: none
 	Stored                                 *Row                                                 // nil: itself
@@ -383,7 +388,7 @@ func (r Resource[T]) Row() *Row {
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
 		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldRefusal: r.FieldRefusal, FieldAlias: r.FieldAlias, Name: r.Name,
 		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, NoDependents: r.NoDependents, CreateOnUpdate: r.CreateOnUpdate,
-		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, AnyFinalizer: r.AnyFinalizer, Stored: r.Stored, Upgrade: r.Upgrade,
+		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, AnyFinalizer: r.AnyFinalizer, WholeMeta: r.WholeMeta, Stored: r.Stored, Upgrade: r.Upgrade,
 	}
 	if row.Singular == "" {
 		row.Singular = strings.ToLower(r.Kind)

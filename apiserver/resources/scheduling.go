@@ -76,7 +76,7 @@ var priorityClasses = Resource[schedulingv1.PriorityClass]{
 }
 
 var runtimeClasses = Resource[nodev1.RuntimeClass]{
-	Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Plural: "runtimeclasses", AnyFinalizer: true, Prefix: "runtimeclasses", Scope: Cluster,
+	Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass", Plural: "runtimeclasses", WholeMeta: true, AnyFinalizer: true, Prefix: "runtimeclasses", Scope: Cluster,
 	NoGeneration: true, CreateOnUpdate: true, NeedsVersion: true, List: listOf[nodev1.RuntimeClassList],
 	Main: plainPart(func(c, old *nodev1.RuntimeClass) field.ErrorList {
 		var f check.Faults

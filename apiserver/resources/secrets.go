@@ -14,7 +14,7 @@ import (
 )
 
 var secrets = Resource[corev1.Secret]{
-	Group: "", Version: "v1", Kind: "Secret", Plural: "secrets", NoGeneration: true,
+	Group: "", Version: "v1", Kind: "Secret", Plural: "secrets", WholeMeta: true, NoGeneration: true,
 	List: listOf[corev1.SecretList],
 	Default: func(s *corev1.Secret) {
 		def(&s.Type, corev1.SecretTypeOpaque)

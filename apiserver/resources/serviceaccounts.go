@@ -6,7 +6,7 @@ import (
 )
 
 var serviceAccounts = Resource[corev1.ServiceAccount]{
-	Group: "", Version: "v1", Kind: "ServiceAccount", Plural: "serviceaccounts", Short: []string{"sa"}, NoGeneration: true,
+	Group: "", Version: "v1", Kind: "ServiceAccount", Plural: "serviceaccounts", WholeMeta: true, Short: []string{"sa"}, NoGeneration: true,
 	List: listOf[corev1.ServiceAccountList],
 	Main: Part[corev1.ServiceAccount]{Prepare: func(_ *Request, a, _ *corev1.ServiceAccount) {
 		for i := range a.Secrets { // of the reference only the name means anything

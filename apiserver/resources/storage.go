@@ -88,7 +88,7 @@ func topologies(f *check.Faults, list []corev1.TopologySelectorTerm, p *field.Pa
 }
 
 var storageClasses = Resource[storagev1.StorageClass]{
-	Group: "storage.k8s.io", Version: "v1", Kind: "StorageClass", Plural: "storageclasses", Prefix: "storageclasses",
+	Group: "storage.k8s.io", Version: "v1", Kind: "StorageClass", Plural: "storageclasses", WholeMeta: true, Prefix: "storageclasses",
 	Short: []string{"sc"}, Scope: Cluster, NoGeneration: true, List: listOf[storagev1.StorageClassList],
 	Default: func(c *storagev1.StorageClass) {
 		defPtr(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
@@ -142,7 +142,7 @@ func boolean[T any](name string, cell func(*T) bool) Column[T] {
 }
 
 var volumeAttributesClasses = Resource[storagev1.VolumeAttributesClass]{
-	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttributesClass", Plural: "volumeattributesclasses", Prefix: "volumeattributesclasses",
+	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttributesClass", Plural: "volumeattributesclasses", WholeMeta: true, Prefix: "volumeattributesclasses",
 	Short: []string{"vac"}, Scope: Cluster, NoGeneration: true, List: listOf[storagev1.VolumeAttributesClassList],
 	Main: plainPart(func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
 		var f check.Faults
@@ -172,7 +172,7 @@ var volumeAttributesClasses = Resource[storagev1.VolumeAttributesClass]{
 }
 
 var csiNodes = Resource[storagev1.CSINode]{
-	Group: "storage.k8s.io", Version: "v1", Kind: "CSINode", Plural: "csinodes", Prefix: "csinodes", Scope: Cluster,
+	Group: "storage.k8s.io", Version: "v1", Kind: "CSINode", Plural: "csinodes", WholeMeta: true, Prefix: "csinodes", Scope: Cluster,
 	NoGeneration: true, NeedsVersion: true, List: listOf[storagev1.CSINodeList],
 	Main: plainPart(func(n, old *storagev1.CSINode) field.ErrorList {
 		var f check.Faults
@@ -324,7 +324,7 @@ var csiDrivers = Resource[storagev1.CSIDriver]{
 }
 
 var csiStorageCapacities = Resource[storagev1.CSIStorageCapacity]{
-	Group: "storage.k8s.io", Version: "v1", Kind: "CSIStorageCapacity", Plural: "csistoragecapacities", Prefix: "csistoragecapacities",
+	Group: "storage.k8s.io", Version: "v1", Kind: "CSIStorageCapacity", Plural: "csistoragecapacities", WholeMeta: true, Prefix: "csistoragecapacities",
 	NoGeneration: true, NeedsVersion: true, List: listOf[storagev1.CSIStorageCapacityList],
 	Main: plainPart(func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
 		var f check.Faults
@@ -358,7 +358,7 @@ func validateVolumeError(f *check.Faults, e *storagev1.VolumeError, p *field.Pat
 }
 
 var volumeAttachments = Resource[storagev1.VolumeAttachment]{
-	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttachment", Plural: "volumeattachments", Prefix: "volumeattachments", Scope: Cluster,
+	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttachment", Plural: "volumeattachments", WholeMeta: true, Prefix: "volumeattachments", Scope: Cluster,
 	NoGeneration: true, NeedsVersion: true, List: listOf[storagev1.VolumeAttachmentList],
 	Main: mainPart(func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentStatus { return &a.Status }, func(a, old *storagev1.VolumeAttachment) field.ErrorList {
 		var f check.Faults

@@ -193,7 +193,7 @@ var podTemplates = Resource[corev1.PodTemplate]{
 }
 
 var controllerRevisions = Resource[appsv1.ControllerRevision]{
-	Group: "apps", Version: "v1", Kind: "ControllerRevision", Plural: "controllerrevisions", Prefix: "controllerrevisions",
+	Group: "apps", Version: "v1", Kind: "ControllerRevision", Plural: "controllerrevisions", WholeMeta: true, Prefix: "controllerrevisions",
 	List: listOf[appsv1.ControllerRevisionList], NoGeneration: true,
 	Main: plainPart(func(r, old *appsv1.ControllerRevision) field.ErrorList {
 		var f check.Faults

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -70,5 +71,31 @@ func TestAdmissionMovesNoObject(t *testing.T) {
 	h.must(http.StatusCreated, "PATCH", maps+"/b?fieldManager=m", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}`, "Content-Type", "application/apply-patch+yaml")
 	if got := strings.Join(options, " "); got != "*v1.UpdateOptions *v1.CreateOptions" {
 		t.Errorf("admission sees the options %s", got)
+	}
+}
+
+// A request that names no object has no name in admission either, whatever it deletes. Source: kube-apiserver 1.36.
+func TestAdmissionOfCollections(t *testing.T) {
+	var seen []string
+	h := newHarness(t, admission.Plugin{Name: "watch", Validate: func(_ context.Context, a *admission.Attributes) (func(), error) {
+		if a.Operation != admission.Delete {
+			return nil, nil
+		}
+		old := a.Old.(*corev1.ConfigMap)
+		seen = append(seen, fmt.Sprintf("%q deletes %s", a.Name, old.Name))
+		if old.Name == "c" && a.Name == "" {
+			return nil, errors.New("it stays")
+		}
+		return nil, nil
+	}})
+	for _, name := range []string{"a", "b", "c"} {
+		h.must(http.StatusCreated, "POST", maps, configMap(name))
+	}
+	h.must(http.StatusOK, "DELETE", maps+"/a", "")
+	if r := h.must(http.StatusForbidden, "DELETE", maps, ""); !strings.Contains(string(r.body), `configmaps \"Unknown\" is forbidden: it stays`) {
+		t.Errorf("refused with %s", r.body)
+	}
+	if got := strings.Join(seen, ", "); got != `"a" deletes a, "" deletes b, "" deletes c` {
+		t.Error(got)
 	}
 }

@@ -264,6 +264,8 @@ func (o *Objects) DeleteAll(ctx context.Context, rq *resources.Request, row *res
 
 // deleteEach goes on after an object that is gone already, or another one now, and stops at the first other error.
 func (o *Objects) deleteEach(ctx context.Context, rq *resources.Request, row *resources.Row, found []*watchcache.Item, opts *metav1.DeleteOptions) (out []*watchcache.Item, err error) {
+	one := *rq
+	one.Many = true
 	for _, it := range found {
 		if err := ctx.Err(); err != nil {
 			return out, apierrors.NewServerTimeout(row.GR(), "deletecollection", 1)
@@ -273,7 +275,7 @@ func (o *Objects) deleteEach(ctx context.Context, rq *resources.Request, row *re
 			uid := it.Head().UID
 			own.Preconditions = &metav1.Preconditions{UID: &uid}
 		}
-		_, _, err := o.remove(ctx, rq, row, it.Head().Namespace, it.Head().Name, own)
+		_, _, err := o.remove(ctx, &one, row, it.Head().Namespace, it.Head().Name, own)
 		switch {
 		case err == nil:
 			out = append(out, it)

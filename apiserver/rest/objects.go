@@ -143,6 +143,9 @@ func (o *Objects) attributes(ctx context.Context, op admission.Operation, row *r
 	if user == nil {
 		user = &authn.User{Name: rq.User, Groups: rq.Groups}
 	}
+	if rq.Many { // as upstream has it: the request names none
+		name = ""
+	}
 	return &admission.Attributes{
 		Operation: op, Row: row, Subresource: rq.Subresource, Namespace: namespace, Name: name, User: user, Request: rq,
 	}
@@ -173,7 +176,7 @@ func admissionError(a *admission.Attributes, err error) error {
 	if as := apierrors.APIStatus(nil); errors.As(err, &as) {
 		return err
 	}
-	return apierrors.NewForbidden(a.Row.GR(), a.Name, err)
+	return apierrors.NewForbidden(a.Row.GR(), a.Called(), err)
 }
 
 // creating and updating are the options that admission sees of a patch: what becomes of it decides.
@@ -598,6 +601,11 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	errs = append(errs, changes...)
 	errs = append(errs, changes...) // upstream looks once for all kinds and once for this one, and reports each fault as two causes
 	errs = append(errs, plainFinalizers(row, obj)...)
+	if prefix := obj.GetGenerateName(); prefix != "" && row.WholeMeta && part == "" {
+		for _, fault := range row.Name(prefix, true) {
+			errs = append(errs, field.Invalid(field.NewPath("metadata", "generateName"), prefix, fault))
+		}
+	}
 	if !opts.NoHooks {
 		errs = append(errs, hooks.Validate(rq, obj, old)...)
 	}

@@ -252,6 +252,7 @@ func TestBadInput(t *testing.T) {
 		{"POST", "/api", "", "", 405, "the server does not allow this method on the requested resource"},
 		{"PUT", "/api/v1", "", "", 405, "the server does not allow this method on the requested resource"},
 		{"PUT", maps + "/a", "", `{"metadata":{"name":"a","resourceVersion":"abc"}}`, 500, `strconv.ParseUint: parsing "abc": invalid syntax`},
+		{"PUT", maps + "/a", "", `{"metadata":{"name":"a","generateName":"Bad_"}}`, 422, `metadata.generateName: Invalid value: "Bad_": a lowercase RFC 1123 subdomain`},
 		{"PATCH", maps + "/a", merge, `{"kind":"Pod"}`, 422, `no kind "Pod" is registered for version "v1"`},
 		{"DELETE", maps + "/a", "", `{"kind":"Nope","apiVersion":"v1"}`, 400, `no kind "Nope" is registered for version "v1"`},
 		{"POST", maps, "application/vnd.kubernetes.protobuf", "", 400, "the object provided is unrecognized (must be of type ConfigMap): empty data (<empty>)"},

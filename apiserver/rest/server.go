@@ -329,6 +329,10 @@ func (c *Call) accept() string {
 
 func (s *Server) subresource(c *Call) {
 	in, row := c.Info, c.Row
+	missing := missing
+	if row.Custom != nil && in.Named() { // upstream asks for subresources where it asks for the object
+		missing = func(*Info) error { return apierrors.NewNotFound(row.GR(), in.Name) }
+	}
 	if !in.Named() || row.Namespaced && c.Namespace == "" || in.Rest != "" && in.Subresource != "proxy" {
 		c.fail(missing(in))
 		return

@@ -332,7 +332,7 @@ func (s *server) paramRow(kind *admissionv1.ParamKind) *resources.Row {
 
 // forbidden is the client's answer, with a reason and code of its own.
 func forbidden(a *admission.Attributes, message string, reason metav1.StatusReason) *apierrors.StatusError {
-	name := a.Name
+	name := a.Called()
 	if m, ok := a.Object.(metav1.Object); ok && name == "" {
 		if name = m.GetName(); name == "" {
 			name = m.GetGenerateName()

@@ -272,7 +272,7 @@ func (s *server) wants(ctx context.Context, a *admission.Attributes, h *hook, vi
 	case err != nil && h.failOpen, err == nil && !met:
 		return nil, nil
 	case err != nil:
-		return nil, apierrors.NewForbidden(a.Row.GR(), a.Name, err)
+		return nil, apierrors.NewForbidden(a.Row.GR(), a.Called(), err)
 	}
 	return v, nil
 }
