@@ -176,6 +176,7 @@ func TestRefusals(t *testing.T) {
 		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "strict", Name: "default"}},
 		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other"}, Spec: corev1.PodSpec{NodeName: "n2"}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{"cpu": resource.MustParse("1")}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n3"}, Status: corev1.NodeStatus{DeclaredFeatures: []string{"InPlacePodLevelResourcesVerticalScaling"}}},
 		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w", Labels: map[string]string{corev1.LabelOSStable: "windows"}}},
 	)
 	grown := func(node, cpu string) *corev1.Pod {
@@ -184,6 +185,14 @@ func TestRefusals(t *testing.T) {
 			p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse(cpu)}
 		})
 	}
+	parts := func(node string) *corev1.Pod { // the pod as a whole and its first container have grown
+		return pod(func(p *corev1.Pod) {
+			p.Generation, p.Spec.NodeName = 2, node
+			p.Spec.Resources = &corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1m")}}
+			p.Spec.InitContainers = []corev1.Container{{Name: "i", Resources: *p.Spec.Resources}}
+		})
+	}
+	initial := pod(func(p *corev1.Pod) { p.Spec.InitContainers = []corev1.Container{{Name: "i"}} })
 	kubelet := &authn.User{Name: "system:node:n1", Groups: []string{authn.GroupNodes}}
 	for _, c := range []struct {
 		text     string
@@ -208,6 +217,11 @@ func TestRefusals(t *testing.T) {
 		{"a restricted label", admission.Create, "nodes", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"node-restriction.kubernetes.io/x": "y"}}}, nil, kubelet, "not allowed to modify labels"},
 		{"more than the node has", admission.Update, "pods/resize", grown("n1", "1100m"), pod(nil), root, "node didn't have enough allocatable resources: cpu, requested: 1100, allocatable: 1000"},
 		{"a resize where there is none", admission.Update, "pods/resize", grown("w", "1"), pod(nil), root, `pod resize is only supported on linux nodes, node "w" is "windows"`},
+		{"a resize that the node does not know", admission.Update, "pods/resize", parts("n1"), initial, root,
+			`pod update requires features InPlacePodLevelResourcesVerticalScaling, InPlacePodVerticalScalingInitContainers which are not available on node "n1"`},
+		{"a resize that the node knows in part", admission.Update, "pods/resize", parts("n3"), initial, root, `pod update requires features InPlacePodVerticalScalingInitContainers which`},
+		{"a resize of parts on a node that is gone", admission.Update, "pods/resize", parts("gone"), initial, root, `node "gone" not found`},
+		{"no account and no priority", admission.Create, "pods", pod(func(p *corev1.Pod) { p.Spec.ServiceAccountName, p.Spec.PriorityClassName = "no", "no" }), nil, root, `serviceaccount "no" not found`},
 		{"a resize on a node that is gone", admission.Update, "pods/resize", grown("gone", "1"), pod(nil), root, `node "gone" not found`},
 	} {
 		_, err := w.admit(c.op, c.plural, c.obj, c.old, c.user)

@@ -28,27 +28,28 @@ type Config struct {
 	Dynamic []Plugin
 }
 
-// Table is the chain in the order in which it runs. Names are upstream's, for
-// --enable-admission-plugins and --disable-admission-plugins.
+// Table is the chain in the order in which it runs. Names and order are upstream's: of several faults the first one
+// is told. The names are for --enable-admission-plugins and --disable-admission-plugins.
 func Table(cfg Config) Chain {
 	chain := Chain{
 		namespaceLifecycle(cfg),
-		priority(cfg),
+		limitRanger(cfg),
 		serviceAccount(cfg),
 		nodeRestriction(cfg),
 		taintNodesByCondition(),
-		limitRanger(cfg),
+		podSecurity(cfg),
+		priority(cfg),
 		defaultTolerationSeconds(),
 		defaultStorageClass(cfg),
 		storageObjectInUseProtection(),
 		persistentVolumeClaimResize(cfg),
 		runtimeClass(cfg),
-		defaultIngressClass(cfg),
 		certificateApproval(cfg),
 		certificateSigning(cfg),
 		certificateSubjectRestriction(),
+		defaultIngressClass(cfg),
 		rbacEscalation(cfg),
-		podSecurity(cfg),
+		nodeFeatures(cfg),
 		podResize(cfg),
 	}
 	chain = append(chain, cfg.Dynamic...)

@@ -77,6 +77,9 @@ func TestStatus(t *testing.T) {
 	if gpu := down.Allocatable["example.org/gpu"]; gpu.String() != "1" {
 		t.Errorf("extended resource is lost: %v", down.Allocatable)
 	}
+	if got := strings.Join(down.DeclaredFeatures, " "); got != "InPlacePodLevelResourcesVerticalScaling InPlacePodVerticalScalingInitContainers RestartAllContainersOnContainerExits" {
+		t.Errorf("declared features %s", got)
+	}
 	f.NetworkError = ""
 	up := Status(f, &down, begin.Add(time.Minute))
 	_, ready = nodeutil.GetNodeCondition(&up, corev1.NodeReady)

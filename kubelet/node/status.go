@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -64,6 +65,14 @@ func (f Facts) network() error {
 	return nil
 }
 
+// declared are the features that this kubelet has and others may lack: schedulers and API servers ask for them
+// before they let a pod use one. Sorted by name. Source: KEP-5328.
+var declared = []string{
+	"InPlacePodLevelResourcesVerticalScaling",
+	"InPlacePodVerticalScalingInitContainers",
+	"RestartAllContainersOnContainerExits",
+}
+
 // Status is the status that the facts stand for. Conditions of old that are not the
 // kubelet's are not in the result's way: they are kept. Reasons and messages are those
 // that users of upstream know.
@@ -87,7 +96,7 @@ func Status(f Facts, old *corev1.NodeStatus, now time.Time) corev1.NodeStatus {
 	}
 	s.DaemonEndpoints.KubeletEndpoint.Port = f.Port
 	s.Images = f.Images
-	s.RuntimeHandlers, s.Features = f.Handlers, f.Features
+	s.RuntimeHandlers, s.Features, s.DeclaredFeatures = f.Handlers, f.Features, slices.Clone(declared)
 	s.Addresses = nil
 	for _, ip := range f.IPs {
 		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
