@@ -155,6 +155,10 @@ func (a allocator) allocate(rq *Request, s, old *corev1.Service) ([]Beside, erro
 	if err != nil {
 		return nil, err
 	}
+	refused := func() error { return apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, f.List()) }
+	if !f.Empty() { // whose addresses are refused is not told about ports: upstream does not come to them
+		return nil, refused()
+	}
 	ports, err := a.nodePorts(rq, s, old, &f)
 	if err != nil {
 		return nil, err
@@ -169,7 +173,7 @@ func (a allocator) allocate(rq *Request, s, old *corev1.Service) ([]Beside, erro
 		}
 	}
 	if !f.Empty() {
-		return nil, apierrors.NewInvalid(schema.GroupKind{Kind: "Service"}, s.Name, f.List())
+		return nil, refused()
 	}
 	return append(beside, ports...), nil
 }
@@ -397,7 +401,7 @@ func fillNodePorts(rq *Request, s *corev1.Service, ports *alloc.Ports, had, mine
 			used[nodePort{p.Protocol, n}] = true
 		}
 	}
-	if needsHealthPort(s) {
+	if needsHealthPort(s) && f.Empty() {
 		if n, at := s.Spec.HealthCheckNodePort, field.NewPath("spec", "healthCheckNodePort"); n != 0 {
 			if mine[n] {
 				f.Invalid(at, n, "provided port is already allocated")

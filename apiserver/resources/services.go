@@ -146,6 +146,8 @@ func defaultService(s *service) {
 	}
 	if p.Type != corev1.ServiceTypeExternalName {
 		defPtr(&p.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
+	} else if t := valueOr(p.InternalTrafficPolicy, ""); t == corev1.ServiceInternalTrafficPolicyCluster || t == corev1.ServiceInternalTrafficPolicyLocal {
+		p.InternalTrafficPolicy = nil // it means nothing there, and upstream does not show it
 	}
 	if p.Type == corev1.ServiceTypeLoadBalancer {
 		defPtr(&p.AllocateLoadBalancerNodePorts, true)

@@ -2,6 +2,7 @@ package resources
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keelson/keelson/apiserver/resources/alloc"
@@ -132,6 +134,18 @@ func TestServiceIsRefused(t *testing.T) {
 			t.Errorf("want %q, got %v", c.want, err)
 		}
 	}
+	// Of several things that others have the first one is told.
+	several := svc("a", func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort, s.Spec.Ports[0].NodePort, s.Spec.ClusterIP = "LoadBalancer", "Local", 30777, 30777, "10.96.7.7"
+	})
+	for _, want := range []string{"spec.clusterIPs", "spec.ports[0].nodePort"} {
+		err := write(services(DefaultConfig()).Row(), request(taken, NewIPAddress(netip.MustParseAddr("10.96.7.7"), "d", "other")), several.DeepCopy(), nil)
+		var status apierrors.APIStatus
+		if !errors.As(err, &status) || len(status.Status().Details.Causes) != 1 || status.Status().Details.Causes[0].Field != want {
+			t.Errorf("want %s alone, got %v", want, err)
+		}
+		several.Spec.ClusterIP = ""
+	}
 }
 
 func TestServiceChanges(t *testing.T) {
@@ -156,7 +170,11 @@ func TestServiceChanges(t *testing.T) {
 		t.Errorf("the node port was not released: %+v", released.Spec)
 	}
 	external := old.DeepCopy()
-	external.Spec.Type, external.Spec.ExternalName = "ExternalName", "x.example.com"
+	external.Spec.Type, external.Spec.ExternalName, external.Spec.InternalTrafficPolicy = "ExternalName", "x.example.com", ptr(corev1.ServiceInternalTrafficPolicyLocal)
+	row.Default(external)
+	if external.Spec.InternalTrafficPolicy != nil {
+		t.Error("a name elsewhere has a policy of traffic inside")
+	}
 	if err := write(row, request(old), external, old); err != nil {
 		t.Fatal(err)
 	}
