@@ -519,7 +519,7 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	if err != nil {
 		return nil, err
 	}
-	if uid := obj.GetUID(); opts.Replace && uid != "" && uid != old.GetUID() {
+	if uid := obj.GetUID(); (opts.Replace || part == "scale") && uid != "" && uid != old.GetUID() {
 		root := "/registry/"
 		if row.Custom != nil { // upstream names their keys without it
 			root = "/"
@@ -554,6 +554,9 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 				return nil
 			},
 			Warnings: func(*resources.Request, resources.Object, resources.Object) []string { return nil },
+		}
+		if part == "scale" { // it leaves a new object behind, about which there is the same to say
+			hooks.Warnings = row.Main.Warnings
 		}
 	}
 	dedupOwners(rq, obj)

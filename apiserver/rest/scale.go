@@ -282,6 +282,9 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 					return nil, invalidPatch(string(doc), err)
 				}
 				shown, strict = string(doc), append(strict, more...)
+				if gvk := next.GroupVersionKind(); gvk != scaleKind {
+					return nil, invalidPatch(shown, fmt.Errorf("no kind %q is registered for version %q", gvk.Kind, gvk.GroupVersion()))
+				}
 			}
 		default:
 			return nil, unsupportedMedia("application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml")

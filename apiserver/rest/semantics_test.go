@@ -448,6 +448,23 @@ func TestFormsOfVersions(t *testing.T) {
 	}
 }
 
+// What a Scale says of the object that it stands for holds for that.
+func TestScaleOfAnotherObject(t *testing.T) {
+	const sets, merge = "/apis/apps/v1/namespaces/default/replicasets", "application/merge-patch+json"
+	h := newHarness(t)
+	h.must(201, "POST", sets, `{"metadata":{"name":"a"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}],
+		"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"z","whenUnsatisfiable":"DoNotSchedule"}]}}}}`)
+	if st := h.do("PATCH", sets+"/a/scale", `{"metadata":{"uid":"x"}}`, "Content-Type", merge).status(t); st.Code != 409 || !strings.Contains(st.Message, "UID in precondition: x") {
+		t.Errorf("another uid: %+v", st)
+	}
+	if st := h.do("PATCH", sets+"/a/scale", `{"kind":"X"}`, "Content-Type", merge).status(t); st.Code != 422 || !strings.Contains(st.Message, `no kind "X" is registered for version "autoscaling/v1"`) {
+		t.Errorf("another kind: %+v", st)
+	}
+	if r := h.must(200, "PATCH", sets+"/a/scale", `{"spec":{"replicas":3}}`, "Content-Type", merge); !strings.Contains(r.header.Get("Warning"), "a null labelSelector results in matching no pod") {
+		t.Errorf("warning: %q", r.header.Get("Warning"))
+	}
+}
+
 // A field that a Scale does not have is treated as fieldValidation says, as in any other patch.
 func TestUnknownFieldsOfScale(t *testing.T) {
 	const path = "/apis/apps/v1/namespaces/default/deployments"
