@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -38,6 +39,14 @@ type Config struct {
 	NodePortAddresses  []string `yaml:"nodePortAddresses" flag:"nodeport-addresses" help:"prefixes of the node's addresses that answer on node ports; empty: all"`
 	LocalhostNodePorts bool     `yaml:"localhostNodePorts" flag:"iptables-localhost-nodeports" help:"answer on node ports on loopback addresses (IPv4)"`
 
+	ConntrackMaxPerCore  int           `yaml:"conntrackMaxPerCore" flag:"conntrack-max-per-core" help:"connections that the kernel tracks at least, for each core; 0 leaves the kernel's limit"`
+	ConntrackMin         int           `yaml:"conntrackMin" flag:"conntrack-min" help:"connections that the kernel tracks at least, however few cores there are"`
+	ConntrackEstablished time.Duration `yaml:"conntrackTCPTimeoutEstablished" flag:"conntrack-tcp-timeout-established" help:"after which idle TCP connections are forgotten; 0 leaves the kernel's setting"`
+	ConntrackCloseWait   time.Duration `yaml:"conntrackTCPTimeoutCloseWait" flag:"conntrack-tcp-timeout-close-wait" help:"after which half-closed TCP connections are forgotten; 0 leaves the kernel's setting"`
+	ConntrackLiberal     bool          `yaml:"conntrackTCPBeLiberal" flag:"conntrack-tcp-be-liberal" help:"let TCP packets outside the window pass"`
+	ConntrackUDP         time.Duration `yaml:"conntrackUDPTimeout" flag:"conntrack-udp-timeout" help:"after which UDP flows without an answer are forgotten; 0 leaves the kernel's setting"`
+	ConntrackUDPStream   time.Duration `yaml:"conntrackUDPTimeoutStream" flag:"conntrack-udp-timeout-stream" help:"after which UDP flows with answers are forgotten; 0 leaves the kernel's setting"`
+
 	PodNetwork bool   `yaml:"podNetwork" flag:"pod-network" help:"set up the pod network: CNI configuration, routes or VXLAN to other nodes, masquerade to the outside"`
 	CNIDir     string `yaml:"cniConfDir" flag:"cni-conf-dir" help:"directory of CNI configurations that the runtime reads"`
 	CNIBin     string `yaml:"cniBinDir" flag:"cni-bin-dir" help:"directory of the runtime's CNI plugins: where it holds keelson-net, pods are connected by that; else, or empty, by bridge, host-local and portmap"`
@@ -55,6 +64,7 @@ type Config struct {
 func Default() Config {
 	return Config{
 		Common: config.DefaultCommon(), MetricsAddress: "127.0.0.1:10249", HealthAddress: "0.0.0.0:10256", Mode: "iptables",
+		ConntrackMaxPerCore: 32 * 1024, ConntrackMin: 128 * 1024, ConntrackEstablished: 24 * time.Hour, ConntrackCloseWait: time.Hour,
 		LocalhostNodePorts: true, PodNetwork: true, CNIDir: "/etc/cni/net.d", VNI: 4096, VXLANPort: 8472,
 		Domain: "cluster.local", ResolvConf: "/etc/resolv.conf",
 	}
@@ -77,6 +87,15 @@ func (c Config) Validate() field.ErrorList {
 			if _, err := netip.ParsePrefix(s); err != nil && s != "primary" {
 				errs = append(errs, field.Invalid(at(name).Index(i), s, "must be an address range such as 10.244.0.0/16"))
 			}
+		}
+	}
+	for name, n := range map[string]int64{
+		"conntrackMaxPerCore": int64(c.ConntrackMaxPerCore), "conntrackMin": int64(c.ConntrackMin),
+		"conntrackTCPTimeoutEstablished": int64(c.ConntrackEstablished), "conntrackTCPTimeoutCloseWait": int64(c.ConntrackCloseWait),
+		"conntrackUDPTimeout": int64(c.ConntrackUDP), "conntrackUDPTimeoutStream": int64(c.ConntrackUDPStream),
+	} {
+		if n < 0 {
+			errs = append(errs, field.Invalid(at(name), n, "must not be negative"))
 		}
 	}
 	if c.PodNetwork && len(c.ClusterCIDR) == 0 {

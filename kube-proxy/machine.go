@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -18,37 +20,73 @@ import (
 	"github.com/keelson/keelson/kube-proxy/rules"
 )
 
-// sysctls sets what Services and pods need of the kernel. What cannot be set and
-// is not so already is an error for forwarding, and a warning for the rest.
-func sysctls(f model.Family, cfg Config, log *slog.Logger) error {
-	type setting struct {
-		name, value string
-		must        bool
+// setting is one kernel parameter, named by its path below /proc/sys.
+type setting struct {
+	name  string
+	value int
+	must  bool // without it Services cannot work
+	least bool // a higher value stays: an administrator has chosen it
+}
+
+// forwarding is what Services and pods of a family need of the kernel.
+func forwarding(f model.Family, cfg Config) []setting {
+	if f == model.IPv6 {
+		return []setting{{name: "net/ipv6/conf/all/forwarding", value: 1, must: true}, {name: "net/bridge/bridge-nf-call-ip6tables", value: 1}}
 	}
 	list := []setting{
-		{"net/ipv4/ip_forward", "1", true},
-		{"net/bridge/bridge-nf-call-iptables", "1", false}, // pods of one node reach each other through Services
+		{name: "net/ipv4/ip_forward", value: 1, must: true},
+		{name: "net/bridge/bridge-nf-call-iptables", value: 1}, // pods of one node reach each other through Services
 	}
 	if cfg.LocalhostNodePorts {
-		list = append(list, setting{"net/ipv4/conf/all/route_localnet", "1", false})
+		list = append(list, setting{name: "net/ipv4/conf/all/route_localnet", value: 1})
 	}
-	if f == model.IPv6 {
-		list = []setting{{"net/ipv6/conf/all/forwarding", "1", true}, {"net/bridge/bridge-nf-call-ip6tables", "1", false}}
-	}
-	for _, s := range list {
-		file := filepath.Join("/proc/sys", s.name)
-		have, err := os.ReadFile(file)
-		if err == nil && strings.TrimSpace(string(have)) == s.value {
-			continue
+	return list
+}
+
+// tracking is how many connections the kernel remembers, and for how long. A connection that it forgot
+// while one side still holds it open would end without the other side's knowledge: its last packets
+// would not be translated back.
+//
+// Source: kube-proxy's configuration (v1alpha1, KubeProxyConntrackConfiguration), whose limit is at most
+// 1,048,576 however many cores there are. There a higher limit of the machine is lowered; here it stays.
+func tracking(cfg Config, cores int) []setting {
+	var list []setting
+	add := func(name string, value int, least bool) {
+		if value > 0 {
+			list = append(list, setting{name: "net/netfilter/nf_conntrack_" + name, value: value, least: least})
 		}
+	}
+	if cfg.ConntrackMaxPerCore > 0 {
+		add("max", min(max(cfg.ConntrackMaxPerCore*cores, cfg.ConntrackMin), 1<<20), true)
+	}
+	add("tcp_timeout_established", int(cfg.ConntrackEstablished/time.Second), false)
+	add("tcp_timeout_close_wait", int(cfg.ConntrackCloseWait/time.Second), false)
+	if cfg.ConntrackLiberal {
+		add("tcp_be_liberal", 1, false)
+	}
+	add("udp_timeout", int(cfg.ConntrackUDP/time.Second), false)
+	add("udp_timeout_stream", int(cfg.ConntrackUDPStream/time.Second), false)
+	return list
+}
+
+// set makes the parameters below root (/proc/sys) so. One that cannot be set and is not so already is an
+// error if Services need it, and a warning if not.
+func set(root string, list []setting, log *slog.Logger) error {
+	for _, s := range list {
+		file := filepath.Join(root, s.name)
+		text, err := os.ReadFile(file)
 		if err == nil {
-			err = os.WriteFile(file, []byte(s.value), 0o644)
+			have, bad := strconv.Atoi(strings.TrimSpace(string(text)))
+			if bad == nil && (have == s.value || s.least && have > s.value) {
+				continue
+			}
+			err = os.WriteFile(file, []byte(strconv.Itoa(s.value)), 0o644)
 		}
 		if err == nil {
 			continue
 		}
 		if s.must {
-			return fmt.Errorf("set %s to %s: %w", strings.ReplaceAll(s.name, "/", "."), s.value, err)
+			return fmt.Errorf("set %s to %d: %w", strings.ReplaceAll(s.name, "/", "."), s.value, err)
 		}
 		log.Warn("cannot set a kernel parameter; some Service traffic may not work", "name", strings.ReplaceAll(s.name, "/", "."), "want", s.value, "err", err)
 	}

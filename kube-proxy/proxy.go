@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
+	gosync "sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -148,6 +152,11 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		metrics.Check("rules", f)
 		healthz.Check("rules", f)
 	}
+	metrics.Handle("/proxyMode", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_, _ = io.WriteString(w, cfg.Mode) // the client has gone: nobody to tell
+	}))
 	metrics.Configz("kubeproxy.config.k8s.io", cfg)
 	metrics.Debug("services", func() any {
 		return model.Build(model.IPv4, p.node(), p.services.List(), p.slicesOf)
@@ -173,9 +182,7 @@ func nodeName(cfg Config) (string, error) {
 }
 
 func (p *proxy) caches(api kubernetes.Interface) {
-	const notOurs = "!service.kubernetes.io/service-proxy-name"
 	p.services = informer.Of(informer.From(api.CoreV1().Services("")), informer.Options[*corev1.Service]{
-		LabelSelector: notOurs,
 		Indexes: map[string]func(*corev1.Service) []string{
 			byNamespace: func(s *corev1.Service) []string { return []string{s.Namespace} },
 			byAddress: func(s *corev1.Service) []string {
@@ -188,7 +195,6 @@ func (p *proxy) caches(api kubernetes.Interface) {
 		Transform: func(s *corev1.Service) *corev1.Service { s.ManagedFields = nil; return s },
 	})
 	p.slices = informer.Of(informer.From(api.DiscoveryV1().EndpointSlices("")), informer.Options[*discoveryv1.EndpointSlice]{
-		LabelSelector: notOurs,
 		Indexes: map[string]func(*discoveryv1.EndpointSlice) []string{
 			byService: func(s *discoveryv1.EndpointSlice) []string {
 				return []string{s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]}
@@ -319,7 +325,7 @@ func (p *proxy) syncer(f model.Family, counts *sync.Metrics, reg prometheus.Regi
 	if err != nil {
 		return nil, err
 	}
-	if err := sysctls(f, p.cfg, p.log); err != nil {
+	if err := set("/proc/sys", forwarding(f, p.cfg), p.log); err != nil {
 		return nil, err
 	}
 	family := prometheus.Labels{"ip_family": fmt.Sprintf("IPv%d", f)}
@@ -339,6 +345,7 @@ func (p *proxy) syncer(f model.Family, counts *sync.Metrics, reg prometheus.Regi
 			skip = append(skip, a)
 		}
 	}
+	var track gosync.Once
 	var flows conntrack.Wanted // what the last look at the kernel's flows was for
 	return sync.New(sync.Config{
 		Metrics: counts, Family: f, Kernel: kernel, Node: p.node, Services: p.services.List, Slices: p.slicesOf, Log: p.log,
@@ -353,6 +360,8 @@ func (p *proxy) syncer(f model.Family, counts *sync.Metrics, reg prometheus.Regi
 			return c
 		},
 		Applied: func(now []model.Port) {
+			// The kernel has these parameters once a rule of the tables needs tracking.
+			track.Do(func() { _ = set("/proc/sys", tracking(p.cfg, runtime.NumCPU()), p.log) })
 			if f == p.cfg.families()[0] {
 				checks.Update(now)
 			}

@@ -174,8 +174,9 @@ func Of(family Family, node Node, svc *corev1.Service, slicesOf func(types.Names
 
 // served leaves out what others handle: headless and external names, and other proxies' services.
 func served(svc *corev1.Service) bool {
+	_, others := svc.Labels["service.kubernetes.io/service-proxy-name"]
 	return svc.Spec.Type != corev1.ServiceTypeExternalName && svc.Spec.ClusterIP != corev1.ClusterIPNone && svc.Spec.ClusterIP != "" &&
-		svc.Labels["service.kubernetes.io/service-proxy-name"] == ""
+		!others
 }
 
 func clusterIP(family Family, svc *corev1.Service) netip.Addr {
@@ -237,7 +238,7 @@ func (p *Port) endpoints(family Family, node Node, list []*discoveryv1.EndpointS
 	}
 }
 
-// collect reads the slices of the family; an address that is in two slices counts once, at its best.
+// collect reads the slices of the family that a proxy may use (those labelled headless are for DNS alone); an address that is in two slices counts once, at its best.
 func (p *Port) collect(family Family, node Node, list []*discoveryv1.EndpointSlice) []seen {
 	want := discoveryv1.AddressTypeIPv4
 	if family == IPv6 {
@@ -246,7 +247,7 @@ func (p *Port) collect(family Family, node Node, list []*discoveryv1.EndpointSli
 	at := map[netip.AddrPort]int{}
 	var all []seen
 	for _, es := range list {
-		if es.AddressType != want || es.DeletionTimestamp != nil {
+		if _, headless := es.Labels[corev1.IsHeadlessService]; headless || es.AddressType != want || es.DeletionTimestamp != nil {
 			continue
 		}
 		for _, ep := range es.Ports {

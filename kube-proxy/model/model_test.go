@@ -104,11 +104,23 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
+func TestHeadlessSlicesAreForDNSAlone(t *testing.T) {
+	headless := slice("10.0.0.1@a")
+	headless.Labels = map[string]string{corev1.IsHeadlessService: ""}
+	got := model.Of(model.IPv4, model.Node{Name: "self"}, service(nil), func(types.NamespacedName) []*discoveryv1.EndpointSlice {
+		return []*discoveryv1.EndpointSlice{headless, slice("10.0.0.2@b")}
+	})
+	if len(got) != 1 || list(got[0].Cluster) != "10.0.0.2" {
+		t.Errorf("got %v, want one port with 10.0.0.2", fmt.Sprint(got))
+	}
+}
+
 func TestServicesOfOthers(t *testing.T) {
 	for text, change := range map[string]func(*corev1.Service){
 		"headless":      func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "None", []string{"None"} },
 		"external name": func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName },
 		"other proxy":   func(s *corev1.Service) { s.Labels = map[string]string{"service.kubernetes.io/service-proxy-name": "x"} },
+		"nobody's":      func(s *corev1.Service) { s.Labels = map[string]string{"service.kubernetes.io/service-proxy-name": ""} },
 		"other family":  func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "fd00::1", []string{"fd00::1"} },
 	} {
 		got := model.Of(model.IPv4, model.Node{}, service(change), func(types.NamespacedName) []*discoveryv1.EndpointSlice { return nil })
