@@ -8,8 +8,8 @@
 //	/stats/summary  /metrics/resource  /metrics/cadvisor  /metrics/probes
 //	/metrics  /configz  /healthz  /debug/...                     libs/serve
 //
-// The main call is Server.Run. It promises that nobody gets past health without being
-// known (a certificate of the client CA, or a bearer token that the API server vouches for)
+// The main call is Server.Run. It promises that nobody gets an answer, be it of a health
+// check, without being known (a certificate of the client CA, or a bearer token that the API server vouches for)
 // and allowed by the API server, by upstream's attributes: the verb of the HTTP method on
 // nodes/<subresource> of this node. It keeps no stream of its own longer than the client
 // stays, and knows pods only through Pods.
@@ -124,7 +124,7 @@ type Server struct {
 // New reads the certificates and lays out the paths.
 func New(o Options, s Surroundings) (*Server, error) {
 	main, err := serve.New(serve.Config{BindAddress: o.Address, Port: o.Port, TLSCertFile: o.TLSCertFile, TLSPrivateKeyFile: o.TLSPrivateKeyFile,
-		ClientCAFile: o.ClientCAFile, Listener: o.Listener}, s.Log)
+		ClientCAFile: o.ClientCAFile, Listener: o.Listener, GuardHealth: true}, s.Log)
 	if err != nil {
 		return nil, err
 	}

@@ -297,8 +297,10 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("%s %s: %d %q, want %d %q", row.method, row.path, code, body, row.code, row.body)
 		}
 	}
-	if code, _ := get("GET", "/pods", "X-Nobody", "1"); code != 401 {
-		t.Errorf("nobody: %d", code)
+	for _, path := range []string{"/pods", "/healthz", "/healthz/ping", "/livez", "/readyz"} {
+		if code, _ := get("GET", path, "X-Nobody", "1"); code != 401 {
+			t.Errorf("%s to nobody: %d, want 401", path, code)
+		}
 	}
 	// A WebSocket that speaks nothing we know is refused before any command runs.
 	d := websocket.Dialer{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Subprotocols: []string{"nonsense"}}

@@ -60,6 +60,9 @@ type Config struct {
 	// Plain serves HTTP without TLS. Only clients on a loopback address may read more than health,
 	// unless Authorize was called.
 	Plain bool `yaml:"-"`
+	// GuardHealth asks of callers of /livez, /readyz and /healthz what Handle asks of all others. Otherwise
+	// anybody may call them.
+	GuardHealth bool `yaml:"-"`
 	// Listener, when set, is used in place of BindAddress and Port. Run closes it.
 	Listener net.Listener `yaml:"-"`
 	// Silent leaves systemd alone: a daemon with two servers tells it only once.
@@ -249,9 +252,12 @@ func (s *Server) guard(h http.Handler) http.Handler {
 
 func (s *Server) builtin() {
 	for _, path := range []string{"livez", "readyz", "healthz"} {
-		h := s.health(path)
-		s.HandleOpen("/"+path, h) // whatever the method, as upstream: some load balancers POST
-		s.HandleOpen("/"+path+"/{check...}", h)
+		add, h := s.HandleOpen, http.Handler(s.health(path))
+		if s.cfg.GuardHealth {
+			add = s.Handle
+		}
+		add("/"+path, h) // whatever the method, as upstream: some load balancers POST
+		add("/"+path+"/{check...}", h)
 	}
 	s.Handle("/metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
 	s.Handle("/metrics/slis", promhttp.HandlerFor(s.checked.registry, promhttp.HandlerOpts{}))
