@@ -68,6 +68,7 @@ func openInside(root, path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	mode := info.Mode() & (fs.ModePerm | fs.ModeSetgid | fs.ModeSticky)
 	open := func(path string) (*os.File, error) {
 		fd, err := unix.Openat2(int(rootFile.Fd()), path, &unix.OpenHow{
 			Flags:   unix.O_PATH | unix.O_CLOEXEC,
@@ -93,13 +94,13 @@ func openInside(root, path string) (*os.File, error) {
 		prefix := strings.Join(elements[:i+1], "/")
 		next, err := open(prefix)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = unix.Mkdirat(int(current.Fd()), element, uint32(info.Mode().Perm()))
+			err = unix.Mkdirat(int(current.Fd()), element, uint32(mode.Perm()))
 			made := err == nil
 			if err == nil || errors.Is(err, unix.EEXIST) {
 				next, err = open(prefix)
 			}
-			if made && err == nil { // the process's umask may have taken bits away
-				err = os.Chmod(fmt.Sprintf("/proc/self/fd/%d", next.Fd()), info.Mode().Perm()|info.Mode()&fs.ModeSetgid)
+			if made && err == nil { // the process's umask may have taken bits away, mkdirat leaves out others
+				err = os.Chmod(fmt.Sprintf("/proc/self/fd/%d", next.Fd()), mode)
 			}
 		}
 		current.Close()

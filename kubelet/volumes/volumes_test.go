@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -281,14 +282,18 @@ func TestSubPath(t *testing.T) {
 	if _, err := m.SubPath(t.Context(), pod, "c", 0, v, "link"); err == nil {
 		t.Error("after the switch: want an error")
 	}
+	const mode = fs.ModeDir | fs.ModeSticky | fs.ModeSetgid | 0o777
+	must(os.Chmod(v.HostPath, mode))
 	made, err := m.SubPath(t.Context(), pod, "c", 0, v, "new/dir")
 	must(err)
 	must(os.WriteFile(made+"/x", nil, 0o644))
 	if _, err := os.Stat(v.HostPath + "/new/dir/x"); err != nil {
 		t.Error(err)
 	}
-	if info, _ := os.Stat(v.HostPath + "/new"); info.Mode().Perm() != 0o777 {
-		t.Errorf("made with %v", info.Mode())
+	for _, dir := range []string{"/new", "/new/dir"} {
+		if info, _ := os.Stat(v.HostPath + dir); info.Mode() != mode {
+			t.Errorf("%s: made with %v, want the volume's own mode %v", dir, info.Mode(), mode)
+		}
 	}
 	must(m.Teardown(t.Context(), pod.UID))
 	if _, err := os.Stat(filepath.Join(root, "pods", string(pod.UID), "volume-subpaths")); err == nil {
