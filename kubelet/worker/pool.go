@@ -491,11 +491,13 @@ func (p *Pool) admit(w *worker, o *corev1.Pod) (end *pod.End, preempt pod.Preemp
 	return nil, preempt
 }
 
-// others are the pods beside w's that hold resources of the node, with what they have been given.
+// others are the pods beside w's that hold resources of the node, with what they have been given. One
+// that the source has no more holds none, though it may still be stopping: the scheduler has given its
+// place away, and a pod that it sent here in its stead must not fail.
 func (p *Pool) others(w *worker) []*corev1.Pod {
 	var out []*corev1.Pod
 	for _, other := range p.all() {
-		if other == w || !other.admitted.Load() {
+		if other == w || !other.admitted.Load() || other.isRemoved() {
 			continue
 		}
 		v := other.view.Load()

@@ -380,6 +380,30 @@ func TestGracePeriod(t *testing.T) {
 	})
 }
 
+func TestAPodDeletedByForceHoldsNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stubborn := sized("app", "900m", "100Mi")
+		stubborn.Image = "stubborn:1"
+		b := newBench(t, testPod("old", stubborn))
+		b.runtime.Programs["stubborn:1"] = critest.Program{IgnoreTerm: true}
+		defer b.end()
+		b.start()
+		b.until(time.Second, "pod runs", func() bool { return running(b.pod("old")) })
+		synctest.Wait()
+		if err := b.api.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), "default", "old"); err != nil {
+			t.Fatal(err)
+		}
+		b.sync()
+		if _, err := b.api.CoreV1().Pods("default").Create(t.Context(), testPod("new", sized("other", "900m", "100Mi")), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		b.until(time.Second, "the pod in its place runs", func() bool { return running(b.pod("new")) })
+		if n := len(b.runtime.Running()); n != 2 {
+			t.Errorf("%d containers run, want the new one beside the old one that is stopping", n)
+		}
+	})
+}
+
 func TestHooks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := image("app", "serve:1")
