@@ -127,7 +127,9 @@ func TestSealed(t *testing.T) {
 				t.Errorf("%s: without the key: %v", kind, err)
 			}
 		}
-		if _, err := open(t, below, file(rule("secrets", key(kind, "key1", 2)))).Get(context.Background(), "secrets/d/a"); err == nil {
+		// The padding of CBC may fit by chance; what is read then is not the text.
+		kv, err := open(t, below, file(rule("secrets", key(kind, "key1", 2)))).Get(context.Background(), "secrets/d/a")
+		if err == nil && (kind != "aescbc" || string(kv.Value) == text) {
 			t.Errorf("%s: read with another key of the same name", kind)
 		}
 		_, _ = rev, plainRev
