@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/keelson/keelson/apiserver/resources"
 )
@@ -57,6 +59,25 @@ func BenchmarkBook(b *testing.B) {
 			next.ManagedFields = nil
 			if err := f.Update(Write{Row: row, Subresource: "status", Reset: []string{"spec"}, Manager: "k", Now: time.Unix(2, 0)}, live, next); err != nil {
 				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("apply", func(b *testing.B) {
+		live := benchPod()
+		create(live)
+		p := benchPod()
+		p.Labels["mark"] = "z"
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(p)
+		if err != nil {
+			b.Fatal(err)
+		}
+		delete(content, "status")
+		config := &unstructured.Unstructured{Object: content}
+		config.SetGroupVersionKind(row.GVK())
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, changed, err := f.Apply(Write{Row: row, Reset: []string{"status"}, Manager: "a", Now: time.Unix(2, 0)}, live, config, false); err != nil || !changed {
+				b.Fatal(changed, err)
 			}
 		}
 	})
