@@ -3,6 +3,7 @@ package shutdown
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -216,7 +217,11 @@ func (m *machine) held() int {
 	n := 0
 	for _, fd := range m.locks {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&unix.POLLHUP == 0 {
+		_, err := unix.Poll(poll, 0)
+		for errors.Is(err, unix.EINTR) { // the scheduler's signals
+			_, err = unix.Poll(poll, 0)
+		}
+		if err == nil && poll[0].Revents&unix.POLLHUP == 0 {
 			n++
 		}
 	}
