@@ -224,6 +224,7 @@ spec:
 	case err := <-read:
 		if err != nil {
 			t.Error(err)
+			logs.Process.Kill() // nobody reads the rest
 		}
 	case <-s.ctx.Done():
 		t.Fatal("the log does not end")

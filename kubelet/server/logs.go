@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -154,7 +156,9 @@ func (p *printer) print(line []byte) error {
 
 // ReadLog writes a container's log to out. With Follow it stays until the container that
 // running asks about has stopped and its log was read to the end, across rotations of the
-// file: path then names a new file, and the old one was complete before that appeared.
+// file: path then names a new file. The runtime opens that before it is done with the old
+// one, so the old one is read until the runtime has closed it, or has written nothing to it
+// for a second.
 func ReadLog(ctx context.Context, path string, o LogOptions, running func() bool, out io.Writer) error {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
@@ -163,7 +167,13 @@ func ReadLog(ctx context.Context, path string, o LogOptions, running func() bool
 	if err != nil {
 		return fmt.Errorf("failed to open log file %q: %w", path, err)
 	}
-	defer func() { f.Close() }()
+	var next *os.File // what path names now, while f is read to its end
+	defer func() {
+		f.Close()
+		if next != nil {
+			next.Close()
+		}
+	}()
 	if o.Tail >= 0 {
 		start, err := tailOffset(f, o.Tail)
 		if err != nil {
@@ -175,7 +185,7 @@ func ReadLog(ctx context.Context, path string, o LogOptions, running func() bool
 	}
 	var changes *changes
 	if o.Follow {
-		if changes, err = watchDir(ctx, filepath.Dir(path)); err != nil {
+		if changes, err = watchLog(ctx, path); err != nil {
 			return fmt.Errorf("failed to watch directory %q: %w", filepath.Dir(path), err)
 		}
 		defer changes.close()
@@ -184,6 +194,7 @@ func ReadLog(ctx context.Context, path string, o LogOptions, running func() bool
 	r := bufio.NewReaderSize(f, 32<<10)
 	var half []byte // a line whose end is not written yet
 	last := false   // nothing more will be written
+	quiet := false  // nothing was written to f for a while, though it is not closed
 	for {
 		line, err := r.ReadBytes('\n')
 		half = append(half, line...)
@@ -213,29 +224,20 @@ func ReadLog(ctx context.Context, path string, o LogOptions, running func() bool
 		if fl, ok := out.(interface{ flush() }); ok {
 			fl.flush()
 		}
-		if next, ok := rotated(path, f); ok {
-			// The new file appeared after the last write to the old one: what is left there
-			// now is all there will be.
-			rest, err := io.ReadAll(r)
-			if err != nil {
-				next.Close()
-				return err
-			}
-			for _, line := range bytes.SplitAfter(append(half, rest...), []byte("\n")) {
-				if len(line) == 0 {
-					continue
-				}
-				if err := p.print(line); err != nil {
-					next.Close()
-					if errors.Is(err, errLimit) {
-						return nil
-					}
+		if next == nil {
+			next = rotated(path, f)
+		}
+		if next != nil && (changes.closed || quiet) {
+			if len(half) > 0 {
+				if err := p.print(half); errors.Is(err, errLimit) {
+					return nil
+				} else if err != nil {
 					return err
 				}
 			}
-			half = nil
+			half, quiet, changes.closed = half[:0], false, false
 			f.Close()
-			f = next
+			f, next = next, nil
 			r.Reset(f)
 			continue
 		}
@@ -243,24 +245,28 @@ func ReadLog(ctx context.Context, path string, o LogOptions, running func() bool
 		if err != nil {
 			return err
 		}
-		if !changed {
-			last = !running() // asked before the last read, so that nothing is missed
+		// Both are asked before the last read, so that nothing is missed.
+		if quiet = !changed && next != nil; !changed && !quiet {
+			last = !running()
 		}
 	}
 }
 
-// rotated opens the file at path if it is another one than f.
-func rotated(path string, f *os.File) (*os.File, bool) {
+// rotated opens the file at path if it is another one than f; else it is nil.
+func rotated(path string, f *os.File) *os.File {
 	now, err := os.Stat(path)
 	if err != nil {
-		return nil, false // between the renaming and the new file
+		return nil // between the renaming and the new file
 	}
 	mine, err := f.Stat()
 	if err != nil || os.SameFile(now, mine) {
-		return nil, false
+		return nil
 	}
 	next, err := os.Open(path)
-	return next, err == nil
+	if err != nil {
+		return nil // it is tried again after the next change
+	}
+	return next
 }
 
 // tailOffset is where the last n lines begin. It reads backwards, in blocks.
@@ -295,23 +301,26 @@ func tailOffset(f io.ReadSeeker, n int64) (int64, error) {
 	return 0, nil
 }
 
-// changes tells when something in a directory changes, by inotify.
+// changes tells when something in the directory of a log changes, by inotify.
 type changes struct {
-	file *os.File
-	stop func() bool
-	ctx  context.Context
+	file   *os.File
+	stop   func() bool
+	ctx    context.Context
+	aside  string // how names of rotated files begin
+	closed bool   // a rotated file was closed by its writer; the reader of logs takes it back
 }
 
-func watchDir(ctx context.Context, dir string) (*changes, error) {
+func watchLog(ctx context.Context, path string) (*changes, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
+	const what = unix.IN_MODIFY | unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_CLOSE_WRITE
+	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), what); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
-	c := &changes{file: os.NewFile(uintptr(fd), "inotify"), ctx: ctx}
+	c := &changes{file: os.NewFile(uintptr(fd), "inotify"), ctx: ctx, aside: filepath.Base(path) + "."}
 	c.stop = context.AfterFunc(ctx, func() { _ = c.file.SetReadDeadline(time.Unix(1, 0)) })
 	return c, nil
 }
@@ -323,12 +332,23 @@ func (c *changes) wait(limit time.Duration) (bool, error) {
 		return false, context.Cause(c.ctx)
 	}
 	var buf [4096]byte
-	_, err := c.file.Read(buf[:])
+	n, err := c.file.Read(buf[:])
 	switch {
 	case c.ctx.Err() != nil:
 		return false, context.Cause(c.ctx)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return false, nil
+	}
+	// struct inotify_event: watch, mask, cookie, length of the name, name filled up with NUL.
+	for events := buf[:max(n, 0)]; len(events) >= unix.SizeofInotifyEvent; {
+		mask := binary.NativeEndian.Uint32(events[4:])
+		end := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[12:]))
+		name := string(bytes.TrimRight(events[unix.SizeofInotifyEvent:end], "\x00"))
+		// What is compressed is written under a name that ends so, and then renamed.
+		if mask&unix.IN_CLOSE_WRITE != 0 && strings.HasPrefix(name, c.aside) && !strings.HasSuffix(name, ".tmp") {
+			c.closed = true
+		}
+		events = events[end:]
 	}
 	return err == nil, err
 }

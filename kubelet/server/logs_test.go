@@ -133,10 +133,24 @@ func TestFollow(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(stamp + "late\n") // the runtime has not reopened the file yet
-		f.Close()
+		old := f
 		f = open()
-		write(stamp + "new\n")
-		want += "late\nnew\n"
+		write(stamp + "new\n") // while what it was given before still goes to the old one
+		want += "late\n"
+		out.await(t, want)
+		for range 3 {
+			if _, err := old.WriteString(stamp + "later\n"); err != nil {
+				t.Fatal(err)
+			}
+			want += "later\n"
+			out.await(t, want)
+		}
+		if i < 4 {
+			old.Close()
+		} else {
+			defer old.Close() // a writer that never ends holds nobody up
+		}
+		want += "new\n"
 		out.await(t, want)
 	}
 	write(stamp + "last\n")
