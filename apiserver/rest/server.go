@@ -151,21 +151,33 @@ type Call struct {
 	format codec.Format
 }
 
-// resource finds the row and the verb.
+// resource serves one request for a resource. A watch stays in it: what it takes to get there is in functions of their own,
+// whose variables do not stay on the stack.
 func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
+	switch c := s.call(w, r); {
+	case c == nil: // it has been answered
+	case c.Info.Verb == "watch" && c.Info.Subresource == "":
+		c.watch()
+	default:
+		c.short()
+	}
+}
+
+// call finds the row, and whether it has the verb; nil when it has answered.
+func (s *Server) call(w http.ResponseWriter, r *http.Request) *Call {
 	in := infoOf(r)
 	if strings.HasPrefix(r.URL.Path, "//") || strings.HasPrefix(r.URL.Path, "/apis//") { // read as if it were one, so that nothing is allowed by it; but no path of ours
 		notFound(w, r)
-		return
+		return nil
 	}
 	row := s.cfg.Registry.Lookup(in.Group, in.Version, in.Plural)
 	if row == nil {
 		if in.Group != "" && !slices.Contains(s.cfg.Registry.Groups(), in.Group) {
 			notFound(w, r) // nobody answers for such a group
-			return
+			return nil
 		}
 		WriteError(w, r, missing(in))
-		return
+		return nil
 	}
 	warn := &warnings{w: w}
 	c := &Call{W: w, R: r, Info: in, Row: row, Query: query(r), User: authn.From(r.Context()), Objects: s.objects, Server: s, Name: in.Name}
@@ -173,7 +185,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 		c.Namespace = in.Namespace
 	} else if in.Namespace != "" && in.Plural != "namespaces" {
 		WriteError(w, r, missing(in))
-		return
+		return nil
 	}
 	c.Request = &resources.Request{Context: r.Context(), Now: s.cfg.Now(), Subresource: in.Subresource, Warn: warn.add,
 		Read: s.cfg.Cache.Reader(), DryRun: len(c.Query["dryRun"]) > 0}
@@ -182,50 +194,56 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	}
 	if in.watchPath && (in.Subresource != "" || !row.Can("watch")) {
 		WriteError(w, r, missing(in))
-		return
+		return nil
 	}
 	if in.watchPath && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		WriteError(w, r, NotAllowed())
-		return
+		return nil
 	}
 	if in.Verb == "create" && row.Custom != nil && !row.Can("create") && c.Namespace != "" == row.Namespaced {
 		c.deprecation()
 		c.serve(c.tooLate)
-		return
+		return nil
 	}
 	if in.Subresource != "" {
-		s.subresource(c)
-		return
+		return c
 	}
 	everywhere := row.Namespaced && c.Namespace == ""
 	if !exists(row, in, everywhere) {
 		WriteError(w, r, missing(in))
-		return
+		return nil
 	}
 	if !row.Can(in.Verb) || !possible(in) || r.Method == http.MethodHead ||
 		everywhere && (in.Verb == "create" || in.Verb == "deletecollection") {
 		WriteError(w, r, NotAllowed())
-		return
+		return nil
 	}
 	c.deprecation()
-	switch in.Verb {
+	return c
+}
+
+// short serves what is no watch of a kind.
+func (c *Call) short() {
+	if c.Info.Subresource != "" {
+		c.Server.subresource(c)
+		return
+	}
+	switch c.Info.Verb {
 	case "get", "patch", "delete":
 		for _, fault := range path.IsValidPathSegmentName(c.Name) { // it would be another key
 			c.fail(apierrors.NewBadRequest(fmt.Sprintf("Name parameter invalid: %q: %s", c.Name, fault)))
 			return
 		}
 	}
-	if export, _ := strconv.ParseBool(c.Query.Get("export")); export && in.Verb == "get" {
+	if export, _ := strconv.ParseBool(c.Query.Get("export")); export && c.Info.Verb == "get" {
 		c.fail(apierrors.NewBadRequest("the export parameter, deprecated since v1.14, is no longer supported"))
 		return
 	}
-	switch in.Verb {
+	switch c.Info.Verb {
 	case "get":
 		c.serve(c.get)
 	case "list":
 		c.serve(c.list)
-	case "watch":
-		c.watch()
 	case "create":
 		c.serve(c.create)
 	case "update":
@@ -237,7 +255,7 @@ func (s *Server) resource(w http.ResponseWriter, r *http.Request) {
 	case "deletecollection":
 		c.serve(c.deleteCollection)
 	default:
-		WriteError(w, r, NotAllowed())
+		WriteError(c.W, c.R, NotAllowed())
 	}
 }
 

@@ -109,31 +109,36 @@ func (c *conn) run() {
 		if err == nil {
 			err = c.take(f)
 		}
-		var stream http2.StreamError
-		var code http2.ConnectionError
-		switch {
-		case err == nil:
-			continue
-		case errors.As(err, &stream):
-			c.reset(stream.StreamID, stream.Code)
-			continue
-		case errors.As(err, &code):
-		case errors.Is(err, http2.ErrFrameTooLarge):
-			code = http2.ConnectionError(http2.ErrCodeFrameSize)
-		default:
-			return // the connection has ended
+		if err != nil && !c.survives(err) {
+			return
 		}
-		c.s.logf("http2: connection from %s: %v", c.remote, err)
-		c.mu.Lock()
-		c.out.goAway(c.top, http2.ErrCode(code))
-		c.away, c.closing = true, true
-		c.push(false)
-		for c.out.writing && c.err == nil {
-			c.out.room.Wait() // until it is written, or the client has taken too long
-		}
-		c.mu.Unlock()
-		return
 	}
+}
+
+// survives tells the client what it did wrong, and returns whether the connection goes on.
+func (c *conn) survives(err error) bool {
+	var stream http2.StreamError
+	var code http2.ConnectionError
+	switch {
+	case errors.As(err, &stream):
+		c.reset(stream.StreamID, stream.Code)
+		return true
+	case errors.As(err, &code):
+	case errors.Is(err, http2.ErrFrameTooLarge):
+		code = http2.ConnectionError(http2.ErrCodeFrameSize)
+	default:
+		return false // it has ended
+	}
+	c.s.logf("http2: connection from %s: %v", c.remote, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out.goAway(c.top, http2.ErrCode(code))
+	c.away, c.closing = true, true
+	c.push(false)
+	for c.out.writing && c.err == nil {
+		c.out.room.Wait() // until it is written, or the client has taken too long
+	}
+	return false
 }
 
 // greet reads the client's preface and sends our settings.

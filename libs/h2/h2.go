@@ -89,8 +89,16 @@ func Configure(srv *http.Server) {
 	srv.RegisterOnShutdown(s.shutdown)
 }
 
-// serve runs one connection to its end, on the goroutine that net/http has made for it.
+// serve runs one connection to its end, on the goroutine that net/http has made for it. The stack of that
+// holds little while the connection waits: what is needed at its beginning and its end are functions of their own.
 func (s *server) serve(srv *http.Server, c *tls.Conn, h http.Handler) {
+	cn := s.join(srv, c, h)
+	defer s.leave(cn)
+	cn.run()
+}
+
+// join makes a connection one of the server's.
+func (s *server) join(srv *http.Server, c *tls.Conn, h http.Handler) *conn {
 	base := context.Background()
 	// net/http hands the connection's context down this way.
 	if b, ok := h.(interface{ BaseContext() context.Context }); ok {
@@ -102,7 +110,6 @@ func (s *server) serve(srv *http.Server, c *tls.Conn, h http.Handler) {
 		h = srv.Handler
 	}
 	s.workers.connected()
-	defer s.workers.disconnected()
 	cn := newConn(s, c, h, base)
 	s.mu.Lock()
 	ending := s.ending
@@ -111,10 +118,15 @@ func (s *server) serve(srv *http.Server, c *tls.Conn, h http.Handler) {
 	if ending {
 		cn.goAway()
 	}
-	cn.run()
+	return cn
+}
+
+// leave is the end of join.
+func (s *server) leave(cn *conn) {
 	s.mu.Lock()
 	delete(s.conns, cn)
 	s.mu.Unlock()
+	s.workers.disconnected()
 }
 
 // shutdown asks all clients to go elsewhere; running requests are served to their end.
