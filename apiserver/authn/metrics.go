@@ -1,8 +1,6 @@
 package authn
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keelson/keelson/apiserver/series"
@@ -26,10 +24,11 @@ func NewTokenMetrics(reg prometheus.Registerer) *TokenMetrics {
 	}
 }
 
-func (m *TokenMetrics) bound(c *Claims, now time.Time) {
-	switch after := c.Private.WarnAfter; {
-	case m == nil || after == nil:
-	case now.After(after.Time()):
+// bound counts a pod's token that its holder should renew; stale: it should have done so already.
+func (m *TokenMetrics) bound(stale bool) {
+	switch {
+	case m == nil:
+	case stale:
 		m.stale.Inc()
 	default:
 		m.valid.Inc()

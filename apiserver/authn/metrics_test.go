@@ -91,6 +91,24 @@ func TestUsesOfTokensAreCounted(t *testing.T) {
 	if u, _, _, _ := s.Check(manual, s.accepted()); u.Noted.Warning != "" || u.Noted.Key != "authentication.k8s.io/legacy-token-manual-secret" {
 		t.Errorf("a token that was asked for: %+v", u.Noted)
 	}
+	if u, _, _, _ := s.Check(old, s.accepted()); u.Noted.Key != "authentication.k8s.io/stale-token" || u.Noted.Value != "subject: system:serviceaccount:ns:sa, seconds after warning threshold: 540" {
+		t.Errorf("a token that should have been renewed: %+v", u.Noted)
+	}
+	if u, _, _, _ := s.Check(fresh, s.accepted()); u.Noted != nil {
+		t.Errorf("there is nothing to say about a fresh token: %+v", u.Noted)
+	}
+	// Tokens of a Secret end with the deletion of their account, others a minute later.
+	sa.DeletionTimestamp = &metav1.Time{Time: now.Add(-30 * time.Second)}
+	if _, _, _, err := s.Check(manual, s.accepted()); err == nil {
+		t.Error("the account of a token in a Secret is being deleted")
+	}
+	if _, _, _, err := s.Check(fresh, s.accepted()); err != nil {
+		t.Errorf("the account is being deleted since a moment: %v", err)
+	}
+	sa.DeletionTimestamp.Time = now.Add(-61 * time.Second)
+	if _, _, _, err := s.Check(fresh, s.accepted()); err == nil {
+		t.Error("the account is being deleted for longer than a minute")
+	}
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
 	}

@@ -180,11 +180,18 @@ func (s *ServiceAccounts) Check(token string, audiences []string) (u *User, good
 	if len(good) == 0 {
 		return nil, nil, true, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(c.Audience), audiences)
 	}
-	u, err = s.bound(c)
-	if err == nil {
-		s.Metrics.bound(c, now)
+	if u, err = s.bound(c); err != nil {
+		return nil, good, true, err
 	}
-	return u, good, true, err
+	if after := c.Private.WarnAfter; after != nil {
+		late := now.After(after.Time())
+		s.Metrics.bound(late)
+		if late {
+			u.Noted = &Note{Key: "authentication.k8s.io/stale-token",
+				Value: fmt.Sprintf("subject: %s, seconds after warning threshold: %d", c.Subject, now.Unix()-after.Time().Unix())}
+		}
+	}
+	return u, good, true, nil
 }
 
 // verify checks issuer and signature; the result is kept, as the same token comes with every request.
@@ -249,21 +256,31 @@ const (
 	LastUsed     = "kubernetes.io/legacy-token-last-used"
 )
 
+// grace is how long tokens that were issued for a time outlive the deletion of what they are bound to: who holds one may
+// be busy with its own end.
+const grace = 60 * time.Second
+
 // account returns the live service account, which must still be the one that the token was made for.
-func (s *ServiceAccounts) account(namespace, name string, uid types.UID) (*corev1.ServiceAccount, error) {
+func (s *ServiceAccounts) account(namespace, name string, uid types.UID, grace time.Duration) (*corev1.ServiceAccount, error) {
 	sa, err := resources.Lookup[corev1.ServiceAccount](s.Read, grServiceAccounts, namespace, name)
 	if err != nil {
 		return nil, err
 	}
-	if sa == nil || sa.UID != uid {
+	if sa == nil || sa.UID != uid || s.ended(sa, grace) {
 		return nil, fmt.Errorf("service account %s/%s has been deleted", namespace, name)
 	}
 	return sa, nil
 }
 
+// ended: obj has been on its way out for longer than the grace.
+func (s *ServiceAccounts) ended(obj resources.Object, grace time.Duration) bool {
+	t := obj.GetDeletionTimestamp()
+	return t != nil && s.Now().After(t.Add(grace))
+}
+
 func (s *ServiceAccounts) bound(c *Claims) (*User, error) {
 	p := &c.Private
-	if _, err := s.account(p.Namespace, p.ServiceAccount.Name, p.ServiceAccount.UID); err != nil {
+	if _, err := s.account(p.Namespace, p.ServiceAccount.Name, p.ServiceAccount.UID, grace); err != nil {
 		return nil, err
 	}
 	u := serviceAccountUser(p.Namespace, p.ServiceAccount.Name, p.ServiceAccount.UID)
@@ -276,7 +293,7 @@ func (s *ServiceAccounts) bound(c *Claims) (*User, error) {
 		if obj == nil || obj.GetUID() != b.UID {
 			return nil, fmt.Errorf("service account token is bound to %s %q, which has been deleted", gr.Resource, b.Name)
 		}
-		if t := obj.GetDeletionTimestamp(); t != nil && s.Now().After(t.Add(60*time.Second)) {
+		if s.ended(obj, grace) {
 			return nil, fmt.Errorf("service account token is bound to %s %q, which is being deleted", gr.Resource, b.Name)
 		}
 		return obj, nil
@@ -309,7 +326,7 @@ func (s *ServiceAccounts) bound(c *Claims) (*User, error) {
 
 // legacy checks a token that lives in a Secret of type kubernetes.io/service-account-token.
 func (s *ServiceAccounts) legacy(token string, c *Claims) (*User, error) {
-	sa, err := s.account(c.LegacyNamespace, c.LegacyName, types.UID(c.LegacyUID))
+	sa, err := s.account(c.LegacyNamespace, c.LegacyName, types.UID(c.LegacyUID), 0)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/keelson/keelson/controller-manager/controllers/ephemeralvolume"
 	"github.com/keelson/keelson/controller-manager/controllers/garbagecollector"
 	"github.com/keelson/keelson/controller-manager/controllers/job"
+	"github.com/keelson/keelson/controller-manager/controllers/legacytokencleaner"
 	"github.com/keelson/keelson/controller-manager/controllers/namespace"
 	"github.com/keelson/keelson/controller-manager/controllers/nodeipam"
 	"github.com/keelson/keelson/controller-manager/controllers/nodelifecycle"
@@ -59,6 +60,7 @@ var Table = []runtime.Row{
 	csrsigning.Cleaner,
 	csrsigning.Row,
 	garbagecollector.Row,
+	legacytokencleaner.Row,
 	namespace.Row,
 	nodeipam.Row,
 	nodelifecycle.Row,

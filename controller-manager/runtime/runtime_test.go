@@ -185,3 +185,23 @@ func TestLostLeadershipEndsTheManager(t *testing.T) {
 		time.Sleep(time.Hour) // timers of client-go end by themselves
 	})
 }
+
+func TestSettings(t *testing.T) {
+	for _, c := range []struct {
+		change func(*runtime.Settings)
+		want   string
+	}{
+		{func(*runtime.Settings) {}, ""},
+		{func(s *runtime.Settings) { s.LegacyTokenCleanUp.Duration = 0 }, `legacyServiceAccountTokenCleanUpPeriod: Invalid value: "0s": must be greater than zero`},
+	} {
+		s := runtime.DefaultSettings()
+		c.change(&s)
+		got := ""
+		if err := s.Validate(nil).ToAggregate(); err != nil {
+			got = err.Error()
+		}
+		if got != c.want {
+			t.Errorf("want %q, got %q", c.want, got)
+		}
+	}
+}

@@ -25,12 +25,15 @@ type Settings struct {
 
 	ServiceAccountKeyFile string `yaml:"serviceAccountPrivateKeyFile" flag:"service-account-private-key-file" help:"private key that signs the tokens kept in Secrets; without it there are none"`
 
-	SigningDuration  metav1.Duration `yaml:"clusterSigningDuration" flag:"cluster-signing-duration" help:"longest life of certificates that are signed"`
-	NodeGrace        metav1.Duration `yaml:"nodeMonitorGracePeriod" flag:"node-monitor-grace-period" help:"a node that was silent for this long is marked unknown"`
-	NodePeriod       metav1.Duration `yaml:"nodeMonitorPeriod" flag:"node-monitor-period" help:"how often node health is looked at"`
-	NodeEvictionRate float64         `yaml:"nodeEvictionRate" flag:"node-eviction-rate" help:"nodes a second whose pods are evicted while a zone is healthy"`
-	PodGCThreshold   int             `yaml:"terminatedPodGCThreshold" flag:"terminated-pod-gc-threshold" help:"ended pods that are kept before the oldest are deleted; 0 turns it off"`
-	ConcurrentGC     int             `yaml:"concurrentGCSyncs" flag:"concurrent-gc-syncs" help:"workers of the garbage collector"`
+	SigningDuration metav1.Duration `yaml:"clusterSigningDuration" flag:"cluster-signing-duration" help:"longest life of certificates that are signed"`
+	// LegacyTokenCleanUp is for how long nobody has used a token that the cluster made by itself until it is taken out
+	// of use, and for how long it is kept then.
+	LegacyTokenCleanUp metav1.Duration `yaml:"legacyServiceAccountTokenCleanUpPeriod" flag:"legacy-service-account-token-clean-up-period" help:"a token in a Secret made by the cluster itself that was not used for this long is taken out of use, and deleted after as long again"`
+	NodeGrace          metav1.Duration `yaml:"nodeMonitorGracePeriod" flag:"node-monitor-grace-period" help:"a node that was silent for this long is marked unknown"`
+	NodePeriod         metav1.Duration `yaml:"nodeMonitorPeriod" flag:"node-monitor-period" help:"how often node health is looked at"`
+	NodeEvictionRate   float64         `yaml:"nodeEvictionRate" flag:"node-eviction-rate" help:"nodes a second whose pods are evicted while a zone is healthy"`
+	PodGCThreshold     int             `yaml:"terminatedPodGCThreshold" flag:"terminated-pod-gc-threshold" help:"ended pods that are kept before the oldest are deleted; 0 turns it off"`
+	ConcurrentGC       int             `yaml:"concurrentGCSyncs" flag:"concurrent-gc-syncs" help:"workers of the garbage collector"`
 }
 
 // DefaultSettings has upstream's defaults.
@@ -39,10 +42,11 @@ type Settings struct {
 func DefaultSettings() Settings {
 	return Settings{
 		ClusterName: "kubernetes", NodeMaskIPv4: 24, NodeMaskIPv6: 64,
-		SigningDuration:  metav1.Duration{Duration: 365 * 24 * time.Hour},
-		NodeGrace:        metav1.Duration{Duration: 50 * time.Second},
-		NodePeriod:       metav1.Duration{Duration: 5 * time.Second},
-		NodeEvictionRate: 0.1, PodGCThreshold: 12500, ConcurrentGC: 20,
+		SigningDuration:    metav1.Duration{Duration: 365 * 24 * time.Hour},
+		LegacyTokenCleanUp: metav1.Duration{Duration: 365 * 24 * time.Hour},
+		NodeGrace:          metav1.Duration{Duration: 50 * time.Second},
+		NodePeriod:         metav1.Duration{Duration: 5 * time.Second},
+		NodeEvictionRate:   0.1, PodGCThreshold: 12500, ConcurrentGC: 20,
 	}
 }
 
@@ -51,6 +55,9 @@ func (s Settings) Validate(at *field.Path) field.ErrorList {
 	var all field.ErrorList
 	if s.Workers < 0 {
 		all = append(all, field.Invalid(at.Child("workers"), s.Workers, "must not be negative"))
+	}
+	if s.LegacyTokenCleanUp.Duration <= 0 {
+		all = append(all, field.Invalid(at.Child("legacyServiceAccountTokenCleanUpPeriod"), s.LegacyTokenCleanUp.Duration.String(), "must be greater than zero"))
 	}
 	if s.NodeMaskIPv4 < 1 || s.NodeMaskIPv4 > 32 {
 		all = append(all, field.Invalid(at.Child("nodeCIDRMaskSizeIPv4"), s.NodeMaskIPv4, "must be from 1 to 32"))
