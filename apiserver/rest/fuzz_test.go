@@ -142,7 +142,7 @@ func FuzzRequest(f *testing.F) {
 func FuzzQuery(f *testing.F) {
 	for _, s := range []string{
 		"limit=2", "labelSelector=n+in+(a,b)&limit=1", "fieldSelector=metadata.name!=a", "resourceVersion=0&limit=1", "resourceVersionMatch=Exact&resourceVersion=3",
-		"continue=" + token{Rev: 4, Start: "default/a\x00"}.String(), "continue=" + token{Rev: -1, Start: "default/b\x00"}.String() + "&limit=1",
+		"continue=" + token{Rev: 4, Start: "default/a\x00"}.String(), "continue=" + token{Rev: -1, Start: "/default/b\x00"}.String() + "&limit=1",
 		"pretty=1&timeoutSeconds=x", "sendInitialEvents", "limit=-1", "fieldSelector=metadata.namespace%3Dother", "a;b=c&%zz=1",
 	} {
 		f.Add(s)
@@ -202,7 +202,7 @@ func FuzzQuery(f *testing.F) {
 			return
 		}
 		k, err := parseToken(l.Metadata.Continue)
-		if err != nil || k.Start != got[len(got)-1]+"\x00" || fmt.Sprint(k.Rev) != l.Metadata.ResourceVersion {
+		if err != nil || k.Start != "/"+got[len(got)-1]+"\x00" || fmt.Sprint(k.Rev) != l.Metadata.ResourceVersion {
 			t.Fatalf("%q: continues at %v, %v after %v", query, k, err, got)
 		}
 	})

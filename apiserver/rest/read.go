@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -89,12 +90,14 @@ func (c *Call) get() {
 	c.respond(http.StatusOK, it)
 }
 
-// token says where a list goes on: after a key, in the state of a revision. -1 is the
+// token says where a list goes on: after a key, in the state of a revision. Below 0 that is the
 // newest state, for clients that prefer an inconsistent list to none.
+//
+// Tokens are written as upstream writes them: servers of both kinds go on with each other's lists while a cluster changes hands.
 type token struct {
 	APIVersion string `json:"v"`
 	Rev        int64  `json:"rv"`
-	Start      string `json:"start"` // key below the resource's prefix, and a zero byte
+	Start      string `json:"start"` // key below what was listed, "/ns/name" or "/name", and a zero byte
 }
 
 const tokenVersion = "meta.k8s.io/v1"
@@ -119,14 +122,29 @@ func parseToken(s string) (t token, err error) {
 	switch {
 	case t.APIVersion != tokenVersion:
 		return bad("server does not recognize this encoded version " + t.APIVersion)
-	case t.Rev == 0 || t.Rev < -1:
+	case t.Rev == 0:
 		return bad(fmt.Sprintf("incorrect encoded start resourceVersion (version %s)", tokenVersion))
 	case t.Start == "":
 		return bad(fmt.Sprintf("encoded start key empty (version %s)", tokenVersion))
-	case strings.HasPrefix(t.Start, "/") || strings.Contains(t.Start, "../"):
+	}
+	start := t.Start
+	if !strings.HasPrefix(start, "/") {
+		start = "/" + start
+	}
+	if path.Clean(start) != start { // it would leave what is listed
 		return bad(t.Start)
 	}
+	t.Start = start
 	return t, nil
+}
+
+// listed is the key above all that a list shows.
+func (c *Call) listed() string {
+	prefix := c.Row.Storage().Prefix
+	if !c.Row.Namespaced || c.Namespace == "" {
+		return prefix
+	}
+	return prefix + "/" + c.Namespace
 }
 
 const (
@@ -147,8 +165,8 @@ func (c *Call) stateFor(p *listParams) (s *watchcache.Snapshot, after string, er
 		if p.ResourceVersion != "" && p.ResourceVersion != "0" {
 			return nil, "", apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 		}
-		after = c.Row.Storage().Prefix + "/" + strings.TrimSuffix(t.Start, "\x00")
-		if t.Rev == -1 {
+		after = c.listed() + strings.TrimSuffix(t.Start, "\x00")
+		if t.Rev < 0 {
 			if err := c.settle(""); err != nil {
 				return nil, "", err
 			}
@@ -237,7 +255,7 @@ func (c *Call) page(p *listParams, sel watchcache.Selection) (items []*watchcach
 	meta.ResourceVersion = strconv.FormatInt(s.Rev(), 10)
 	if more {
 		last := items[len(items)-1].Key
-		meta.Continue = token{Rev: s.Rev(), Start: strings.TrimPrefix(last, sel.Prefix+"/") + "\x00"}.String()
+		meta.Continue = token{Rev: s.Rev(), Start: strings.TrimPrefix(last, c.listed()) + "\x00"}.String()
 		if (sel.Labels == nil || sel.Labels.Empty()) && (sel.Fields == nil || sel.Fields.Empty()) {
 			left := int64(s.Count(sel.Prefix, sel.Namespace, last))
 			meta.RemainingItemCount = &left

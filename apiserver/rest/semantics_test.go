@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -68,9 +69,32 @@ func TestPagesShowOneState(t *testing.T) {
 	if now := h.list(maps); now.names() != "a b bb c e" {
 		t.Errorf("now: %s", now.names())
 	}
-	newest := token{Rev: -1, Start: "default/b\x00"}.String()
-	if l := h.list(maps + "?continue=" + newest); l.names() != "bb c e" {
-		t.Errorf("inconsistent continuation: %s", l.names())
+	for _, c := range []struct {
+		path, start string
+		rev         int64
+		want        string
+	}{
+		{maps, "/b\x00", -1, "bb c e"},
+		{maps, "b\x00", -1, "bb c e"}, // a server that wrote no slash
+		{maps, "/b\x00", -7, "bb c e"},
+		{"/api/v1/configmaps", "/default/b\x00", -1, "bb c e"},
+		{"/api/v1/configmaps", "default/b\x00", -1, "bb c e"},
+	} {
+		if l := h.list(c.path + "?continue=" + token{Rev: c.rev, Start: c.start}.String()); l.names() != c.want {
+			t.Errorf("%s after %q of revision %d: want %s, got %s", c.path, c.start, c.rev, c.want, l.names())
+		}
+	}
+	// What a token says is below what is listed, so that it is good for another namespace too, and leads out of none.
+	for path, want := range map[string]string{maps: `"start":"/b\u0000"`, "/api/v1/configmaps": `"start":"/default/b\u0000"`} {
+		l := h.list(path + "?limit=1&fieldSelector=metadata.name!%3Da")
+		if raw, err := base64.RawURLEncoding.DecodeString(l.Metadata.Continue); err != nil || !strings.Contains(string(raw), want) {
+			t.Errorf("%s: want a token with %s, got %s, %v", path, want, raw, err)
+		}
+	}
+	for _, start := range []string{"../a", "/../a", "//a", "/a/", "a/../b", "/."} {
+		if r := h.must(400, "GET", maps+"?continue="+token{Rev: -1, Start: start}.String(), ""); !strings.Contains(string(r.body), "continue key is not valid: "+start) {
+			t.Errorf("start %q: %s", start, r.body)
+		}
 	}
 	if l := h.list(maps + "?limit=1&labelSelector=n+in+(b,c)"); l.names() != "b" || l.Metadata.RemainingItemCount != nil {
 		t.Errorf("page of a selection: %s, %v", l.names(), l.Metadata.RemainingItemCount)
