@@ -18,7 +18,7 @@ import (
 var daemonSets = Resource[appsv1.DaemonSet]{
 	Group: "apps", Version: "v1", Kind: "DaemonSet", Plural: "daemonsets", Prefix: "daemonsets",
 	Short: []string{"ds"}, Categories: []string{"all"},
-	List: listOf[appsv1.DaemonSetList],
+	List: listOf[appsv1.DaemonSetList], Disguised: []string{appsv1.DeprecatedTemplateGeneration},
 	Default: func(d *appsv1.DaemonSet) {
 		podrules.DefaultTemplate(&d.Spec.Template)
 		u := &d.Spec.UpdateStrategy

@@ -16,7 +16,7 @@ import (
 var deployments = Resource[appsv1.Deployment]{
 	Group: "apps", Version: "v1", Kind: "Deployment", Plural: "deployments", Prefix: "deployments",
 	Short: []string{"deploy"}, Categories: []string{"all"},
-	List: listOf[appsv1.DeploymentList],
+	List: listOf[appsv1.DeploymentList], Disguised: []string{appsv1.DeprecatedRollbackTo},
 	Default: func(d *appsv1.Deployment) {
 		podrules.DefaultTemplate(&d.Spec.Template)
 		defPtr(&d.Spec.Replicas, 1)

@@ -155,6 +155,9 @@ type Resource[T any] struct {
 	FieldRefusal string
 	// FieldAlias maps selectable fields of a view to those of the row that stores its objects.
 	FieldAlias map[string]string
+	// Disguised are annotations which stand for fields of an earlier version of the kind: the object has them, its
+	// metadata alone does not show them.
+	Disguised []string
 	// Name validates metadata.name; default: DNS-1123 subdomain. prefix is true for a generateName.
 	Name func(name string, prefix bool) []string
 	// Grace returns the seconds to wait before removal; 0 removes at once. nil: no graceful deletion.
@@ -221,6 +224,7 @@ type Row struct {
 	FieldNames                             []string
 	FieldRefusal                           string
 	FieldAlias                             map[string]string
+	Disguised                              []string
 	Name                                   func(name string, prefix bool) []string
 	Grace                                  func(rq *Request, obj Object, opts *metav1.DeleteOptions) int64 // nil: none
 	OrphanByDefault, CreateOnUpdate        bool
@@ -386,7 +390,7 @@ func (r Resource[T]) Row() *Row {
 		NewList: r.List,
 		Default: func(Object) {},
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
-		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldRefusal: r.FieldRefusal, FieldAlias: r.FieldAlias, Name: r.Name,
+		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldRefusal: r.FieldRefusal, FieldAlias: r.FieldAlias, Disguised: r.Disguised, Name: r.Name,
 		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, NoDependents: r.NoDependents, CreateOnUpdate: r.CreateOnUpdate,
 		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, AnyFinalizer: r.AnyFinalizer, WholeMeta: r.WholeMeta, Stored: r.Stored, Upgrade: r.Upgrade,
 	}

@@ -53,6 +53,22 @@ func rawMetadata(raw []byte) ([]byte, error) {
 	return nil, fmt.Errorf("message has no metadata")
 }
 
+// shownMetadata is rawMetadata without what only the object as a whole shows.
+func shownMetadata(it *watchcache.Item) ([]byte, error) {
+	raw, err := rawMetadata(it.Raw())
+	if err != nil || len(it.Row.Disguised) == 0 {
+		return raw, err
+	}
+	var meta metav1.ObjectMeta
+	if err := meta.Unmarshal(raw); err != nil {
+		return nil, err
+	}
+	for _, a := range it.Row.Disguised {
+		delete(meta.Annotations, a)
+	}
+	return meta.Marshal()
+}
+
 // Message is a PartialObjectMetadata message: as in every kind, field 1 is the metadata.
 func (p partial) Message() []byte {
 	if p.custom {
@@ -65,10 +81,10 @@ func (p partial) Message() []byte {
 		raw, _ := (&metav1.PartialObjectMetadata{ObjectMeta: head.Metadata}).Marshal()
 		return raw
 	}
-	if num, typ, n := protowire.ConsumeField(p.Item.Raw()); num == 1 && typ == protowire.BytesType && n > 0 {
+	if num, typ, n := protowire.ConsumeField(p.Item.Raw()); len(p.Item.Row.Disguised) == 0 && num == 1 && typ == protowire.BytesType && n > 0 {
 		return p.Item.Raw()[:n:n] // metadata stands first in what this server writes
 	}
-	meta, err := rawMetadata(p.Item.Raw())
+	meta, err := shownMetadata(p.Item)
 	if err != nil {
 		return nil
 	}
@@ -104,7 +120,7 @@ func metadataJSON(it *watchcache.Item, custom bool) ([]byte, error) {
 		return head.Metadata, err
 	}
 	return it.Form(watchcache.FormMetadata, func() ([]byte, error) {
-		raw, err := rawMetadata(it.Raw())
+		raw, err := shownMetadata(it)
 		if err != nil {
 			return nil, err
 		}

@@ -535,6 +535,34 @@ func TestDryRunHasNoRevision(t *testing.T) {
 	}
 }
 
+// What stands for a field of an earlier version is shown with the object, but not with its metadata alone.
+func TestMetadataWithoutDisguisedFields(t *testing.T) {
+	const path = "/apis/apps/v1/namespaces/default/daemonsets"
+	h := newHarness(t)
+	h.must(201, "POST", path, `{"apiVersion":"apps/v1","kind":"DaemonSet","metadata":{"name":"a","annotations":{"x":"y"}},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}]}}}}`)
+	const one, all = ";as=PartialObjectMetadata;v=v1;g=meta.k8s.io", ";as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+	for _, c := range []struct {
+		path, accept string
+		shown        bool
+	}{
+		{"/a", "application/json", true},
+		{"/a", "application/json" + one, false},
+		{"/a", "application/vnd.kubernetes.protobuf" + one, false},
+		{"", "application/json", true},
+		{"", "application/json" + all, false},
+		{"", "application/vnd.kubernetes.protobuf" + all, false},
+		{"", "application/json;as=Table;v=v1;g=meta.k8s.io", false},
+		{"?includeObject=Object", "application/json;as=Table;v=v1;g=meta.k8s.io", true},
+		{"?watch=1&timeoutSeconds=1", "application/json" + one, false},
+	} {
+		// Managed fields name the annotation with "f:" before it.
+		body := strings.ReplaceAll(string(h.must(200, "GET", path+c.path, "", "Accept", c.accept).body), "f:deprecated.", "")
+		if got := strings.Contains(body, "deprecated.daemonset.template.generation"); got != c.shown {
+			t.Errorf("%q as %s: shown %v, want %v:\n%s", c.path, c.accept, got, c.shown, body)
+		}
+	}
+}
+
 // The template's number of a DaemonSet is an annotation that belongs to whoever creates or replaces the object.
 func TestOwnerOfTheTemplateGeneration(t *testing.T) {
 	const path = "/apis/apps/v1/namespaces/default/daemonsets"
