@@ -99,7 +99,7 @@ func (f *Fields) Apply(w Write, live resources.Object, config *unstructured.Unst
 	}
 	if err != nil {
 		if errors.As(err, &conflicts) {
-			return nil, false, conflictError(conflicts, known)
+			return nil, false, conflictError(conflicts, known, w.Seen)
 		}
 		return nil, false, err
 	}
@@ -341,7 +341,7 @@ func lastAppliedText(config *unstructured.Unstructured) (string, error) {
 	return string(raw), err
 }
 
-func conflictError(conflicts merge.Conflicts, known owners) *ConflictError {
+func conflictError(conflicts merge.Conflicts, known owners, seen schema.GroupVersion) *ConflictError {
 	name := func(id string) string {
 		m := known[id]
 		if m == nil {
@@ -352,7 +352,11 @@ func conflictError(conflicts merge.Conflicts, known owners) *ConflictError {
 			s += fmt.Sprintf(" with subresource %q", m.entry.Subresource)
 		}
 		if m.entry.Operation == metav1.ManagedFieldsOperationUpdate {
-			s += " using " + m.entry.APIVersion
+			version := m.entry.APIVersion
+			if !seen.Empty() {
+				version = seen.String()
+			}
+			s += " using " + version
 		}
 		return s
 	}

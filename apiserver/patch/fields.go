@@ -40,6 +40,9 @@ type Write struct {
 	Row *resources.Row
 	// Subresource is part of the manager's identity; "" for the object itself.
 	Subresource string
+	// Seen is the version in which conflicts show what others have updated, where that is not the version of their own
+	// write: whoever applies a Scale knows no other kind.
+	Seen schema.GroupVersion
 	// Reset lists the field paths that this write cannot set ("status").
 	Reset []string
 	// Manager is who writes.

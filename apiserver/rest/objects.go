@@ -520,12 +520,8 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		return nil, err
 	}
 	if uid := obj.GetUID(); (opts.Replace || part == "scale") && uid != "" && uid != old.GetUID() {
-		root := "/registry/"
-		if row.Custom != nil { // upstream names their keys without it
-			root = "/"
-		}
-		return nil, apierrors.NewConflict(row.GR(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: "+
-			"Precondition failed: UID in precondition: %v, UID in object meta: %v", root+seen.Key, uid, old.GetUID()))
+		return nil, apierrors.NewConflict(row.GR(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: /registry/%s, ResourceVersion: 0, AdditionalErrorMsg: "+
+			"Precondition failed: UID in precondition: %v, UID in object meta: %v", seen.Key, uid, old.GetUID()))
 	}
 	pinned, err := pinnedRev(row, name, obj, old, seen)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -245,6 +246,9 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 	}
 	media, _, _ := mime.ParseMediaType(c.R.Header.Get("Content-Type"))
 	kind := types.PatchType(media)
+	if c.Row.Custom != nil && kind == types.StrategicMergePatchType {
+		return nil, opts, unsupportedMedia(strings.Join(customPatchTypes, ", "))
+	}
 	if err := p.checkPatch(kind); err != nil {
 		return nil, opts, err
 	}
@@ -299,8 +303,21 @@ func (c *Call) scaleChange(p writeParams) (Change, WriteOptions, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := c.sameScale(next.UID, current); err != nil {
+			return nil, err
+		}
 		return with(current, next)
 	}, opts, nil
+}
+
+// sameScale refuses a patch that names another object than the current one.
+func (c *Call) sameScale(uid types.UID, current resources.Object) error {
+	if uid == "" || uid == current.GetUID() {
+		return nil
+	}
+	gr := c.Row.GR()
+	gr.Resource += "/scale"
+	return apierrors.NewConflict(gr, c.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", uid, current.GetUID()))
 }
 
 // scaleApply books the replicas on the object itself, under the name of the subresource.
@@ -314,6 +331,7 @@ func (c *Call) scaleApply(text []byte, p writeParams, opts WriteOptions) (Change
 	}
 	own := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": c.Name}}}
 	own.SetGroupVersionKind(c.Row.GVK())
+	own.SetResourceVersion(config.GetResourceVersion())
 	if c.Row.Namespaced {
 		own.SetNamespace(c.Namespace)
 	}
@@ -330,7 +348,10 @@ func (c *Call) scaleApply(text []byte, p writeParams, opts WriteOptions) (Change
 	}
 	opts.Booked = true
 	return func(current resources.Object) (resources.Object, error) {
-		w := patch.Write{Row: c.Row, Subresource: "scale", Manager: c.manager(p), Now: c.Request.Now}
+		if err := c.sameScale(config.GetUID(), current); err != nil {
+			return nil, err
+		}
+		w := patch.Write{Row: c.Row, Subresource: "scale", Seen: scaleKind.GroupVersion(), Manager: c.manager(p), Now: c.Request.Now}
 		obj, _, err := c.Objects.fields.Apply(w, current, own, p.force != nil && *p.force)
 		if err != nil {
 			return nil, err

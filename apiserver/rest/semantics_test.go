@@ -477,9 +477,21 @@ func TestScaleOfAnotherObject(t *testing.T) {
 	const sets, merge = "/apis/apps/v1/namespaces/default/replicasets", "application/merge-patch+json"
 	h := newHarness(t)
 	h.must(201, "POST", sets, `{"metadata":{"name":"a"},"spec":{"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"i"}],
-		"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"z","whenUnsatisfiable":"DoNotSchedule"}]}}}}`)
+		"topologySpreadConstraints":[{"maxSkew":1,"topologyKey":"z","whenUnsatisfiable":"DoNotSchedule"}]}},"replicas":2}}`)
 	if st := h.do("PATCH", sets+"/a/scale", `{"metadata":{"uid":"x"}}`, "Content-Type", merge).status(t); st.Code != 409 || !strings.Contains(st.Message, "UID in precondition: x") {
 		t.Errorf("another uid: %+v", st)
+	}
+	const apply = "application/apply-patch+yaml"
+	for _, c := range []struct{ body, media, want string }{
+		{`{"metadata":{"uid":"x"}}`, merge, `Operation cannot be fulfilled on replicasets/scale.apps "a": Precondition failed: UID in precondition: x`},
+		{`{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"uid":"x"},"spec":{"replicas":1}}`, apply, `Operation cannot be fulfilled on replicasets/scale.apps "a": Precondition failed: UID in precondition: x`},
+		{`{"metadata":{"resourceVersion":"1"}}`, merge, `Operation cannot be fulfilled on replicasets.apps "a": the object has been modified`},
+		{`{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"resourceVersion":"1"},"spec":{"replicas":2}}`, apply, `Operation cannot be fulfilled on replicasets.apps "a": the object has been modified`},
+		{`{"kind":"Scale","apiVersion":"autoscaling/v1","spec":{"replicas":7}}`, apply, `Apply failed with 1 conflict: conflict with "tester" using autoscaling/v1: .spec.replicas`},
+	} {
+		if st := h.do("PATCH", sets+"/a/scale?fieldManager=m", c.body, "Content-Type", c.media).status(t); st.Code != 409 || !strings.HasPrefix(st.Message, c.want) {
+			t.Errorf("%s: want 409 %s, got %d %s", c.body, c.want, st.Code, st.Message)
+		}
 	}
 	if st := h.do("PATCH", sets+"/a/scale", `{"kind":"X"}`, "Content-Type", merge).status(t); st.Code != 422 || !strings.Contains(st.Message, `no kind "X" is registered for version "autoscaling/v1"`) {
 		t.Errorf("another kind: %+v", st)

@@ -324,13 +324,16 @@ var patchTypes = []string{
 	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType),
 }
 
+// customPatchTypes are those of kinds whose lists nobody has described for strategic patches.
+var customPatchTypes = []string{patchTypes[0], patchTypes[1], patchTypes[3]}
+
 func (c *Call) patch(part string) {
 	p := c.writeParams()
 	media, _, err := mime.ParseMediaType(c.R.Header.Get("Content-Type"))
 	kind := types.PatchType(media)
 	served := patchTypes
 	if c.Row.Custom != nil {
-		served = []string{patchTypes[0], patchTypes[1], patchTypes[3]}
+		served = customPatchTypes
 	}
 	ok := err == nil
 	if ok {
