@@ -306,14 +306,6 @@ func (o *Objects) create(ctx context.Context, rq *resources.Request, row *resour
 		undo.add(u)
 	}
 	key := row.Key(obj.GetNamespace(), obj.GetName())
-	if rq.DryRun {
-		if _, err := o.cache.Fresh(ctx); err != nil {
-			return nil, err
-		}
-		if o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
-			return nil, o.exists(row, obj)
-		}
-	}
 	if obj.GetResourceVersion() != "" && !rq.DryRun { // last of all, as upstream, whose store refuses it
 		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
@@ -372,6 +364,14 @@ func (o *Objects) put(ctx context.Context, rq *resources.Request, row *resources
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxObject))
 	}
 	if rq.DryRun {
+		if prev == nil { // the store would say so
+			if _, err := o.cache.Fresh(ctx); err != nil {
+				return nil, err
+			}
+			if o.item(row, obj.GetNamespace(), obj.GetName()) != nil {
+				return nil, o.exists(row, obj)
+			}
+		}
 		return watchcache.NewItem(storage, key, raw, seen, created, nil)
 	}
 	var ttl time.Duration

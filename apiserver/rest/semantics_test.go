@@ -737,3 +737,29 @@ func TestListOfNothing(t *testing.T) {
 		}
 	}
 }
+
+// A dry run of a creation is refused for what the creation would be refused for.
+func TestDryRunOfWhatExists(t *testing.T) {
+	const path = "/api/v1/namespaces/default/services"
+	service := func(name, more string) string {
+		return `{"metadata":{"name":"` + name + `"},"spec":{"type":"NodePort","ports":[{"port":80` + more + `}]}}`
+	}
+	h := newHarness(t)
+	h.must(201, "POST", path, service("a", `,"nodePort":30777`))
+	for _, c := range []struct {
+		body string
+		code int32
+		want string
+	}{
+		{service("a", `,"nodePort":30777`), 422, "provided port is already allocated"},
+		{service("b", `,"nodePort":30777`), 422, "provided port is already allocated"},
+		{service("a", `,"nodePort":30778`), 409, "already exists"},
+		{service("a", ""), 409, "already exists"},
+	} {
+		for _, dry := range []string{"", "?dryRun=All"} {
+			if st := h.do("POST", path+dry, c.body).status(t); st.Code != c.code || !strings.Contains(st.Message, c.want) {
+				t.Errorf("%s %s: want %d %s, got %d %s", dry, c.body, c.code, c.want, st.Code, st.Message)
+			}
+		}
+	}
+}
