@@ -128,7 +128,7 @@ func bindingConditions(f *check.Faults, done, failed []string, p *field.Path) {
 }
 
 var deviceClasses = Resource[resourcev1.DeviceClass]{
-	Group: "resource.k8s.io", Version: "v1", Kind: "DeviceClass", Plural: "deviceclasses", Prefix: "deviceclasses", Scope: Cluster,
+	Group: "resource.k8s.io", Version: "v1", Kind: "DeviceClass", WholeMeta: true, Plural: "deviceclasses", Prefix: "deviceclasses", Scope: Cluster,
 	List: listOf[resourcev1.DeviceClassList],
 	Main: plainPart(func(c, old *resourcev1.DeviceClass) field.ErrorList {
 		var f check.Faults

@@ -24,7 +24,7 @@ const (
 )
 
 var endpointSlices = Resource[endpointSlice]{
-	Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice", Plural: "endpointslices", WholeMeta: true, Prefix: "endpointslices",
+	Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice", LooseMeta: true, Plural: "endpointslices", WholeMeta: true, Prefix: "endpointslices",
 	List: listOf[discoveryv1.EndpointSliceList],
 	Default: func(s *endpointSlice) {
 		for i := range s.Ports {

@@ -15,7 +15,7 @@ import (
 )
 
 var limitRanges = Resource[corev1.LimitRange]{
-	Group: "", Version: "v1", Kind: "LimitRange", Plural: "limitranges", WholeMeta: true, Short: []string{"limits"}, NoGeneration: true, CreateOnUpdate: true,
+	Group: "", Version: "v1", Kind: "LimitRange", LooseMeta: true, Plural: "limitranges", WholeMeta: true, Short: []string{"limits"}, NoGeneration: true, CreateOnUpdate: true,
 	List: listOf[corev1.LimitRangeList],
 	Default: func(l *corev1.LimitRange) {
 		for i := range l.Spec.Limits {

@@ -17,7 +17,7 @@ import (
 type volume = corev1.PersistentVolume
 
 var persistentVolumes = Resource[volume]{
-	Group: "", Version: "v1", Kind: "PersistentVolume", Plural: "persistentvolumes", WholeMeta: true, Short: []string{"pv"}, Scope: Cluster, NoGeneration: true,
+	Group: "", Version: "v1", Kind: "PersistentVolume", LooseMeta: true, Plural: "persistentvolumes", WholeMeta: true, Short: []string{"pv"}, Scope: Cluster, NoGeneration: true,
 	List: listOf[corev1.PersistentVolumeList],
 	Default: func(v *volume) {
 		def(&v.Status.Phase, corev1.VolumePending)

@@ -11,7 +11,7 @@ import (
 type pdb = policyv1.PodDisruptionBudget
 
 var podDisruptionBudgets = Resource[pdb]{
-	Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", Plural: "poddisruptionbudgets", AnyFinalizer: true, Prefix: "poddisruptionbudgets", NeedsVersion: true, Short: []string{"pdb"},
+	Group: "policy", Version: "v1", Kind: "PodDisruptionBudget", LooseMeta: true, Plural: "poddisruptionbudgets", AnyFinalizer: true, Prefix: "poddisruptionbudgets", NeedsVersion: true, Short: []string{"pdb"},
 	Name: PathSegment,
 	List: listOf[policyv1.PodDisruptionBudgetList],
 	Main: mainPart(func(b *pdb) *policyv1.PodDisruptionBudgetStatus { return &b.Status }, func(b, _ *pdb) field.ErrorList {

@@ -14,7 +14,7 @@ import (
 // role says is not decided here: authorization knows the rules of the requester.
 
 var roles = Resource[rbacv1.Role]{
-	Group: rbacv1.GroupName, Version: "v1", Kind: "Role", Plural: "roles", Prefix: "roles",
+	Group: rbacv1.GroupName, Version: "v1", Kind: "Role", WholeMeta: true, Plural: "roles", Prefix: "roles",
 	List: listOf[rbacv1.RoleList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Main: plainPart(func(r, _ *rbacv1.Role) field.ErrorList {
 		var f check.Faults
@@ -27,7 +27,7 @@ var roles = Resource[rbacv1.Role]{
 }
 
 var clusterRoles = Resource[rbacv1.ClusterRole]{
-	Group: rbacv1.GroupName, Version: "v1", Kind: "ClusterRole", Plural: "clusterroles", Prefix: "clusterroles", Scope: Cluster,
+	Group: rbacv1.GroupName, Version: "v1", Kind: "ClusterRole", WholeMeta: true, Plural: "clusterroles", Prefix: "clusterroles", Scope: Cluster,
 	List: listOf[rbacv1.ClusterRoleList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Main: plainPart(func(r, _ *rbacv1.ClusterRole) field.ErrorList {
 		var f check.Faults
@@ -52,7 +52,7 @@ var clusterRoles = Resource[rbacv1.ClusterRole]{
 }
 
 var roleBindings = Resource[rbacv1.RoleBinding]{
-	Group: rbacv1.GroupName, Version: "v1", Kind: "RoleBinding", Plural: "rolebindings", Prefix: "rolebindings",
+	Group: rbacv1.GroupName, Version: "v1", Kind: "RoleBinding", WholeMeta: true, Plural: "rolebindings", Prefix: "rolebindings",
 	List: listOf[rbacv1.RoleBindingList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Default: func(b *rbacv1.RoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
 	Main: plainPart(func(b, old *rbacv1.RoleBinding) field.ErrorList {
@@ -72,7 +72,7 @@ var roleBindings = Resource[rbacv1.RoleBinding]{
 }
 
 var clusterRoleBindings = Resource[rbacv1.ClusterRoleBinding]{
-	Group: rbacv1.GroupName, Version: "v1", Kind: "ClusterRoleBinding", Plural: "clusterrolebindings", Prefix: "clusterrolebindings", Scope: Cluster,
+	Group: rbacv1.GroupName, Version: "v1", Kind: "ClusterRoleBinding", WholeMeta: true, Plural: "clusterrolebindings", Prefix: "clusterrolebindings", Scope: Cluster,
 	List: listOf[rbacv1.ClusterRoleBindingList], NoGeneration: true, CreateOnUpdate: true, Name: PathSegment,
 	Default: func(b *rbacv1.ClusterRoleBinding) { defaultBinding(&b.RoleRef, b.Subjects) },
 	Main: plainPart(func(b, old *rbacv1.ClusterRoleBinding) field.ErrorList {

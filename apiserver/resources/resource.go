@@ -200,6 +200,8 @@ type Resource[T any] struct {
 	// WholeMeta: the metadata that an update leaves is validated as that of a new object, too, which judges a
 	// generateName by Name.
 	WholeMeta bool
+	// LooseMeta: an update's metadata is compared with what it was only as for all kinds, so that its faults have fewer causes.
+	LooseMeta bool
 }
 
 // Row is a Resource without its type parameter.
@@ -231,7 +233,7 @@ type Row struct {
 	NoDependents                           bool
 	OrphanWarning                          string
 	NeedsVersion, NoGeneration             bool
-	AnyFinalizer, WholeMeta                bool
+	AnyFinalizer, WholeMeta, LooseMeta     bool
 	Allocate                               func(rq *Request, obj, old Object) ([]Beside, error) // nil: none
 	TTL                                    func(Object) time.Duration                           // nil: none
 	Stored                                 *Row                                                 // nil: itself
@@ -392,7 +394,7 @@ func (r Resource[T]) Row() *Row {
 		Main:    erasePart(r.Main), Parts: map[string]ErasedPart{}, Subs: r.Subs,
 		Fields: func(Object) fields.Set { return nil }, FieldNames: r.FieldNames, FieldRefusal: r.FieldRefusal, FieldAlias: r.FieldAlias, Disguised: r.Disguised, Name: r.Name,
 		OrphanByDefault: r.OrphanByDefault, OrphanWarning: r.OrphanWarning, NoDependents: r.NoDependents, CreateOnUpdate: r.CreateOnUpdate,
-		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, AnyFinalizer: r.AnyFinalizer, WholeMeta: r.WholeMeta, Stored: r.Stored, Upgrade: r.Upgrade,
+		NeedsVersion: r.NeedsVersion, NoGeneration: r.NoGeneration, AnyFinalizer: r.AnyFinalizer, WholeMeta: r.WholeMeta, LooseMeta: r.LooseMeta, Stored: r.Stored, Upgrade: r.Upgrade,
 	}
 	if row.Singular == "" {
 		row.Singular = strings.ToLower(r.Kind)

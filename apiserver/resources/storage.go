@@ -358,7 +358,7 @@ func validateVolumeError(f *check.Faults, e *storagev1.VolumeError, p *field.Pat
 }
 
 var volumeAttachments = Resource[storagev1.VolumeAttachment]{
-	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttachment", Plural: "volumeattachments", WholeMeta: true, Prefix: "volumeattachments", Scope: Cluster,
+	Group: "storage.k8s.io", Version: "v1", Kind: "VolumeAttachment", LooseMeta: true, Plural: "volumeattachments", WholeMeta: true, Prefix: "volumeattachments", Scope: Cluster,
 	NoGeneration: true, NeedsVersion: true, List: listOf[storagev1.VolumeAttachmentList],
 	Main: mainPart(func(a *storagev1.VolumeAttachment) *storagev1.VolumeAttachmentStatus { return &a.Status }, func(a, old *storagev1.VolumeAttachment) field.ErrorList {
 		var f check.Faults

@@ -520,8 +520,12 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 		return nil, err
 	}
 	if uid := obj.GetUID(); (opts.Replace || part == "scale") && uid != "" && uid != old.GetUID() {
-		return nil, apierrors.NewConflict(row.GR(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: /registry/%s, ResourceVersion: 0, AdditionalErrorMsg: "+
-			"Precondition failed: UID in precondition: %v, UID in object meta: %v", seen.Key, uid, old.GetUID()))
+		root := "/registry/"
+		if rq.DryRun { // upstream's looks at the object before it comes to the store, which knows the root
+			root = "/"
+		}
+		return nil, apierrors.NewConflict(row.GR(), name, fmt.Errorf("StorageError: invalid object, Code: 4, Key: %s, ResourceVersion: 0, AdditionalErrorMsg: "+
+			"Precondition failed: UID in precondition: %v, UID in object meta: %v", root+seen.Key, uid, old.GetUID()))
 	}
 	pinned, err := pinnedRev(row, name, obj, old, seen)
 	if err != nil {
@@ -595,14 +599,19 @@ func (o *Objects) update(ctx context.Context, rq *resources.Request, row *resour
 	if !opts.NoHooks && !row.NoGeneration && obj.GetGeneration() == old.GetGeneration() && specChanged(obj, old) {
 		obj.SetGeneration(old.GetGeneration() + 1)
 	}
-	errs := validation.ValidateObjectMetaAccessor(obj, row.Namespaced, resources.PathSegment, field.NewPath("metadata"))
+	// Upstream looks once for all kinds and once for this one, and reports each fault as often as it finds it.
+	whole := validation.ValidateObjectMetaAccessor(obj, row.Namespaced, resources.PathSegment, field.NewPath("metadata"))
 	changes := validation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
-	errs = append(errs, changes...)
-	errs = append(errs, changes...) // upstream looks once for all kinds and once for this one, and reports each fault as two causes
-	errs = append(errs, plainFinalizers(row, obj)...)
-	if prefix := obj.GetGenerateName(); prefix != "" && row.WholeMeta && part == "" {
-		for _, fault := range row.Name(prefix, true) {
-			errs = append(errs, field.Invalid(field.NewPath("metadata", "generateName"), prefix, fault))
+	errs := slices.Concat(whole, changes)
+	if !row.LooseMeta || part != "" {
+		errs = slices.Concat(errs, changes, plainFinalizers(row, obj))
+	}
+	if row.WholeMeta && part == "" {
+		errs = slices.Concat(errs, whole, plainFinalizers(row, obj))
+		if prefix := obj.GetGenerateName(); prefix != "" {
+			for _, fault := range row.Name(prefix, true) {
+				errs = append(errs, field.Invalid(field.NewPath("metadata", "generateName"), prefix, fault))
+			}
 		}
 	}
 	if !opts.NoHooks {

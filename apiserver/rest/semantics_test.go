@@ -763,3 +763,29 @@ func TestDryRunOfWhatExists(t *testing.T) {
 		}
 	}
 }
+
+// A fault of the metadata that an update leaves has as many causes as upstream finds it times.
+func TestCausesOfMetadata(t *testing.T) {
+	h := newHarness(t)
+	for _, c := range []struct {
+		path, body              string
+		labels, uid, finalizers int
+	}{
+		{"/api/v1/namespaces/default/configmaps", `{}`, 4, 2, 2},
+		{"/api/v1/namespaces/default/services", `{"spec":{"ports":[{"port":80}]}}`, 3, 2, 1},
+		{"/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles", `{}`, 4, 2, 2},
+		{"/apis/policy/v1/namespaces/default/poddisruptionbudgets", `{"spec":{"selector":{"matchLabels":{"a":"b"}}}}`, 2, 1, 0},
+		{"/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", `{"addressType":"IPv4"}`, 3, 1, 1},
+	} {
+		h.must(201, "POST", c.path, strings.Replace(strings.Replace(c.body, "{", `{"metadata":{"name":"a"},`, 1), ",}", "}", 1))
+		for change, want := range map[string]int{`"labels":{"a b":"c"}`: c.labels, `"uid":"x"`: c.uid, `"finalizers":["x"]`: c.finalizers} {
+			if want == 0 {
+				continue // it is no fault of this kind
+			}
+			st := h.do("PATCH", c.path+"/a?dryRun=All", `{"metadata":{`+change+`}}`, "Content-Type", "application/merge-patch+json").status(t)
+			if st.Details == nil || len(st.Details.Causes) != want {
+				t.Errorf("%s %s: want %d causes, got %+v", c.path, change, want, st)
+			}
+		}
+	}
+}
