@@ -332,6 +332,7 @@ var (
 	numberDesc   = prometheus.NewDesc("apiserver_resource_objects", "Stored objects by group and resource.", []string{"group", "resource"}, nil)
 	revisionDesc = prometheus.NewDesc("apiserver_watch_cache_resource_version", "Revision of the newest state in memory.", []string{"group", "resource"}, nil)
 	receivedDesc = prometheus.NewDesc("apiserver_watch_cache_events_received_total", "Changes that memory was told of.", []string{"group", "resource"}, nil)
+	offeredDesc  = prometheus.NewDesc("apiserver_watch_cache_events_dispatched_total", "Changes offered to watches: all that memory was told of, as watches read the one log.", []string{"group", "resource"}, nil)
 	storedDesc   = prometheus.NewDesc("apiserver_storage_events_received_total", "Changes that etcd has told of.", []string{"group", "resource"}, nil)
 	watchesDesc  = prometheus.NewDesc("apiserver_registered_watchers", "Open watches.", nil, nil)
 )
@@ -341,6 +342,7 @@ func (m cacheMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- numberDesc
 	ch <- revisionDesc
 	ch <- receivedDesc
+	ch <- offeredDesc
 	ch <- storedDesc
 	ch <- watchesDesc
 }
@@ -350,6 +352,7 @@ func (m cacheMetrics) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(watchesDesc, prometheus.GaugeValue, float64(s.Cursors))
 	for gr, n := range m.c.Received() {
 		ch <- prometheus.MustNewConstMetric(receivedDesc, prometheus.CounterValue, float64(n), gr.Group, gr.Resource)
+		ch <- prometheus.MustNewConstMetric(offeredDesc, prometheus.CounterValue, float64(n), gr.Group, gr.Resource)
 		ch <- prometheus.MustNewConstMetric(storedDesc, prometheus.CounterValue, float64(n), gr.Group, gr.Resource)
 	}
 	counts := m.c.Snapshot().Counts()

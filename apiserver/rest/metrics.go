@@ -18,7 +18,7 @@ type Metrics struct {
 	waited                   *prometheus.HistogramVec
 	bodies                   *prometheus.HistogramVec
 	initial                  *prometheus.HistogramVec
-	sent                     *prometheus.CounterVec
+	began, sent              *prometheus.CounterVec
 	sentSizes                *prometheus.HistogramVec
 	old                      *prometheus.GaugeVec
 
@@ -59,6 +59,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			prometheus.LinearBuckets(50_000, 100_000, 31), "group", "resource", "verb"),
 		initial: series.Histogram(reg, "apiserver_watch_list_duration_seconds", "Time until a watch that begins with the state has sent all of it.",
 			[]float64{0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60}, "group", "version", "resource", "scope"),
+		began:     series.Counter(reg, "apiserver_init_events_total", "Objects sent to watches that begin with the state.", kind...),
 		sent:      series.Counter(reg, "apiserver_watch_events_total", "Events sent to watches.", kindVersion...),
 		sentSizes: series.Histogram(reg, "apiserver_watch_events_sizes", "Size of the events sent to watches, in bytes.", prometheus.ExponentialBuckets(1024, 2, 8), kindVersion...),
 		old: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -125,6 +126,14 @@ func (m *Metrics) body(in *Info, gr schema.GroupResource, bytes int) {
 func (m *Metrics) begun(in *Info, row *resources.Row, took time.Duration) {
 	if m != nil {
 		m.initial.WithLabelValues(row.Group, row.Version, row.Plural, in.Scope()).Observe(took.Seconds())
+	}
+}
+
+// shown counts the objects of the state that a watch begins with.
+func (m *Metrics) shown(row *resources.Row, objects int) {
+	if m != nil && objects > 0 {
+		gr := row.Storage().GR()
+		m.began.WithLabelValues(gr.Group, gr.Resource).Add(float64(objects))
 	}
 }
 

@@ -38,6 +38,7 @@ func TestVerbsAreCounted(t *testing.T) {
 		`apiserver_request_body_size_bytes_count{group="",resource="configmaps",verb="create"} 3`,
 		`apiserver_request_body_size_bytes_bucket{group="",resource="configmaps",verb="create",le="50000"} 3`,
 		`apiserver_watch_list_duration_seconds_count{group="",resource="configmaps",scope="namespace",version="v1"} 1`,
+		`apiserver_init_events_total{group="",resource="configmaps"} 3`,
 		`apiserver_watch_events_total{group="",resource="configmaps",version="v1"} 3`,
 		`apiserver_requested_deprecated_apis{group="",removed_release="",resource="endpoints",subresource="",version="v1"} 1`,
 	} {

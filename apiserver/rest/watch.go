@@ -224,12 +224,16 @@ func (s *stream) begin(ctx context.Context, p *listParams, state *watchcache.Sna
 		return 0, true
 	}
 	var failed error
+	sent := 0
 	if err := s.scan(state, p, func(it *watchcache.Item) bool {
-		failed = s.event(watchcache.Added, it)
+		if failed = s.event(watchcache.Added, it); failed == nil {
+			sent++
+		}
 		return failed == nil && ctx.Err() == nil
 	}); err != nil {
 		failed = &unreadable{err}
 	}
+	s.c.Server.cfg.Metrics.shown(s.c.Row, sent)
 	if failed != nil || ctx.Err() != nil {
 		s.end(failed)
 		return 0, false
