@@ -30,6 +30,7 @@ type Settings struct {
 	// of use, and for how long it is kept then.
 	LegacyTokenCleanUp metav1.Duration `yaml:"legacyServiceAccountTokenCleanUpPeriod" flag:"legacy-service-account-token-clean-up-period" help:"a token in a Secret made by the cluster itself that was not used for this long is taken out of use, and deleted after as long again"`
 	NodeGrace          metav1.Duration `yaml:"nodeMonitorGracePeriod" flag:"node-monitor-grace-period" help:"a node that was silent for this long is marked unknown"`
+	NodeStartupGrace   metav1.Duration `yaml:"nodeStartupGracePeriod" flag:"node-startup-grace-period" help:"a node that has said nothing yet, since it was made or this process began, is marked unknown after this long"`
 	NodePeriod         metav1.Duration `yaml:"nodeMonitorPeriod" flag:"node-monitor-period" help:"how often node health is looked at"`
 	NodeEvictionRate   float64         `yaml:"nodeEvictionRate" flag:"node-eviction-rate" help:"nodes a second whose pods are evicted while a zone is healthy"`
 	PodGCThreshold     int             `yaml:"terminatedPodGCThreshold" flag:"terminated-pod-gc-threshold" help:"ended pods that are kept before the oldest are deleted; 0 turns it off"`
@@ -45,6 +46,7 @@ func DefaultSettings() Settings {
 		SigningDuration:    metav1.Duration{Duration: 365 * 24 * time.Hour},
 		LegacyTokenCleanUp: metav1.Duration{Duration: 365 * 24 * time.Hour},
 		NodeGrace:          metav1.Duration{Duration: 50 * time.Second},
+		NodeStartupGrace:   metav1.Duration{Duration: time.Minute},
 		NodePeriod:         metav1.Duration{Duration: 5 * time.Second},
 		NodeEvictionRate:   0.1, PodGCThreshold: 12500, ConcurrentGC: 20,
 	}

@@ -25,12 +25,13 @@ var Row = runtime.Row{
 }
 
 type controller struct {
-	nodes  *informer.Cache[*corev1.Node]
-	pods   *informer.Cache[*corev1.Pod]
-	leases *informer.Cache[*coordinationv1.Lease]
-	client kubernetes.Interface
-	grace  time.Duration
-	rate   float64
+	nodes   *informer.Cache[*corev1.Node]
+	pods    *informer.Cache[*corev1.Pod]
+	leases  *informer.Cache[*coordinationv1.Lease]
+	client  kubernetes.Interface
+	grace   time.Duration
+	startup time.Duration // the grace of a node that has said nothing yet
+	rate    float64
 
 	mu    sync.Mutex // guards signs and next
 	signs map[string]Sign
@@ -41,7 +42,7 @@ func build(e *runtime.Env) error {
 	s := e.Settings()
 	c := &controller{
 		nodes: runtime.Read[*corev1.Node](e), pods: runtime.Read[*corev1.Pod](e), leases: runtime.Read[*coordinationv1.Lease](e),
-		client: e.Client(), grace: s.NodeGrace.Duration, rate: s.NodeEvictionRate, signs: map[string]Sign{}, next: map[string]time.Time{},
+		client: e.Client(), grace: s.NodeGrace.Duration, startup: s.NodeStartupGrace.Duration, rate: s.NodeEvictionRate, signs: map[string]Sign{}, next: map[string]time.Time{},
 	}
 	q := e.Keyed("", 8, c.pass)
 	runtime.On(q, c.nodes, runtime.Self[*corev1.Node])
@@ -93,12 +94,16 @@ func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result,
 	if l, ok := c.leases.Get(types.NamespacedName{Namespace: corev1.NamespaceNodeLease, Name: node.Name}); ok {
 		renew = l.Spec.RenewTime
 	}
-	silent, until := c.look(node.Name, renew, p.Now).Silent(c.grace, p.Now)
+	grace := c.grace
+	if condition(node, corev1.NodeReady) == nil {
+		grace = c.startup
+	}
+	silent, until := c.look(node.Name, renew, p.Now).Silent(grace, p.Now)
 	res := runtime.Result{Again: until}
 	if silent {
 		res.Again = p.Now.Add(c.grace)
 		if conditions, changed := Unknown(node, metav1.NewTime(p.Now)); changed {
-			p.Note("mark unknown: no sign for %s", c.grace)
+			p.Note("mark unknown: no sign for %s", grace)
 			was := Ready(node)
 			n := node.DeepCopy()
 			n.Status.Conditions = conditions

@@ -1,6 +1,7 @@
 package nodelifecycle
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/keelson/keelson/controller-manager/ctrltest"
+	"github.com/keelson/keelson/controller-manager/runtime"
 )
 
 var t0 = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -94,4 +99,35 @@ func TestUnknownOnce(t *testing.T) {
 	if _, changed := Unknown(n, metav1.NewTime(t0.Add(time.Minute))); changed {
 		t.Error("an unknown node is marked again")
 	}
+}
+
+// A node that has said nothing yet has a grace of its own.
+func TestNodeThatNeverReports(t *testing.T) {
+	settings := runtime.DefaultSettings()
+	settings.NodeGrace.Duration, settings.NodeStartupGrace.Duration = time.Hour, time.Minute
+	ready := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "ready"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
+	silent := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "silent"}}
+	ctrltest.TestWith(t, settings, []runtime.Row{Row}, []kruntime.Object{ready, silent}, func(t *testing.T, h *ctrltest.Harness) {
+		unknown := func() (names []string) {
+			for _, name := range []string{"ready", "silent"} {
+				n := ctrltest.Must(h.Client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{}))
+				if c := condition(n, corev1.NodeReady); c != nil && c.Status == corev1.ConditionUnknown {
+					names = append(names, name)
+				}
+			}
+			return names
+		}
+		h.After(50 * time.Second)
+		if got := unknown(); got != nil {
+			t.Errorf("after 50 seconds: %v", got)
+		}
+		h.After(10 * time.Second)
+		if got := unknown(); !slices.Equal(got, []string{"silent"}) {
+			t.Errorf("after a minute: %v", got)
+		}
+		h.After(time.Hour)
+		if got := unknown(); !slices.Equal(got, []string{"ready", "silent"}) {
+			t.Errorf("after an hour: %v", got)
+		}
+	})
 }
