@@ -12,6 +12,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"expvar"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -27,6 +28,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -164,8 +166,9 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Server, error) {
 const electEvery = 10 * time.Millisecond
 
 // ready waits until the member serves. A member without others need not wait for the silence of a leader that
-// there is not: it is told to stand for election, as a leader tells its successor. raft refuses that until its
-// membership is applied, so it is told again.
+// there is not: it is told to stand for election, as a leader tells its successor. raft looks whether something of its
+// log is not applied that changes the membership, and must not be asked before it has taken note that the log is
+// applied: the log is compacted by then, and raft panics when it looks for what has gone.
 func (s *Server) ready(ctx context.Context) error {
 	var elect <-chan time.Time
 	if len(s.members()) == 1 {
@@ -190,11 +193,25 @@ func (s *Server) ready(ctx context.Context) error {
 				elect = nil
 				continue
 			}
+			if !applied(self) {
+				continue
+			}
 			if err := member.Process(ctx, raftpb.Message{Type: raftpb.MsgTimeoutNow, From: self, To: self}); err != nil {
 				s.log.Debug("cannot hurry the election", "err", err)
 			}
 		}
 	}
+}
+
+// applied reports whether the raft node that was started last in this process is member's and has taken note that its
+// whole log is applied. Nothing more is committed to that before there is a leader.
+func applied(member uint64) bool {
+	v, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return false
+	}
+	status, ok := v.Value().(raft.Status)
+	return ok && status.ID == member && status.Commit > 0 && status.Applied == status.Commit
 }
 
 func (c Config) embed(log *slog.Logger) (*embed.Config, error) {

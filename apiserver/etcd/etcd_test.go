@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"go.etcd.io/etcd/client/pkg/v3/types"
 )
 
@@ -39,13 +41,19 @@ func TestAloneNeedsNoSilence(t *testing.T) {
 	cfg := Default()
 	cfg.DataDir = t.TempDir()
 	cfg.HeartbeatInterval, cfg.ElectionTimeout = 9_000, 45_000
-	for _, which := range []string{"new", "again"} {
+	for i := range 8 {
 		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 		s, err := Start(ctx, cfg, slog.New(slog.DiscardHandler))
-		cancel()
 		if err != nil {
-			t.Fatalf("%s: %v", which, err)
+			t.Fatalf("start %d: %v", i, err)
 		}
+		// So many that the log is compacted as soon as what was written before is applied again.
+		for range 150 {
+			if _, err := s.Etcd().Put(ctx, &etcdserverpb.PutRequest{Key: []byte("a")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel()
 		s.Close()
 	}
 }
