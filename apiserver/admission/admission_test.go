@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -275,6 +276,48 @@ func TestQuotaIsBookedAndTakenBack(t *testing.T) {
 	if _, err := w.admit(admission.Create, "pods", pod(nil), nil, root); err != nil {
 		t.Errorf("after the booking was taken back: %v", err)
 	}
+}
+
+// A claim for the extended resources of a pod counts for no more than the pod has been counted for.
+func TestQuotaOfExtendedResources(t *testing.T) {
+	gpu, yes := "example.com/gpu", true
+	amount := func(n string) corev1.ResourceList {
+		return corev1.ResourceList{"requests.example.com/gpu": resource.MustParse(n)}
+	}
+	claim := func(name string, devices int64) *resourcev1.ResourceClaim {
+		return &resourcev1.ResourceClaim{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: "ns", Name: name, Annotations: map[string]string{resourcev1.ExtendedResourceClaimAnnotation: "true"},
+				OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "p", UID: "u", Controller: &yes}},
+			},
+			Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{{Name: "r",
+				Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gold", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: devices}}}}},
+		}
+	}
+	w := newWorld(
+		&resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}, Spec: resourcev1.DeviceClassSpec{ExtendedResourceName: &gpu}},
+		&corev1.ResourceQuota{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: amount("3")},
+			Status: corev1.ResourceQuotaStatus{Hard: amount("3"), Used: amount("0")},
+		})
+	p := pod(func(p *corev1.Pod) {
+		p.UID = "u"
+		p.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: corev1.ResourceList{"example.com/gpu": resource.MustParse("2")}, Limits: corev1.ResourceList{"example.com/gpu": resource.MustParse("2")}}
+	})
+	admit := func(kind string, obj resources.Object, want string) {
+		t.Helper()
+		_, err := w.admit(admission.Create, kind, obj, nil, root)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Fatalf("%s: got %v, want %q", obj.GetName(), err, want)
+		}
+		if err == nil {
+			w.tree.Put(obj)
+		}
+	}
+	admit("pods", p, "")
+	admit("resourceclaims.resource.k8s.io", claim("a", 2), "")
+	admit("resourceclaims.resource.k8s.io", claim("b", 2), "exceeded quota: q, requested: requests.example.com/gpu=2, used: requests.example.com/gpu=2, limited: requests.example.com/gpu=3")
+	admit("resourceclaims.resource.k8s.io", claim("c", 1), "")
 }
 
 // The whole chain and every plugin that does something are timed, by what became of it.

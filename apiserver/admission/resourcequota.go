@@ -7,8 +7,11 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apimeta "k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keelson/keelson/apiserver/resources"
 	"github.com/keelson/keelson/libs/quota"
@@ -36,7 +39,11 @@ func resourceQuota(cfg Config) Plugin {
 		if err != nil || len(quotas) == 0 {
 			return nil, err
 		}
-		grow := growth(a)
+		around := &cluster{read: cfg.Read}
+		grow := growth(around, a)
+		if around.err != nil {
+			return nil, around.err
+		}
 		var booked []booking
 		undo := func() {
 			for _, b := range booked {
@@ -59,7 +66,7 @@ func resourceQuota(cfg Config) Plugin {
 			}
 			use := grow
 			if a.Operation == Update && !quota.Matches(q, a.Old) {
-				use = quota.Usage(a.Row.GR(), a.Object) // it comes into the quota as a whole
+				use = quota.Usage(around, a.Row.GR(), a.Object) // it comes into the quota as a whole
 			}
 			// What is enforced is what the controller has taken up, not what has just been asked for.
 			use = quota.Limited(q.Status.Hard, use)
@@ -93,6 +100,42 @@ func resourceQuota(cfg Config) Plugin {
 	}}
 }
 
+// cluster is what the count of a resource claim takes from other objects; err is the first fault of reading them.
+type cluster struct {
+	read resources.Reader
+	err  error
+}
+
+func (c *cluster) DeviceClass(name string) *resourcev1.DeviceClass {
+	return found[resourcev1.DeviceClass](c, grDeviceClasses, "", name)
+}
+
+func (c *cluster) Pod(namespace, name string) *corev1.Pod {
+	return found[corev1.Pod](c, grPods, namespace, name)
+}
+
+func (c *cluster) Owned(pod *corev1.Pod) (list []*resourcev1.ResourceClaim) {
+	c.note(c.read.Each(grResourceClaims, pod.Namespace, func(o resources.Object) bool {
+		if claim, ok := o.(*resourcev1.ResourceClaim); ok && metav1.IsControlledBy(claim, pod) {
+			list = append(list, claim)
+		}
+		return true
+	}))
+	return list
+}
+
+func (c *cluster) note(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+func found[T any](c *cluster, gr schema.GroupResource, namespace, name string) *T {
+	obj, err := resources.Lookup[T](c.read, gr, namespace, name)
+	c.note(err)
+	return obj
+}
+
 // room refuses a use that the quota has no room for, or whose counts are not known yet.
 func room(a *Attributes, q *corev1.ResourceQuota, use corev1.ResourceList) error {
 	unknown := corev1.ResourceList{}
@@ -116,15 +159,15 @@ type booking struct {
 }
 
 // growth is what the write adds: everything of a new object, the difference of a changed one.
-func growth(a *Attributes) corev1.ResourceList {
-	use := quota.Usage(a.Row.GR(), a.Object)
+func growth(around *cluster, a *Attributes) corev1.ResourceList {
+	use := quota.Usage(around, a.Row.GR(), a.Object)
 	if a.Operation != Update || a.Old == nil {
 		return use
 	}
 	if old, err := apimeta.Accessor(a.Old); err == nil && old.GetDeletionTimestamp() != nil {
 		return nil // what is on its way out may finish
 	}
-	return quota.Sub(use, quota.Usage(a.Row.GR(), a.Old))
+	return quota.Sub(use, quota.Usage(around, a.Row.GR(), a.Old))
 }
 
 // takes reports whether anything grows; room that is given back is counted by the controller.

@@ -113,6 +113,8 @@ var (
 	grRuntimeClasses    = schema.GroupResource{Group: "node.k8s.io", Resource: "runtimeclasses"}
 	grIngresses         = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}
 	grIngressClasses    = schema.GroupResource{Group: "networking.k8s.io", Resource: "ingressclasses"}
+	grDeviceClasses     = schema.GroupResource{Group: "resource.k8s.io", Resource: "deviceclasses"}
+	grResourceClaims    = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}
 	grLeases            = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 	grCSRs              = schema.GroupResource{Group: "certificates.k8s.io", Resource: "certificatesigningrequests"}
 	grRoles             = schema.GroupResource{Group: rbacv1.GroupName, Resource: "roles"}

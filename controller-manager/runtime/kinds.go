@@ -146,9 +146,13 @@ var kinds = []Kind{
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*batchv1.CronJobList](c.BatchV1().CronJobs(""))
 		}, nil),
-	kind[*resourcev1.ResourceClaim]("resourceclaims.resource.k8s.io", resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"), spaced,
+	kind[*resourcev1.ResourceClaim]("resourceclaims.resource.k8s.io", resourcev1.SchemeGroupVersion.WithKind("ResourceClaim"), spaced|owned,
 		func(c kubernetes.Interface) informer.Source {
 			return informer.From[*resourcev1.ResourceClaimList](c.ResourceV1().ResourceClaims(""))
+		}, nil),
+	kind[*resourcev1.DeviceClass]("deviceclasses.resource.k8s.io", resourcev1.SchemeGroupVersion.WithKind("DeviceClass"), cluster,
+		func(c kubernetes.Interface) informer.Source {
+			return informer.From[*resourcev1.DeviceClassList](c.ResourceV1().DeviceClasses())
 		}, nil),
 	kind[*policyv1.PodDisruptionBudget]("poddisruptionbudgets.policy", policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"), spaced,
 		func(c kubernetes.Interface) informer.Source {

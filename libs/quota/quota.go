@@ -2,7 +2,8 @@
 // counts it: the arithmetic that the API server's admission and the controller
 // that reports usage must do alike.
 //
-// Its main calls are Usage, Matches and Check. All are pure.
+// Its main calls are Usage, Matches and Exceeded. They read nothing but their
+// arguments, one of which is the Cluster around a resource claim.
 //
 // Source: Kubernetes docs, "Resource Quotas".
 package quota
@@ -69,8 +70,8 @@ func Count(gr schema.GroupResource) corev1.ResourceName {
 }
 
 // Usage is what one object counts for, by the names that quotas use. Resources
-// that have only a count return that.
-func Usage(gr schema.GroupResource, obj any) corev1.ResourceList {
+// that have only a count return that. c is asked for resource claims alone.
+func Usage(c Cluster, gr schema.GroupResource, obj any) corev1.ResourceList {
 	switch o := obj.(type) {
 	case *corev1.Pod:
 		return podUsage(o)
@@ -79,7 +80,7 @@ func Usage(gr schema.GroupResource, obj any) corev1.ResourceList {
 	case *corev1.PersistentVolumeClaim:
 		return claimUsage(o)
 	case *resourcev1.ResourceClaim:
-		return deviceUsage(o)
+		return deviceUsage(c, o)
 	}
 	use := corev1.ResourceList{Count(gr): one()}
 	if gr.Group == "" {
@@ -108,12 +109,12 @@ func podUsage(p *corev1.Pod) corev1.ResourceList {
 		switch {
 		case name == corev1.ResourceCPU || name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage:
 			use[name] = q
-			use["requests."+name] = q
+			use[requests+name] = q
 		case strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
 			use[name] = q
-			use["requests."+name] = q
+			use[requests+name] = q
 		case isExtended(name):
-			use["requests."+name] = q
+			use[requests+name] = q
 		}
 	}
 	for name, q := range resourcehelper.PodLimits(p, options) {
@@ -123,6 +124,9 @@ func podUsage(p *corev1.Pod) corev1.ResourceList {
 	}
 	return use
 }
+
+// requests stands before what pods ask for, in the names that quotas use.
+const requests = "requests."
 
 func isExtended(n corev1.ResourceName) bool {
 	return strings.HasPrefix(string(n), resourcev1.ResourceDeviceClassPrefix) || // every device class is one, KEP-5004
@@ -175,48 +179,16 @@ func claimUsage(c *corev1.PersistentVolumeClaim) corev1.ResourceList {
 	return use
 }
 
-// deviceSuffix follows a device class: "gold.deviceclass.resource.k8s.io/devices".
-const deviceSuffix = ".deviceclass.resource.k8s.io/devices"
-
-// deviceUsage counts, by class, the most devices that a claim may be given.
-//
-// Source: KEP-4840; "all" counts as the most that one claim can hold.
-func deviceUsage(c *resourcev1.ResourceClaim) corev1.ResourceList {
-	use := corev1.ResourceList{"count/resourceclaims.resource.k8s.io": one()}
-	devices := func(mode resourcev1.DeviceAllocationMode, count int64) int64 {
-		switch mode {
-		case resourcev1.DeviceAllocationModeExactCount:
-			return count
-		case resourcev1.DeviceAllocationModeAll:
-			return resourcev1.AllocationResultsMaxSize
-		}
-		return 0
-	}
-	for _, r := range c.Spec.Devices.Requests {
-		most := map[string]int64{} // of the alternatives, one is taken
-		if r.Exactly != nil {
-			most[r.Exactly.DeviceClassName] = devices(r.Exactly.AllocationMode, r.Exactly.Count)
-		}
-		for _, sub := range r.FirstAvailable {
-			most[sub.DeviceClassName] = max(most[sub.DeviceClassName], devices(sub.AllocationMode, sub.Count))
-		}
-		for class, n := range most {
-			sum := use[corev1.ResourceName(class+deviceSuffix)]
-			sum.Add(*resource.NewQuantity(n, resource.DecimalSI))
-			use[corev1.ResourceName(class+deviceSuffix)] = sum
-		}
-	}
-	return use
-}
-
 // Counts reports whether a name that a quota limits may be used by the resource at all.
 func Counts(gr schema.GroupResource, name corev1.ResourceName) bool {
 	s := string(name)
 	if name == Count(gr) {
 		return true
 	}
+	rest, asked := strings.CutPrefix(s, requests)
+	extended := asked && isExtended(corev1.ResourceName(rest))
 	if gr.Group != "" {
-		return gr.Group == resourcev1.GroupName && gr.Resource == "resourceclaims" && strings.HasSuffix(s, deviceSuffix)
+		return gr.Group == resourcev1.GroupName && gr.Resource == "resourceclaims" && (extended || strings.HasSuffix(s, deviceSuffix))
 	}
 	switch gr.Resource {
 	case "pods":
@@ -226,8 +198,7 @@ func Counts(gr schema.GroupResource, name corev1.ResourceName) bool {
 			corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceLimitsEphemeralStorage:
 			return true
 		}
-		rest, asked := strings.CutPrefix(s, "requests.")
-		return strings.HasPrefix(rest, corev1.ResourceHugePagesPrefix) || asked && isExtended(corev1.ResourceName(rest))
+		return extended || strings.HasPrefix(rest, corev1.ResourceHugePagesPrefix)
 	case "services":
 		return name == corev1.ResourceServices || name == corev1.ResourceServicesNodePorts || name == corev1.ResourceServicesLoadBalancers
 	case "persistentvolumeclaims":

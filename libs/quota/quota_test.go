@@ -35,18 +35,18 @@ func TestQOS(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
-	got := Usage(pods, podOf(list("cpu", "1", "example.com/gpu", "2", "deviceclass.resource.kubernetes.io/gold", "3"), list("cpu", "2")))
+	got := Usage(nil, pods, podOf(list("cpu", "1", "example.com/gpu", "2", "deviceclass.resource.kubernetes.io/gold", "3"), list("cpu", "2")))
 	want := list("pods", "1", "count/pods", "1", "cpu", "1", "requests.cpu", "1", "limits.cpu", "2", "requests.example.com/gpu", "2", "requests.deviceclass.resource.kubernetes.io/gold", "3")
 	if !Equal(got, want) {
 		t.Errorf("a pod uses %v, want %v", got, want)
 	}
 	ended := podOf(list("cpu", "1"), nil)
 	ended.Status.Phase = corev1.PodSucceeded
-	if got := Usage(pods, ended); !Equal(got, list("count/pods", "1")) {
+	if got := Usage(nil, pods, ended); !Equal(got, list("count/pods", "1")) {
 		t.Errorf("an ended pod uses %v", got)
 	}
 	svc := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: make([]corev1.ServicePort, 2)}}
-	if got := Usage(schema.GroupResource{Resource: "services"}, svc); !Equal(got, list("services", "1", "count/services", "1", "services.loadbalancers", "1", "services.nodeports", "2")) {
+	if got := Usage(nil, schema.GroupResource{Resource: "services"}, svc); !Equal(got, list("services", "1", "count/services", "1", "services.loadbalancers", "1", "services.nodeports", "2")) {
 		t.Errorf("a load balancer uses %v", got)
 	}
 	claims := schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}
@@ -57,13 +57,19 @@ func TestUsage(t *testing.T) {
 			{DeviceClassName: "gold", AllocationMode: "ExactCount", Count: 3}, {DeviceClassName: "gold", AllocationMode: "ExactCount", Count: 1},
 			{DeviceClassName: "iron", AllocationMode: "All"}}},
 	}
-	if got := Usage(claims, claim); !Equal(got, list("count/resourceclaims.resource.k8s.io", "1", "gold.deviceclass.resource.k8s.io/devices", "5", "iron.deviceclass.resource.k8s.io/devices", "32")) {
+	if got := Usage(around{}, claims, claim); !Equal(got, list("count/resourceclaims.resource.k8s.io", "1", "gold.deviceclass.resource.k8s.io/devices", "5", "iron.deviceclass.resource.k8s.io/devices", "32",
+		"requests.deviceclass.resource.kubernetes.io/gold", "5", "requests.deviceclass.resource.kubernetes.io/iron", "32")) {
 		t.Errorf("a claim uses %v", got)
 	}
-	if !Counts(claims, "gold.deviceclass.resource.k8s.io/devices") || Counts(pods, "gold.deviceclass.resource.k8s.io/devices") {
-		t.Error("devices are counted by claims, and by nothing else")
+	for name, want := range map[corev1.ResourceName][2]bool{
+		"gold.deviceclass.resource.k8s.io/devices": {false, true}, "requests.example.com/gpu": {true, true},
+		"requests.deviceclass.resource.kubernetes.io/gold": {true, true}, "requests.cpu": {true, false}, "example.com/gpu": {false, false},
+	} {
+		if got := [2]bool{Counts(pods, name), Counts(claims, name)}; got != want {
+			t.Errorf("%s is counted of pods and claims: got %v, want %v", name, got, want)
+		}
 	}
-	if got := Usage(schema.GroupResource{Group: "apps", Resource: "deployments"}, nil); !Equal(got, list("count/deployments.apps", "1")) {
+	if got := Usage(nil, schema.GroupResource{Group: "apps", Resource: "deployments"}, nil); !Equal(got, list("count/deployments.apps", "1")) {
 		t.Errorf("a deployment uses %v", got)
 	}
 }

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/restmapper"
+	"k8s.io/utils/ptr"
 
 	"github.com/keelson/keelson/controller-manager/runtime"
 	"github.com/keelson/keelson/libs/informer"
@@ -39,7 +40,7 @@ var Row = runtime.Row{
 	Reads: []string{
 		"resourcequotas", "pods", "services", "persistentvolumeclaims", "replicationcontrollers", "secrets", "configmaps",
 		"deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "cronjobs.batch",
-		"resourceclaims.resource.k8s.io",
+		"resourceclaims.resource.k8s.io", "deviceclasses.resource.k8s.io",
 	},
 	Writes: []string{"resourcequotas/status"},
 	Extra:  []rbacv1.PolicyRule{{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"list"}}},
@@ -57,6 +58,7 @@ const (
 
 type controller struct {
 	quotas *informer.Cache[*corev1.ResourceQuota]
+	around cluster
 	client kubernetes.Interface
 	cached map[schema.GroupResource]func(namespace string) []any
 	meta   metadata.Interface
@@ -68,6 +70,7 @@ type controller struct {
 
 func build(e *runtime.Env) error {
 	c := &controller{quotas: runtime.Read[*corev1.ResourceQuota](e), client: e.Client(), cached: map[schema.GroupResource]func(string) []any{}}
+	c.around = cluster{runtime.Read[*resourcev1.DeviceClass](e), runtime.Read[*corev1.Pod](e), runtime.Read[*resourcev1.ResourceClaim](e)}
 	if rc := e.REST(); rc != nil {
 		m, err := metadata.NewForConfig(rc)
 		if err != nil {
@@ -86,14 +89,11 @@ func build(e *runtime.Env) error {
 	})
 	count[*corev1.ResourceQuota](e, q, c, "resourcequotas", nil)
 	count(e, q, c, "pods", func(old, now *corev1.Pod) bool {
-		return quota.Finished(old) != quota.Finished(now) || !quota.Equal(quota.Usage(pods, old), quota.Usage(pods, now)) || (old.DeletionTimestamp == nil) != (now.DeletionTimestamp == nil)
+		return quota.Finished(old) != quota.Finished(now) || c.differs(pods, old, now) || (old.DeletionTimestamp == nil) != (now.DeletionTimestamp == nil) ||
+			claimOf(old) != claimOf(now)
 	})
-	count(e, q, c, "services", func(old, now *corev1.Service) bool {
-		return !quota.Equal(quota.Usage(services, old), quota.Usage(services, now))
-	})
-	count(e, q, c, "persistentvolumeclaims", func(old, now *corev1.PersistentVolumeClaim) bool {
-		return !quota.Equal(quota.Usage(claims, old), quota.Usage(claims, now))
-	})
+	count(e, q, c, "services", func(old, now *corev1.Service) bool { return c.differs(services, old, now) })
+	count(e, q, c, "persistentvolumeclaims", func(old, now *corev1.PersistentVolumeClaim) bool { return c.differs(claims, old, now) })
 	count[*corev1.ReplicationController](e, q, c, "replicationcontrollers", nil)
 	count[*corev1.Secret](e, q, c, "secrets", nil)
 	count[*corev1.ConfigMap](e, q, c, "configmaps", nil)
@@ -103,14 +103,56 @@ func build(e *runtime.Env) error {
 	count[*appsv1.DaemonSet](e, q, c, "daemonsets.apps", nil)
 	count[*batchv1.Job](e, q, c, "jobs.batch", nil)
 	count[*batchv1.CronJob](e, q, c, "cronjobs.batch", nil)
-	count[*resourcev1.ResourceClaim](e, q, c, "resourceclaims.resource.k8s.io", nil) // what it asks for does not change
+	count(e, q, c, "resourceclaims.resource.k8s.io", func(old, now *resourcev1.ResourceClaim) bool { return c.differs(deviceClaims, old, now) })
+	runtime.On(q, c.around.classes, func(ev informer.Event[*resourcev1.DeviceClass]) []types.NamespacedName {
+		if ev.Kind == informer.Updated && ptr.Equal(ev.Old.Spec.ExtendedResourceName, ev.New.Spec.ExtendedResourceName) {
+			return nil
+		}
+		return keys(c.quotas.List(), deviceClaims)
+	})
 	return nil
+}
+
+// differs reports whether a change of an object changes what it counts for.
+func (c *controller) differs(gr schema.GroupResource, old, now any) bool {
+	return !quota.Equal(quota.Usage(c.around, gr, old), quota.Usage(c.around, gr, now))
+}
+
+// claimOf names the claim for the extended resources of a pod.
+func claimOf(p *corev1.Pod) string {
+	if s := p.Status.ExtendedResourceClaimStatus; s != nil {
+		return s.ResourceClaimName
+	}
+	return ""
+}
+
+// cluster is what the count of a resource claim takes from other objects.
+type cluster struct {
+	classes *informer.Cache[*resourcev1.DeviceClass]
+	pods    *informer.Cache[*corev1.Pod]
+	claims  *informer.Cache[*resourcev1.ResourceClaim]
+}
+
+func (c cluster) DeviceClass(name string) *resourcev1.DeviceClass {
+	d, _ := c.classes.Get(types.NamespacedName{Name: name})
+	return d
+}
+
+func (c cluster) Pod(namespace, name string) *corev1.Pod {
+	p, _ := c.pods.Get(types.NamespacedName{Namespace: namespace, Name: name})
+	return p
+}
+
+func (c cluster) Owned(pod *corev1.Pod) []*resourcev1.ResourceClaim {
+	return c.claims.By(runtime.ByController, string(pod.UID))
 }
 
 var (
 	pods     = schema.GroupResource{Resource: "pods"}
 	services = schema.GroupResource{Resource: "services"}
 	claims   = schema.GroupResource{Resource: "persistentvolumeclaims"}
+
+	deviceClaims = schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}
 )
 
 // count makes a kind's cache known, and wakes the quotas of its namespace when what is used shrinks or
@@ -130,17 +172,21 @@ func count[T informer.Object](e *runtime.Env, q *runtime.Queue, c *controller, n
 		if ev.Kind == informer.Updated && (matters == nil || !matters(ev.Old, ev.New)) {
 			return nil
 		}
-		var keys []types.NamespacedName
-		for _, rq := range c.quotas.By(runtime.ByNamespace, ev.Last().GetNamespace()) {
-			for name := range rq.Spec.Hard {
-				if quota.Counts(gr, name) {
-					keys = append(keys, runtime.KeyOf(rq))
-					break
-				}
+		return keys(c.quotas.By(runtime.ByNamespace, ev.Last().GetNamespace()), gr)
+	})
+}
+
+// keys are those of the quotas that count objects of a resource.
+func keys(quotas []*corev1.ResourceQuota, gr schema.GroupResource) (keys []types.NamespacedName) {
+	for _, rq := range quotas {
+		for name := range rq.Spec.Hard {
+			if quota.Counts(gr, name) {
+				keys = append(keys, runtime.KeyOf(rq))
+				break
 			}
 		}
-		return keys
-	})
+	}
+	return keys
 }
 
 func (c *controller) pass(ctx context.Context, p *runtime.Pass) (runtime.Result, error) {
@@ -188,7 +234,7 @@ func (c *controller) use(ctx context.Context, rq *corev1.ResourceQuota) (used co
 		}
 		for _, o := range list(rq.Namespace) {
 			if quota.Matches(rq, o) {
-				used = quota.Add(used, quota.Limited(rq.Spec.Hard, quota.Usage(gr, o)))
+				used = quota.Add(used, quota.Limited(rq.Spec.Hard, quota.Usage(c.around, gr, o)))
 			}
 		}
 	}

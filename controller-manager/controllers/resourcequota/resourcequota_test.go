@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
@@ -71,5 +72,53 @@ func TestUseIsCounted(t *testing.T) {
 		if w := h.Writes(true); w != "" {
 			t.Errorf("at rest: %s", w)
 		}
+	})
+}
+
+// Claims count by the extended resource of their class, but for what their pod counts for.
+func TestExtendedResourcesAreCounted(t *testing.T) {
+	gpu, yes := "example.com/gpu", true
+	class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gold"}}
+	claim := func(name string) *resourcev1.ResourceClaim {
+		return &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{
+			Requests: []resourcev1.DeviceRequest{{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gold", AllocationMode: resourcev1.DeviceAllocationModeExactCount, Count: 2}}}}}}
+	}
+	made := claim("made")
+	made.Annotations = map[string]string{resourcev1.ExtendedResourceClaimAnnotation: "true"}
+	made.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "p", UID: "u", Controller: &yes}}
+	p := pod("p", "1", corev1.PodRunning)
+	p.UID = "u"
+	p.Spec.Containers[0].Resources.Requests["example.com/gpu"] = resource.MustParse("2")
+	objects := []kruntime.Object{
+		&corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: limits("requests.example.com/gpu", "9")}},
+		class, claim("plain"), made, p,
+	}
+	ctrltest.Test(t, []runtime.Row{Row}, objects, func(t *testing.T, h *ctrltest.Harness) {
+		check := func(when, want string) {
+			t.Helper()
+			h.Rest()
+			q := ctrltest.Must(h.Client.CoreV1().ResourceQuotas("ns").Get(ctx, "q", metav1.GetOptions{}))
+			if got := q.Status.Used["requests.example.com/gpu"]; got.Cmp(resource.MustParse(want)) != 0 {
+				t.Errorf("%s: want %s, got %s", when, want, got.String())
+			}
+		}
+		check("the class serves no resource", "2")
+		class = class.DeepCopy()
+		class.Spec.ExtendedResourceName = &gpu
+		ctrltest.Must(h.Client.ResourceV1().DeviceClasses().Update(ctx, class, metav1.UpdateOptions{}))
+		check("it serves one", "4")
+		p = ctrltest.Must(h.Client.CoreV1().Pods("ns").Get(ctx, "p", metav1.GetOptions{}))
+		p.Status.ExtendedResourceClaimStatus = &corev1.PodExtendedResourceClaimStatus{ResourceClaimName: "other"}
+		p = ctrltest.Must(h.Client.CoreV1().Pods("ns").UpdateStatus(ctx, p, metav1.UpdateOptions{}))
+		check("the pod has another claim", "6")
+		p.Status.ExtendedResourceClaimStatus.ResourceClaimName = "made"
+		ctrltest.Must(h.Client.CoreV1().Pods("ns").UpdateStatus(ctx, p, metav1.UpdateOptions{}))
+		check("the pod has this claim", "4")
+		made = ctrltest.Must(h.Client.ResourceV1().ResourceClaims("ns").Get(ctx, "made", metav1.GetOptions{}))
+		made.Annotations = nil
+		ctrltest.Must(h.Client.ResourceV1().ResourceClaims("ns").Update(ctx, made, metav1.UpdateOptions{}))
+		check("the claim is none for extended resources", "6")
+		h.Phase(h.Pods("ns")[0], corev1.PodFailed)
+		check("the pod has ended", "4")
 	})
 }
