@@ -3,19 +3,12 @@ package admission
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/keelson/keelson/apiserver/resources"
-)
-
-// What a node must declare before its pods may be changed so. Source: KEP-5328 and KEP-5419.
-const (
-	featurePodLevelResize = "InPlacePodLevelResourcesVerticalScaling"
-	featureInitResize     = "InPlacePodVerticalScalingInitContainers"
+	"github.com/keelson/keelson/libs/nodefeatures"
 )
 
 // nodeFeatures refuses changes of running pods that the kubelet of their node does not know how to make.
@@ -31,7 +24,7 @@ func nodeFeatures(cfg Config) Plugin {
 			if name == "" || pod.Generation == old.Generation {
 				return nil, nil
 			}
-			needed := neededOf(&pod.Spec, &old.Spec)
+			needed := nodefeatures.ForChange(&pod.Spec, &old.Spec)
 			if len(needed) == 0 {
 				return nil, nil
 			}
@@ -42,26 +35,10 @@ func nodeFeatures(cfg Config) Plugin {
 			case node == nil:
 				return nil, forbid(a, fmt.Errorf("node %q not found", name))
 			}
-			needed = slices.DeleteFunc(needed, func(f string) bool { return slices.Contains(node.Status.DeclaredFeatures, f) })
-			if len(needed) > 0 {
-				return nil, forbid(a, fmt.Errorf("pod update requires features %s which are not available on node %q", strings.Join(needed, ", "), name))
+			if missing := nodefeatures.Missing(needed, node); len(missing) > 0 {
+				return nil, forbid(a, fmt.Errorf("pod update requires features %s which are not available on node %q", strings.Join(missing, ", "), name))
 			}
 			return nil, nil
 		},
 	}
-}
-
-// neededOf are the features that a change takes, in the order of their names.
-func neededOf(now, was *corev1.PodSpec) (features []string) {
-	if !equality.Semantic.DeepEqual(now.Resources, was.Resources) {
-		features = append(features, featurePodLevelResize)
-	}
-	for i := range was.InitContainers {
-		c := &was.InitContainers[i]
-		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		if !sidecar && i < len(now.InitContainers) && !equality.Semantic.DeepEqual(c.Resources, now.InitContainers[i].Resources) {
-			return append(features, featureInitResize)
-		}
-	}
-	return features
 }

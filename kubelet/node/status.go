@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keelson/keelson/libs/nodefeatures"
 )
 
 // Facts is what was observed of the machine and its runtime.
@@ -68,9 +70,9 @@ func (f Facts) network() error {
 // declared are the features that this kubelet has and others may lack: schedulers and API servers ask for them
 // before they let a pod use one. Sorted by name. Source: KEP-5328.
 var declared = []string{
-	"InPlacePodLevelResourcesVerticalScaling",
-	"InPlacePodVerticalScalingInitContainers",
-	"RestartAllContainersOnContainerExits",
+	nodefeatures.PodLevelResize,
+	nodefeatures.InitContainerResize,
+	nodefeatures.RestartAll,
 }
 
 // Status is the status that the facts stand for. Conditions of old that are not the

@@ -25,7 +25,7 @@ var (
 )
 
 // Object drops managed fields. Of a pod's containers it keeps what decides where they fit, what they take and
-// what they offer; of its volumes those that are not made on the node; ephemeral containers, and how
+// offer, and when they start anew; of its volumes those that are not made on the node; ephemeral containers, and how
 // containers are run, are gone. What remains may be shared with other objects, so that nothing in it may ever
 // be changed. o itself is changed, and returned.
 func Object[T metav1.Object](o T) T {
@@ -65,7 +65,8 @@ func pod(p *corev1.Pod) {
 func containers(list []corev1.Container) {
 	for i := range list {
 		c := &list[i]
-		list[i] = corev1.Container{Name: c.Name, Image: c.Image, Ports: c.Ports, Resources: c.Resources, ResizePolicy: c.ResizePolicy, RestartPolicy: c.RestartPolicy}
+		list[i] = corev1.Container{Name: c.Name, Image: c.Image, Ports: c.Ports, Resources: c.Resources, ResizePolicy: c.ResizePolicy,
+			RestartPolicy: c.RestartPolicy, RestartPolicyRules: c.RestartPolicyRules}
 	}
 }
 

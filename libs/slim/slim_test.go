@@ -16,7 +16,8 @@ var always = corev1.ContainerRestartPolicyAlways
 func whole(name, node string) *corev1.Pod {
 	run := func(name string) corev1.Container {
 		return corev1.Container{Name: name, Image: "i", Env: []corev1.EnvVar{{Name: "A"}}, Command: []string{"x"}, Ports: []corev1.ContainerPort{{ContainerPort: 80}},
-			LivenessProbe: &corev1.Probe{}, RestartPolicy: &always, Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1")}}}
+			LivenessProbe: &corev1.Probe{}, RestartPolicy: &always, RestartPolicyRules: []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}},
+			Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{"cpu": resource.MustParse("1")}}}
 	}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "ns", Labels: map[string]string{"a": "b"}, ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "m"}},

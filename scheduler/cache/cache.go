@@ -96,6 +96,9 @@ func (c *Cache) SetNode(n *corev1.Node) framework.Event {
 	if old.Spec.Unschedulable != n.Spec.Unschedulable || !slices.EqualFunc(old.Spec.Taints, n.Spec.Taints, func(a, b corev1.Taint) bool { return a.MatchTaint(&b) && a.Value == b.Value }) {
 		kind |= framework.NodeTaints
 	}
+	if !slices.Equal(old.Node.Status.DeclaredFeatures, n.Status.DeclaredFeatures) {
+		kind |= framework.NodeFeatures
+	}
 	if kind == 0 && slices.EqualFunc(old.Node.Status.Images, n.Status.Images, func(a, b corev1.ContainerImage) bool {
 		return a.SizeBytes == b.SizeBytes && slices.Equal(a.Names, b.Names)
 	}) {

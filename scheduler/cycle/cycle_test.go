@@ -11,6 +11,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keelson/keelson/libs/nodefeatures"
 	"github.com/keelson/keelson/libs/testkit"
 	"github.com/keelson/keelson/scheduler/cache"
 	"github.com/keelson/keelson/scheduler/cycle"
@@ -72,6 +73,14 @@ func tolerate(key string) podOption {
 	return change(func(p *corev1.Pod) {
 		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists})
 	})
+}
+
+func restartsAll(p *corev1.Pod) {
+	p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+}
+
+func declares(features ...string) testkit.NodeOption {
+	return func(n *corev1.Node) { n.Status.DeclaredFeatures = features }
 }
 
 func claims(names ...string) podOption {
@@ -194,6 +203,11 @@ func TestDecisions(t *testing.T) {
 		{name: "soft spread", cluster: with(testkit.Pod("1", testkit.On("a"), testkit.WithLabels("app=w"))), pod: testkit.Pod("p", testkit.WithLabels("app=w"), spread(1, inZone, "app=w", soft)), want: []string{"c"}},
 		{name: "matchLabelKeys counts one revision", cluster: with(testkit.Pod("1", testkit.On("c"), testkit.WithLabels("app=w,rev=1")), testkit.Pod("2", testkit.On("a"), testkit.WithLabels("app=w,rev=2"))),
 			pod: testkit.Pod("p", testkit.WithLabels("app=w,rev=2"), spread(1, inZone, "app=w", hard, func(c *corev1.TopologySpreadConstraint) { c.MatchLabelKeys = []string{"rev"} })), want: []string{"c"}},
+
+		{name: "a feature that one node declares", cluster: with(testkit.Node("d", declares(nodefeatures.RestartAll)), testkit.Node("e", declares(nodefeatures.PodLevelResize))),
+			pod: testkit.Pod("p", restartsAll), want: []string{"d"}},
+		{name: "a feature that no node declares", cluster: three(), pod: testkit.Pod("p", restartsAll),
+			message: "0/3 nodes are available: 3 node(s) didn't match Pod's required features. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."},
 
 		{name: "a claim that does not exist", cluster: three(), pod: testkit.Pod("p", claims("data")),
 			message: `0/3 nodes are available: persistentvolumeclaim "data" not found. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.`},

@@ -110,18 +110,19 @@ const (
 	NodeAdded EventKinds = 1 << iota
 	NodeAllocatable
 	NodeLabels
-	NodeTaints // also spec.unschedulable
-	PodPlaced  // a pod came onto a node
-	PodChanged // labels or resources of a pod on a node
-	PodGone    // a pod left a node
+	NodeTaints   // also spec.unschedulable
+	NodeFeatures // what the node declares that it can do
+	PodPlaced    // a pod came onto a node
+	PodChanged   // labels or resources of a pod on a node
+	PodGone      // a pod left a node
 	StorageChanged
 	NamespaceChanged
 	PodItself // the waiting pod's own spec
-	AnyNode   = NodeAdded | NodeAllocatable | NodeLabels | NodeTaints
+	AnyNode   = NodeAdded | NodeAllocatable | NodeLabels | NodeTaints | NodeFeatures
 )
 
 // Kinds is how many kinds there are.
-const Kinds = 10
+const Kinds = 11
 
 // Event is something that happened in the cluster.
 type Event struct {
@@ -130,7 +131,7 @@ type Event struct {
 	Pod  *Pod       // the pod that came, changed or went
 }
 
-var kindNames = [Kinds]string{"NodeAdded", "NodeAllocatable", "NodeLabels", "NodeTaints", "PodPlaced", "PodChanged", "PodGone", "StorageChanged", "NamespaceChanged", "PodItself"}
+var kindNames = [Kinds]string{"NodeAdded", "NodeAllocatable", "NodeLabels", "NodeTaints", "NodeFeatures", "PodPlaced", "PodChanged", "PodGone", "StorageChanged", "NamespaceChanged", "PodItself"}
 
 func (k EventKinds) String() string {
 	var out []string

@@ -216,6 +216,7 @@ func class(p *corev1.Pod, priority int32) string {
 	spec := corev1.PodSpec{
 		NodeSelector: p.Spec.NodeSelector, Tolerations: p.Spec.Tolerations, Overhead: p.Spec.Overhead,
 		Resources: p.Spec.Resources, NodeName: p.Spec.NodeName, Priority: &priority,
+		HostNetwork: p.Spec.HostNetwork, HostUsers: p.Spec.HostUsers,
 	}
 	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil {
 		spec.Affinity = &corev1.Affinity{NodeAffinity: a.NodeAffinity}
@@ -223,7 +224,7 @@ func class(p *corev1.Pod, priority int32) string {
 	strip := func(in []corev1.Container) []corev1.Container {
 		out := make([]corev1.Container, len(in))
 		for i := range in {
-			out[i] = corev1.Container{Image: in[i].Image, Resources: in[i].Resources, RestartPolicy: in[i].RestartPolicy}
+			out[i] = corev1.Container{Image: in[i].Image, Resources: in[i].Resources, RestartPolicy: in[i].RestartPolicy, RestartPolicyRules: in[i].RestartPolicyRules}
 			for _, port := range in[i].Ports {
 				if port.HostPort > 0 {
 					out[i].Ports = append(out[i].Ports, port)

@@ -24,6 +24,7 @@ var Table = []framework.Plugin{
 	{Name: "NodeResourcesFit", Weight: 1, Local: nodeResourcesFit, Events: framework.NodeAdded | framework.NodeAllocatable | framework.PodGone | framework.PodChanged | framework.PodItself, Wakes: resourcesFreed},
 	{Name: "NodeResourcesBalancedAllocation", Weight: 1, Local: balancedAllocation},
 	{Name: "ImageLocality", Weight: 1, Local: imageLocality},
+	{Name: "NodeDeclaredFeatures", Local: nodeDeclaredFeatures, Events: framework.NodeAdded | framework.NodeFeatures | framework.PodItself, Wakes: featuresDeclared},
 	{Name: "VolumeRestrictions", Global: volumeRestrictions, Events: framework.PodGone | framework.StorageChanged},
 	{Name: "VolumeBinding", Global: volumeBinding, Events: framework.AnyNode | framework.StorageChanged},
 	{Name: "PodTopologySpread", Weight: 2, Global: podTopologySpread,

@@ -24,7 +24,7 @@ const (
 //
 // Source: kube-scheduler 1.36, label event of scheduler_queue_incoming_pods_total.
 var causeNames = [causes]string{
-	"NodeAdd", "NodeUpdateNodeAllocatable", "NodeUpdateNodeLabel", "NodeUpdateNodeTaint",
+	"NodeAdd", "NodeUpdateNodeAllocatable", "NodeUpdateNodeLabel", "NodeUpdateNodeTaint", "NodeUpdateNodeDeclaredFeature",
 	"AssignedPodAdd", "AssignedPodUpdate", "AssignedPodDelete", "StorageChange", "NamespaceUpdate", "UnschedulablePodUpdate",
 	causeAdd: "UnschedulablePodAdd", causeUpdate: "UnschedulablePodUpdate", causeFailure: "ScheduleAttemptFailure",
 	causeBackoff: "BackoffComplete", causeTimeout: "UnschedulableTimeout", causeForced: "ForceActivate",

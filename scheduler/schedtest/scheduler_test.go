@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/keelson/keelson/libs/nodefeatures"
 	"github.com/keelson/keelson/libs/testkit"
 	"github.com/keelson/keelson/scheduler/schedtest"
 )
@@ -62,6 +63,30 @@ func TestARefusedPodIsExplainedAndTriedAgainWhenANodeComes(t *testing.T) {
 		c.Settle()
 		if c.Node("p") != "b" {
 			t.Errorf("on %q, want b", c.Node("p"))
+		}
+	})
+}
+
+// Pods that differ in what they need of a kubelet are told apart, and a kubelet may learn.
+func TestAPodWaitsUntilANodeDeclaresWhatItNeeds(t *testing.T) {
+	schedtest.Run(t, []runtime.Object{testkit.Node("a")}, func(c *schedtest.Cluster) {
+		c.Create(testkit.Pod("plain"))
+		c.Create(testkit.Pod("p", func(p *corev1.Pod) {
+			p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+		}))
+		c.Settle()
+		if c.Node("plain") != "a" || c.Node("p") != "" {
+			t.Fatalf("plain on %q, p on %q", c.Node("plain"), c.Node("p"))
+		}
+		time.Sleep(1100 * time.Millisecond)
+		n := testkit.Node("a")
+		n.Status.DeclaredFeatures = []string{nodefeatures.RestartAll}
+		if _, err := c.API.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c.Settle()
+		if c.Node("p") != "a" {
+			t.Error("not bound when the node declared the feature")
 		}
 	})
 }
