@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -39,7 +40,7 @@ func resourceQuota(cfg Config) Plugin {
 		if err != nil || len(quotas) == 0 {
 			return nil, err
 		}
-		around := &cluster{read: cfg.Read}
+		around := &cluster{read: cfg.Read, now: cfg.Now()}
 		grow := growth(around, a)
 		if around.err != nil {
 			return nil, around.err
@@ -103,8 +104,11 @@ func resourceQuota(cfg Config) Plugin {
 // cluster is what the count of a resource claim takes from other objects; err is the first fault of reading them.
 type cluster struct {
 	read resources.Reader
+	now  time.Time
 	err  error
 }
+
+func (c *cluster) Now() time.Time { return c.now }
 
 func (c *cluster) DeviceClass(name string) *resourcev1.DeviceClass {
 	return found[resourcev1.DeviceClass](c, grDeviceClasses, "", name)

@@ -2,6 +2,7 @@ package quota
 
 import (
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -9,9 +10,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Cluster is what the count of a resource claim takes from other objects: the names that device classes
-// have for pods, and what a pod is counted for already. nil stands for what there is not.
+// Cluster is what counts take from elsewhere: the time, and for a resource claim the names that device
+// classes have for pods, and what a pod is counted for already. nil stands for what there is not.
 type Cluster interface {
+	Now() time.Time
 	DeviceClass(name string) *resourcev1.DeviceClass
 	Pod(namespace, name string) *corev1.Pod
 	// Owned are the claims that the pod controls.
@@ -89,14 +91,14 @@ func podShare(c Cluster, claim *resourcev1.ResourceClaim) corev1.ResourceList {
 		if s.ResourceClaimName != claim.Name {
 			return nil
 		}
-		return podUsage(pod)
+		return podUsage(pod, c.Now())
 	}
 	for _, other := range c.Owned(pod) {
 		if madeFor(other) != nil && precedes(other, claim) {
 			return nil
 		}
 	}
-	return podUsage(pod)
+	return podUsage(pod, c.Now())
 }
 
 // madeFor is the pod that a claim for extended resources was made for, nil for other claims.

@@ -31,6 +31,8 @@ func (a around) DeviceClass(name string) *resourcev1.DeviceClass {
 
 func (a around) Pod(string, string) *corev1.Pod { return a.pod }
 
+func (a around) Now() time.Time { return time.Unix(1000, 0) }
+
 func (a around) Owned(*corev1.Pod) []*resourcev1.ResourceClaim { return a.claims }
 
 const (

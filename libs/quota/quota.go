@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -70,11 +71,11 @@ func Count(gr schema.GroupResource) corev1.ResourceName {
 }
 
 // Usage is what one object counts for, by the names that quotas use. Resources
-// that have only a count return that. c is asked for resource claims alone.
+// that have only a count return that.
 func Usage(c Cluster, gr schema.GroupResource, obj any) corev1.ResourceList {
 	switch o := obj.(type) {
 	case *corev1.Pod:
-		return podUsage(o)
+		return podUsage(o, c.Now())
 	case *corev1.Service:
 		return serviceUsage(o)
 	case *corev1.PersistentVolumeClaim:
@@ -92,15 +93,20 @@ func Usage(c Cluster, gr schema.GroupResource, obj any) corev1.ResourceList {
 	return use
 }
 
-// Finished reports a pod that holds nothing of its node any more: it ended, or
-// its deletion is overdue.
+// Finished reports a pod that has ended.
 func Finished(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
 }
 
-func podUsage(p *corev1.Pod) corev1.ResourceList {
+// overdue reports a pod that should have been gone for as long as it was given to go: its node may have been lost.
+func overdue(p *corev1.Pod, now time.Time) bool {
+	grace := p.DeletionGracePeriodSeconds
+	return p.DeletionTimestamp != nil && grace != nil && now.After(p.DeletionTimestamp.Add(time.Duration(*grace)*time.Second))
+}
+
+func podUsage(p *corev1.Pod, now time.Time) corev1.ResourceList {
 	use := corev1.ResourceList{"count/pods": one()}
-	if Finished(p) {
+	if Finished(p) || overdue(p, now) {
 		return use
 	}
 	use[corev1.ResourcePods] = one()

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -35,15 +36,24 @@ func TestQOS(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
-	got := Usage(nil, pods, podOf(list("cpu", "1", "example.com/gpu", "2", "deviceclass.resource.kubernetes.io/gold", "3"), list("cpu", "2")))
+	got := Usage(around{}, pods, podOf(list("cpu", "1", "example.com/gpu", "2", "deviceclass.resource.kubernetes.io/gold", "3"), list("cpu", "2")))
 	want := list("pods", "1", "count/pods", "1", "cpu", "1", "requests.cpu", "1", "limits.cpu", "2", "requests.example.com/gpu", "2", "requests.deviceclass.resource.kubernetes.io/gold", "3")
 	if !Equal(got, want) {
 		t.Errorf("a pod uses %v, want %v", got, want)
 	}
 	ended := podOf(list("cpu", "1"), nil)
 	ended.Status.Phase = corev1.PodSucceeded
-	if got := Usage(nil, pods, ended); !Equal(got, list("count/pods", "1")) {
+	if got := Usage(around{}, pods, ended); !Equal(got, list("count/pods", "1")) {
 		t.Errorf("an ended pod uses %v", got)
+	}
+	grace, all := int64(30), list("pods", "1", "count/pods", "1", "cpu", "1", "requests.cpu", "1")
+	for since, want := range map[int64]corev1.ResourceList{969: list("count/pods", "1"), 970: all} {
+		going := podOf(list("cpu", "1"), nil)
+		at := metav1.Unix(since, 0)
+		going.DeletionTimestamp, going.DeletionGracePeriodSeconds = &at, &grace
+		if got := Usage(around{}, pods, going); !Equal(got, want) {
+			t.Errorf("a pod that has been going for %d s with 30 s of grace uses %v, want %v", 1000-since, got, want)
+		}
 	}
 	svc := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: make([]corev1.ServicePort, 2)}}
 	if got := Usage(nil, schema.GroupResource{Resource: "services"}, svc); !Equal(got, list("services", "1", "count/services", "1", "services.loadbalancers", "1", "services.nodeports", "2")) {

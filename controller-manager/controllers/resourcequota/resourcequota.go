@@ -70,7 +70,7 @@ type controller struct {
 
 func build(e *runtime.Env) error {
 	c := &controller{quotas: runtime.Read[*corev1.ResourceQuota](e), client: e.Client(), cached: map[schema.GroupResource]func(string) []any{}}
-	c.around = cluster{runtime.Read[*resourcev1.DeviceClass](e), runtime.Read[*corev1.Pod](e), runtime.Read[*resourcev1.ResourceClaim](e)}
+	c.around = cluster{e.Now, runtime.Read[*resourcev1.DeviceClass](e), runtime.Read[*corev1.Pod](e), runtime.Read[*resourcev1.ResourceClaim](e)}
 	if rc := e.REST(); rc != nil {
 		m, err := metadata.NewForConfig(rc)
 		if err != nil {
@@ -128,10 +128,13 @@ func claimOf(p *corev1.Pod) string {
 
 // cluster is what the count of a resource claim takes from other objects.
 type cluster struct {
+	now     func() time.Time
 	classes *informer.Cache[*resourcev1.DeviceClass]
 	pods    *informer.Cache[*corev1.Pod]
 	claims  *informer.Cache[*resourcev1.ResourceClaim]
 }
+
+func (c cluster) Now() time.Time { return c.now() }
 
 func (c cluster) DeviceClass(name string) *resourcev1.DeviceClass {
 	d, _ := c.classes.Get(types.NamespacedName{Name: name})
