@@ -21,8 +21,8 @@ import (
 const (
 	busyBytesPerSecond = 4 << 20
 	busyRoomBytes      = 96 << 20 // allocated between two collections while busy: at most, and not more than in 5/4 s
-	growthRoomBytes    = 32 << 20 // the same while objects are added, and
-	growthPercent      = 50       // of the heap at least
+	growthRoomBytes    = 28 << 20 // the same while objects are added, and
+	growthPercent      = 25       // of the heap at least
 	growing            = 50       // objects a second
 	idlePercent        = 40
 	largePercent       = 20 // of a heap larger than
