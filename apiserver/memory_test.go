@@ -18,9 +18,9 @@ func TestGCPercent(t *testing.T) {
 		{8 << 20, 128 << 20, 0, largePercent},
 		{128 << 20, 120 << 20, 0, 40}, // 48 MiB of a large heap
 		{128 << 20, 1 << 30, 0, largePercent},
-		{128 << 20, 40 << 20, growing, 80},
-		{128 << 20, 100 << 20, growing, growthPercent},
-		{128 << 20, 16 << 20, growing, 200},
+		{128 << 20, 40 << 20, growing, 70},
+		{128 << 20, 120 << 20, growing, growthPercent},
+		{128 << 20, 16 << 20, growing, 175},
 		{8 << 20, 1, growing, mostPercent},
 	} {
 		if got := gcPercent(c.rate, c.live, c.added); got != c.want {
