@@ -61,8 +61,12 @@ type Supervisor struct {
 
 	shutdown chan struct{}
 	once     sync.Once
-	wg       sync.WaitGroup // keepers
+	wg       sync.WaitGroup  // keepers
+	life     context.Context // of the keepers
 }
+
+// errLeft is why keepers end with their supervisor: their services go on.
+var errLeft = errors.New("the supervisor ends")
 
 type keeper struct {
 	service config.Service
@@ -80,6 +84,9 @@ func Run(ctx context.Context, dir string, log *slog.Logger, listening func()) er
 	}
 	s := &Supervisor{dir: dir, log: log, keepers: map[string]*keeper{}, status: map[string]Status{},
 		changed: make(chan struct{}), shutdown: make(chan struct{})}
+	var leave context.CancelCauseFunc
+	s.life, leave = context.WithCancelCause(context.Background())
+	defer leave(errLeft)
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -127,6 +134,14 @@ func Run(ctx context.Context, dir string, log *slog.Logger, listening func()) er
 	defer cancel()
 	_ = server.Shutdown(last)
 	_ = server.Close()
+	// A keeper that stayed would start a service again that somebody else looks after by then.
+	leave(errLeft)
+	left := make(chan struct{})
+	go func() { s.wg.Wait(); close(left) }()
+	select {
+	case <-left:
+	case <-time.After(300 * time.Millisecond): // one is about to stop its service; whoever comes next finds it running
+	}
 	return nil
 }
 
@@ -166,7 +181,7 @@ func (s *Supervisor) apply(list []config.Service) {
 			old.tell(true)
 			continue
 		}
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(s.life)
 		k := &keeper{service: sv, cancel: cancel, want: make(chan bool, 1), done: make(chan struct{})}
 		s.keepers[sv.Name] = k
 		s.status[sv.Name] = Status{Name: sv.Name, Phase: Waiting, Since: time.Now(), LogFile: sv.LogFile}
@@ -242,7 +257,7 @@ func (s *Supervisor) notReady(names []string) (waits []string, changed <-chan st
 	return waits, s.changed
 }
 
-// keep runs one service until ctx ends, which stops it.
+// keep runs one service until ctx ends, which stops it, unless the supervisor leaves.
 func (s *Supervisor) keep(ctx context.Context, k *keeper) {
 	sv := k.service
 	log := s.log.With("service", sv.Name)
@@ -292,6 +307,9 @@ func (s *Supervisor) keep(ctx context.Context, k *keeper) {
 			log.Info("started", "pid", p.pid)
 		}
 		why := s.attend(ctx, k, n, p)
+		if context.Cause(ctx) == errLeft {
+			return
+		}
 		if why != "" { // asked to stop
 			s.set(sv.Name, func(st *Status) { st.Phase = Stopping })
 			stop(p, sv.StopWithin)
@@ -308,7 +326,7 @@ func (s *Supervisor) keep(ctx context.Context, k *keeper) {
 		log.Warn("ended; it will be started again", "how", how, "ran", ran.Round(time.Millisecond))
 		running = s.pause(ctx, k, &failures, ran, how)
 	}
-	if p != nil {
+	if p != nil && context.Cause(ctx) != errLeft {
 		stop(p, sv.StopWithin)
 		_ = os.Remove(pidFile(s.dir, sv.Name))
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keelson/keelson/deploy/config"
+	"github.com/keelson/keelson/libs/testkit"
 )
 
 // The test binary is also the services: it behaves as FAKE says.
@@ -22,7 +23,7 @@ func TestMain(m *testing.M) {
 		fake(mode)
 		return
 	}
-	os.Exit(m.Run())
+	testkit.Main(m) // a keeper that stays would start its service again
 }
 
 func fake(mode string) {
@@ -160,12 +161,12 @@ func TestServicesLife(t *testing.T) {
 	if err := c.Shutdown(ctx); err != nil {
 		t.Fatal(err)
 	}
+	stop()
 	for _, st := range now {
 		if _, alive := StartTime(st.PID); alive {
 			t.Errorf("%s outlived the shutdown", st.Name)
 		}
 	}
-	stop()
 }
 
 func TestWatchdog(t *testing.T) {
