@@ -2,7 +2,7 @@
 //
 // The main call is [Run]: it starts the scheduler over a set of objects inside a testing/synctest bubble,
 // calls the test, and stops everything. Inside, [Cluster.Settle] waits until nobody has anything left to
-// do, and time.Sleep advances the clock at once.
+// do, and Pass moves the clock at once.
 //
 // It promises: what the scheduler writes is applied (binding sets the node, deletion removes the pod) and
 // recorded in order, see [Cluster.Writes]. The memory API keeps no resourceVersions and checks only the
@@ -81,6 +81,12 @@ func Run(t *testing.T, objects []runtime.Object, f func(c *Cluster)) {
 
 // Settle waits until every goroutine waits for an event or the clock.
 func (c *Cluster) Settle() { synctest.Wait() }
+
+// Pass moves the bubble's clock forward, which takes no time, and settles.
+func (c *Cluster) Pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
 
 // FailBinds makes the next n binds of the pod fail.
 func (c *Cluster) FailBinds(pod string, n int) {

@@ -59,8 +59,7 @@ func TestARefusedPodIsExplainedAndTriedAgainWhenANodeComes(t *testing.T) {
 		if c.Node("p") != "" {
 			t.Error("bound before its back-off was over")
 		}
-		time.Sleep(1100 * time.Millisecond)
-		c.Settle()
+		c.Pass(1100 * time.Millisecond)
 		if c.Node("p") != "b" {
 			t.Errorf("on %q, want b", c.Node("p"))
 		}
@@ -78,7 +77,7 @@ func TestAPodWaitsUntilANodeDeclaresWhatItNeeds(t *testing.T) {
 		if c.Node("plain") != "a" || c.Node("p") != "" {
 			t.Fatalf("plain on %q, p on %q", c.Node("plain"), c.Node("p"))
 		}
-		time.Sleep(1100 * time.Millisecond)
+		c.Pass(1100 * time.Millisecond) // its back-off
 		n := testkit.Node("a")
 		n.Status.DeclaredFeatures = []string{nodefeatures.RestartAll}
 		if _, err := c.API.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{}); err != nil {
@@ -99,8 +98,7 @@ func TestAFailedBindIsForgottenAndRetried(t *testing.T) {
 		if got := condition(c.Pod("p"), corev1.PodScheduled); got.Reason != "SchedulerError" || !strings.Contains(got.Message, "no quorum") {
 			t.Errorf("condition %+v", got)
 		}
-		time.Sleep(3500 * time.Millisecond) // back-offs of 1 s and 2 s
-		c.Settle()
+		c.Pass(3500 * time.Millisecond) // back-offs of 1 s and 2 s
 		if c.Node("p") != "a" {
 			t.Errorf("on %q; wrote %v", c.Node("p"), c.Writes())
 		}
@@ -164,8 +162,7 @@ func TestAClaimThatWaitsIsProvisionedForTheChosenNode(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Settle()
-		time.Sleep(1100 * time.Millisecond)
-		c.Settle()
+		c.Pass(1100 * time.Millisecond)
 		if c.Node("p") != "a" {
 			t.Errorf("on %q", c.Node("p"))
 		}
