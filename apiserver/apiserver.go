@@ -69,6 +69,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	}
 	defer listener.Close()
 
+	spareCollector()
 	// What lies below outlives what lies above.
 	lower := run.New(context.WithoutCancel(ctx))
 	st, size, end, err := openStore(ctx, cfg, log, lower)

@@ -28,7 +28,7 @@ const (
 	largePercent       = 20 // of a heap larger than
 	largeHeapBytes     = 96 << 20
 	largeRoomBytes     = 48 << 20 // in place of busyRoomBytes, for a large heap
-	mostPercent        = 400
+	mostPercent        = 400      // also while everything is loaded: what is garbage then makes room for objects
 	tendEvery          = time.Second
 	worthReturning     = 32 << 20 // bytes allocated since the last return
 	worthPacking       = 2000     // objects added since the last time, when little happens, and
@@ -55,6 +55,13 @@ func gcPercent(bytesPerSecond, live uint64, added int) int {
 		room = min(most, bytesPerSecond*5/4)
 	}
 	return int(min(max(least, room*100/max(live, 1)), mostPercent))
+}
+
+// spareCollector makes collections rare while the server starts: tendMemory ends that.
+func spareCollector() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(mostPercent)
+	}
 }
 
 // tendMemory adapts the collector to what the server does. An administrator's GOGC wins. In quiet times the

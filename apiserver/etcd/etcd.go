@@ -28,6 +28,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -214,6 +215,13 @@ func applied(member uint64) bool {
 	return ok && status.ID == member && status.Commit > 0 && status.Applied == status.Commit
 }
 
+// How large the log's files are, and how many are kept: one that is written, and one more in case that it has
+// just begun. Those that the newest snapshot needs are kept in any case.
+const (
+	walFileBytes = 32 << 20
+	walFiles     = 2
+)
+
 func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
 	ec := embed.NewConfig()
 	ec.Name, ec.Dir = c.Name, c.DataDir
@@ -284,6 +292,10 @@ func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
 	if c.ElectionTimeout > 0 {
 		ec.ElectionMs = uint(c.ElectionTimeout)
 	}
+	// A start reads and checks every file of the log, and none before the newest snapshot is of use: a few thousand
+	// writes. etcd's own five files of 64 MB take the time of 100,000 objects.
+	wal.SegmentSizeBytes = walFileBytes
+	ec.MaxWalFiles = walFiles
 	ec.EnableGRPCGateway = false
 	ec.UnsafeNoFsync = c.UnsafeNoFsync
 	ec.BackendFreelistType = "map"

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// KV is a key with its value. Value is owned by the receiver.
+// KV is a key with its value. Value is owned by the receiver, but for Range's.
 type KV struct {
 	Key       string
 	Value     []byte
@@ -95,7 +95,8 @@ type Store interface {
 	// Rev is the current revision, linearizable: every write acknowledged before the call is at or below it.
 	Rev(ctx context.Context) (int64, error)
 	// Range calls fn with pages of the keys that start with prefix ("" is all) as of one revision, in key
-	// order, and returns that revision.
+	// order, and returns that revision. Page and values are read-only and fn's until it returns, and fn must not
+	// wait for a write: the store may lend its own memory, and not be able to grow until it has it back.
 	Range(ctx context.Context, prefix string, fn func([]KV) error) (rev int64, err error)
 	// Watch calls fn with every change after from (exclusive) of every key, in order, and blocks until ctx
 	// ends, fn fails, or the store cannot continue (ErrCompacted among others).

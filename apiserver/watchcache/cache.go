@@ -1,10 +1,12 @@
 package watchcache
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -172,6 +174,9 @@ func (c *Cache) runFollow(ctx context.Context) error {
 	}
 }
 
+// loaders bounds the goroutines that copy what is loaded.
+const loaders = 8
+
 // load replaces the state by what the store holds now.
 func (c *Cache) load(ctx context.Context) error {
 	started := c.opts.Now()
@@ -179,17 +184,38 @@ func (c *Cache) load(ctx context.Context) error {
 	fresh := newTrees()
 	count := 0
 	version := c.reg.Version()
-	rev, err := c.st.Range(ctx, "", func(page []store.KV) error {
-		for _, kv := range page {
-			it := old.get(kv.Key)
-			if it == nil || it.Rev != kv.ModRev {
-				it = c.item(kv)
+	// Most of the time goes into copying messages: pages are shared out, and enter the trees while the next are copied.
+	shelves := make([]shelf, min(runtime.GOMAXPROCS(0), loaders))
+	made := make(chan []*Item)
+	var entering sync.WaitGroup
+	entering.Go(func() {
+		for items := range made {
+			for _, it := range items {
+				fresh.set(it, nil)
 			}
-			fresh.set(it, nil)
-			count++
+			count += len(items)
 		}
+	})
+	rev, err := c.st.Range(ctx, "", func(page []store.KV) error {
+		items := make([]*Item, len(page))
+		part := (len(page) + len(shelves) - 1) / len(shelves)
+		var copying sync.WaitGroup
+		for n := range shelves {
+			first, end := min(n*part, len(page)), min((n+1)*part, len(page))
+			copying.Go(func() {
+				for i := first; i < end; i++ {
+					if items[i] = old.get(page[i].Key); items[i] == nil || items[i].Rev != page[i].ModRev {
+						items[i] = c.item(&shelves[n], page[i])
+					}
+				}
+			})
+		}
+		copying.Wait()
+		made <- items
 		return nil
 	})
+	close(made)
+	entering.Wait()
 	if err != nil {
 		return fmt.Errorf("load: %w", err)
 	}
@@ -222,26 +248,26 @@ func (c *Cache) load(ctx context.Context) error {
 	return nil
 }
 
-// item makes the cache's item of a stored value. It never fails: what cannot be
+// item makes the cache's item of a stored value, which is only lent. It never fails: what cannot be
 // read stays as an item without a row, so that it is not lost and not served.
-func (c *Cache) item(kv store.KV) *Item {
+func (c *Cache) item(s *shelf, kv store.KV) *Item {
 	row := c.rowOf(kv.Key)
 	if it := c.written.take(kv.Key, kv.ModRev); it != nil && it.Row == row {
 		return it
 	}
 	if row != nil {
-		it, err := c.typed(row, kv)
+		it, err := c.typed(s, row, kv)
 		if err == nil {
 			return it
 		}
 		c.opts.Log.Error("stored object cannot be read; it is not served", "key", kv.Key, "rev", kv.ModRev, "err", err)
 	}
 	it := &Item{Key: kv.Key, Rev: kv.ModRev, CreateRev: kv.CreateRev}
-	it.body.Store(&body{raw: kv.Value})
+	it.body.Store(&body{raw: bytes.Clone(kv.Value)})
 	return it
 }
 
-func (c *Cache) typed(row *resources.Row, kv store.KV) (*Item, error) {
+func (c *Cache) typed(s *shelf, row *resources.Row, kv store.KV) (*Item, error) {
 	raw, gvk, err := codec.Unwrap(kv.Value)
 	if err != nil {
 		return nil, err
@@ -252,7 +278,7 @@ func (c *Cache) typed(row *resources.Row, kv store.KV) (*Item, error) {
 			return nil, err
 		}
 	}
-	it, err := newItem(row, kv.Key, raw, kv.ModRev, kv.CreateRev)
+	it, err := newItem(s, row, kv.Key, raw, kv.ModRev, kv.CreateRev)
 	if err != nil {
 		return nil, err
 	}
@@ -319,7 +345,7 @@ func (c *Cache) apply(b store.Batch) {
 	items := make([]*Item, len(b.Events))
 	for i, ev := range b.Events {
 		if !ev.Deleted {
-			items[i] = c.item(ev.KV)
+			items[i] = c.item(nil, ev.KV)
 		}
 	}
 	// The lock is let go of before many are woken who will want it.
@@ -553,7 +579,7 @@ func (c *Cache) Refresh() {
 	for _, it := range changed {
 		row := c.rowOf(it.Key)
 		if row != nil && it.Row == nil {
-			if next, err := c.typed(row, store.KV{Key: it.Key, Value: it.Raw(), CreateRev: it.CreateRev, ModRev: it.Rev}); err == nil {
+			if next, err := c.typed(nil, row, store.KV{Key: it.Key, Value: it.Raw(), CreateRev: it.CreateRev, ModRev: it.Rev}); err == nil {
 				c.state.set(next, it)
 				it.leave()
 				c.arrived(row)

@@ -89,7 +89,7 @@ func parseJSONHeader(raw []byte, h *Header) error {
 		return err
 	}
 	m := &obj.Metadata
-	*h = Header{Namespace: m.Namespace, Name: m.Name, UID: m.UID, Owners: m.OwnerReferences, Deleting: m.DeletionTimestamp != nil}
+	*h = Header{Labels: h.Labels, Namespace: m.Namespace, Name: m.Name, UID: m.UID, Owners: m.OwnerReferences, Deleting: m.DeletionTimestamp != nil}
 	for key, value := range m.Labels {
 		h.Labels = append(h.Labels, Label{key, value})
 	}

@@ -49,7 +49,7 @@ var errNoRow = errors.New("watchcache: no resource is served at this key")
 // decoded form with resourceVersion, given away.
 func NewItem(row *resources.Row, key string, raw []byte, rev, createRev int64, obj resources.Object) (*Item, error) {
 	row = row.Storage()
-	it, err := newItem(row, key, raw, rev, createRev)
+	it, err := newItem(nil, row, key, raw, rev, createRev)
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +60,8 @@ func NewItem(row *resources.Row, key string, raw []byte, rev, createRev int64, o
 }
 
 // newItem reads raw without decoding it. What is not quite as it should be, but can be decoded, is encoded anew.
-func newItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
-	it, err := readItem(row, key, raw, rev, createRev)
+func newItem(s *shelf, row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
+	it, err := readItem(s, row, key, raw, rev, createRev)
 	if err == nil || row.New == nil {
 		return it, err
 	}
@@ -72,18 +72,12 @@ func newItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (
 	if raw, bad = codec.Message(row, obj); bad != nil {
 		return nil, err
 	}
-	return readItem(row, key, raw, rev, createRev)
+	return readItem(s, row, key, raw, rev, createRev)
 }
 
-func readItem(row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
-	it, b := &Item{Key: key, Rev: rev, CreateRev: createRev, Row: row}, &body{raw: raw}
-	var err error
-	if rev != 0 { // it is stored: no dry run
-		if b.raw, err = codec.WithRev(row, raw, rev); err != nil {
-			return nil, fmt.Errorf("%s: %w", key, err)
-		}
-	}
-	node, err := parseHeader(row, b.raw, &b.head)
+func readItem(s *shelf, row *resources.Row, key string, raw []byte, rev, createRev int64) (*Item, error) {
+	it := &Item{Key: key, Rev: rev, CreateRev: createRev, Row: row}
+	b, node, err := s.body(row, raw, rev)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
@@ -282,7 +276,7 @@ func (it *Item) For(row *resources.Row) (*Item, error) {
 
 // at returns the item's content with another revision: what the watcher of a deletion gets.
 func (it *Item) at(rev int64) *Item {
-	out, err := newItem(it.Row, it.Key, it.Raw(), rev, it.CreateRev)
+	out, err := newItem(nil, it.Row, it.Key, it.Raw(), rev, it.CreateRev)
 	if err != nil { // it was made of the same bytes before
 		return it
 	}

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/keelson/keelson/apiserver/codec"
+	"github.com/keelson/keelson/apiserver/resources"
 )
 
 var _ labels.Labels = (*Labels)(nil)
@@ -73,34 +76,94 @@ func (c *Cache) Pack() (moved int) {
 
 // pack moves items into one new slab of size bytes.
 func (c *Cache) pack(items []*Item, size int) {
-	s := &slab{size: size}
-	room := make([]byte, 0, size)
-	bodies := make([]body, len(items))
-	n := 0
+	labels := 0
 	for _, it := range items {
-		n += len(it.Head().Labels)
+		labels += len(it.Head().Labels)
 	}
-	list := make(Labels, 0, n)
+	together := shelf{
+		slab: &slab{}, room: make([]byte, 0, size), bodies: make([]body, 0, len(items)), labels: make(Labels, 0, labels),
+	}
+	bodies := make([]*body, len(items))
 	for i, it := range items {
-		b, start, first := &bodies[i], len(room), len(list)
-		room = append(room, it.Raw()...)
-		b.raw, b.slab = room[start:len(room):len(room)], s
-		b.head.Labels = list[first:]
-		if _, err := parseHeader(it.Row, b.raw, &b.head); err != nil {
-			b.raw = nil // it was read before: the same bytes say the same
-			continue
-		}
-		if list = list[:first+len(b.head.Labels)]; len(b.head.Labels) == 0 {
-			b.head.Labels = nil
-		}
+		// What cannot be read stays where it is; but it was read before, and the same bytes say the same.
+		bodies[i], _, _ = together.body(it.Row, it.Raw(), 0)
 	}
 	c.mu.Lock() // nothing is superseded in the meantime
 	defer c.mu.Unlock()
 	for i, it := range items {
-		if b := &bodies[i]; b.raw != nil && !it.superseded.Load() {
-			s.live.Add(int64(len(b.raw)))
+		switch b := bodies[i]; {
+		case b == nil:
+		case it.superseded.Load():
+			b.slab.live.Add(-int64(len(b.raw)))
+		default:
 			it.leave()
 			it.body.Store(b)
 		}
 	}
+}
+
+// shelf is where bodies that are made one after the other stand together. A nil shelf gives each its own memory.
+type shelf struct {
+	slab   *slab
+	room   []byte // the slab's
+	bodies []body // len: how many are used
+	labels Labels // also
+}
+
+// How much a shelf takes at a time, beside slabBytes, and what a revision adds to a message at most.
+const (
+	shelfBodies = 64
+	shelfLabels = 128
+	revRoom     = 64
+)
+
+// body copies a message, with rev as its resourceVersion if that is not 0, and reads its header and a pod's node.
+func (s *shelf) body(row *resources.Row, raw []byte, rev int64) (b *body, node string, err error) {
+	if s == nil || len(raw) > slabBytes/4 { // large ones waste little
+		b = &body{raw: raw}
+		if rev != 0 { // it is stored: no dry run
+			if b.raw, err = codec.WithRev(row, raw, rev); err != nil {
+				return nil, "", err
+			}
+		}
+		node, err = parseHeader(row, b.raw, &b.head)
+		return b, node, err
+	}
+	need := len(raw)
+	if rev != 0 {
+		need += revRoom
+	}
+	if cap(s.room)-len(s.room) < need {
+		s.slab, s.room = &slab{}, make([]byte, 0, slabBytes)
+	}
+	if len(s.bodies) == cap(s.bodies) {
+		s.bodies = make([]body, 0, shelfBodies)
+	}
+	room := s.room
+	if rev == 0 {
+		room = append(room, raw...)
+	} else if room, err = codec.AppendWithRev(room, row, raw, rev); err != nil {
+		return nil, "", err
+	}
+	s.bodies = s.bodies[:len(s.bodies)+1]
+	b = &s.bodies[len(s.bodies)-1]
+	b.raw = room[len(s.room):len(room):len(room)]
+	b.head.Labels = s.labels[len(s.labels):]
+	if node, err = parseHeader(row, b.raw, &b.head); err != nil {
+		return nil, "", err
+	}
+	s.room, b.slab = room, s.slab
+	s.slab.size += len(b.raw)
+	s.slab.live.Add(int64(len(b.raw)))
+	n := len(b.head.Labels)
+	b.head.Labels = b.head.Labels[:n:n]
+	switch {
+	case n == 0:
+		b.head.Labels = nil
+	case n <= cap(s.labels)-len(s.labels):
+		s.labels = s.labels[:len(s.labels)+n]
+	default: // they were moved to memory of their own
+		s.labels = make(Labels, 0, shelfLabels)
+	}
+	return b, node, nil
 }

@@ -22,7 +22,7 @@ const maxWritten = 1024
 // keeps it for the log. obj, if not nil, is given away and never changed again. It may
 // be called before the log brings the change, or after.
 func (c *Cache) Wrote(row *resources.Row, key string, raw []byte, rev, createRev int64, obj resources.Object) (*Item, error) {
-	it, err := newItem(row.Storage(), key, raw, rev, createRev)
+	it, err := newItem(nil, row.Storage(), key, raw, rev, createRev)
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,11 @@ type backend interface {
 	Watch(ctx context.Context, from int64, fn func(events []*mvccpb.Event, rev int64) error) error
 }
 
+// whole is a backend that has a faster way to read everything.
+type whole interface {
+	all(ctx context.Context, prefix string, rev int64, fn func([]store.KV) error) (int64, error)
+}
+
 // Store is a store.Store in etcd.
 type Store struct {
 	b      backend
@@ -154,8 +159,20 @@ const (
 	pageBytes = 8 << 20
 )
 
-// Range is store.Store's. The next page is read while fn has one.
+// Range is store.Store's.
 func (s *Store) Range(ctx context.Context, prefix string, fn func([]store.KV) error) (int64, error) {
+	if b, ok := s.b.(whole); ok && prefix == "" {
+		rev, err := s.Rev(ctx)
+		if err != nil {
+			return 0, err
+		}
+		return b.all(ctx, s.prefix, rev, fn)
+	}
+	return s.paged(ctx, prefix, fn)
+}
+
+// paged is Range by etcd's own. The next page is read while fn has one.
+func (s *Store) paged(ctx context.Context, prefix string, fn func([]store.KV) error) (int64, error) {
 	var reading sync.WaitGroup
 	defer reading.Wait()
 	ctx, cancel := context.WithCancel(ctx)

@@ -1,10 +1,14 @@
 package etcdstore_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,5 +186,61 @@ func TestRangeInPages(t *testing.T) {
 	_, err = s.Range(gone, "many/", func([]store.KV) error { cancel(); return nil })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled while pages were left: %v", err)
+	}
+}
+
+// Everything read from the database's pages is what etcd says of each part: over many revisions of each key, with
+// deletions, and with a history that is partly forgotten.
+func TestRangeOfAll(t *testing.T) {
+	s := etcdstore.Embedded(start(t, nil).Etcd(), "/registry")
+	ctx := t.Context()
+	random := rand.New(rand.NewPCG(1, 2))
+	seen := map[string]int64{}
+	const commits, ops, keys = 250, 100, 4000
+	for i := range commits {
+		var list []store.Op
+		taken := map[string]bool{}
+		for range ops {
+			key := fmt.Sprintf("%c/%d", "abc"[random.IntN(3)], random.IntN(keys))
+			if taken[key] {
+				continue
+			}
+			taken[key] = true
+			op := store.Op{Key: key, Seen: seen[key], Do: store.Write, Value: []byte(fmt.Sprint(key, " at ", i))}
+			if op.Seen != 0 && random.IntN(3) == 0 {
+				op.Do, op.Value = store.Remove, nil
+			}
+			list = append(list, op)
+		}
+		rev, err := s.Commit(ctx, list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range list {
+			if seen[op.Key] = rev; op.Do == store.Remove {
+				delete(seen, op.Key)
+			}
+		}
+		if i == commits/2 {
+			if err := s.Compact(ctx, rev); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	read := func(prefix string) (all []store.KV) {
+		if _, err := s.Range(ctx, prefix, func(page []store.KV) error {
+			for _, kv := range page {
+				kv.Value = bytes.Clone(kv.Value)
+				all = append(all, kv)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	all, parts := read(""), slices.Concat(read("a/"), read("b/"), read("c/"))
+	if len(all) != len(seen) || !reflect.DeepEqual(all, parts) {
+		t.Fatalf("%d keys were written; of everything %d were read, of the parts %d", len(seen), len(all), len(parts))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -47,6 +48,17 @@ func put(t *testing.T, ctx context.Context, s store.Store, key, value string, se
 		t.Fatalf("put %s=%s seen %d: %v", key, value, seen, err)
 	}
 	return rev
+}
+
+func drop(t *testing.T, ctx context.Context, s store.Store, key string) {
+	t.Helper()
+	kv, err := s.Get(ctx, key)
+	if err != nil || kv == nil {
+		t.Fatalf("get %s: %v, %v", key, kv, err)
+	}
+	if _, err = s.Delete(ctx, key, kv.ModRev); err != nil {
+		t.Fatalf("delete %s: %v", key, err)
+	}
 }
 
 func wantErr(t *testing.T, err, want error) {
@@ -111,21 +123,49 @@ func ranges(t *testing.T, ctx context.Context, s store.Store) {
 	for i := 9; i >= 0; i-- {
 		put(t, ctx, s, fmt.Sprintf("ranges/%d", i), "x", 0)
 	}
-	put(t, ctx, s, "rangesother", "x", 0)
-	var got []string
-	rev, err := s.Range(ctx, "ranges/", func(kvs []store.KV) error {
-		for _, kv := range kvs {
-			got = append(got, kv.Key)
-			put(t, ctx, s, kv.Key+"-more", "y", 0) // must not be seen
+	put(t, ctx, s, "rangesother", "w", 0)
+	put(t, ctx, s, "rangesgone", "x", 0)
+	drop(t, ctx, s, "rangesgone")
+	kv, err := s.Get(ctx, "rangesother")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := put(t, ctx, s, "rangesother", "x", kv.ModRev)
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	for prefix, want := range map[string]int{"ranges/": 10, "": 11} {
+		var got []string
+		rev, err := s.Range(ctx, prefix, func(kvs []store.KV) error {
+			for _, kv := range kvs {
+				if prefix == "" && !strings.HasPrefix(kv.Key, "ranges") {
+					continue // another test's
+				}
+				if string(kv.Value) != "x" || kv.CreateRev == 0 || kv.ModRev < kv.CreateRev {
+					t.Errorf("%s: %+v", kv.Key, kv)
+				}
+				got = append(got, kv.Key)
+				later := kv.Key + "-more" // must not be seen
+				writing.Go(func() {
+					if _, err := s.Put(ctx, later, []byte("y"), 0, 0); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			return nil
+		})
+		if err != nil || len(got) != want || got[0] != "ranges/0" || got[9] != "ranges/9" || rev < last {
+			t.Fatalf("range of %q at %d: %v, %v", prefix, rev, got, err)
 		}
-		return nil
-	})
-	if err != nil || len(got) != 10 || got[0] != "ranges/0" || got[9] != "ranges/9" {
-		t.Fatalf("range at %d: %v, %v", rev, got, err)
+		writing.Wait()
+		for _, key := range got {
+			drop(t, ctx, s, key+"-more")
+		}
 	}
 	stop := errors.New("enough")
-	_, err = s.Range(ctx, "ranges/", func([]store.KV) error { return stop })
-	wantErr(t, err, stop)
+	for _, prefix := range []string{"ranges/", ""} {
+		_, err = s.Range(ctx, prefix, func([]store.KV) error { return stop })
+		wantErr(t, err, stop)
+	}
 }
 
 func watch(t *testing.T, ctx context.Context, s store.Store) {
