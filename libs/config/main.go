@@ -50,6 +50,7 @@ func Usage(err error) error { return usageError{err} }
 // The process ends with 0 after a clean end (also by SIGTERM or SIGINT), 1 when run failed, and
 // [ExitUsage] when the command line or configuration is wrong. A second signal ends it at once.
 func Main[C any](name, short string, defaults C, run func(ctx context.Context, cfg C, log *slog.Logger) error, commands ...Command) {
+	relaxTimers()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		<-ctx.Done()
