@@ -414,6 +414,9 @@ func invalidPatch(doc string, err error) error {
 // shown is the document that errors quote.
 func (c *Call) patched(kind types.PatchType, text []byte, current resources.Object) (obj resources.Object, shown string, strict []error, err error) {
 	if kind != types.JSONPatchType && c.Row.Custom == nil {
+		if obj, ok := patch.Tagged(current, text); ok {
+			return obj, "", nil, nil
+		}
 		if narrow, widen, ok := patch.Narrow(current, text); ok {
 			if obj, shown, strict, err = c.patchedWhole(kind, text, narrow); err == nil && len(strict) == 0 {
 				widen(obj)
