@@ -216,11 +216,14 @@ func applied(member uint64) bool {
 }
 
 // How large the log's files are, and how many are kept: one that is written, and one more in case that it has
-// just begun. Those that the newest snapshot needs are kept in any case.
+// just begun. Those that the newest snapshot needs are kept in any case. A start reads and checks them all, though only
+// the few thousand writes after that snapshot are of use: etcd's own five files of 64 MB take half a second.
 const (
 	walFileBytes = 32 << 20
 	walFiles     = 2
 )
+
+func init() { wal.SegmentSizeBytes = walFileBytes } // etcd has no other way to say it
 
 func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
 	ec := embed.NewConfig()
@@ -292,9 +295,6 @@ func (c Config) embed(log *slog.Logger) (*embed.Config, error) {
 	if c.ElectionTimeout > 0 {
 		ec.ElectionMs = uint(c.ElectionTimeout)
 	}
-	// A start reads and checks every file of the log, and none before the newest snapshot is of use: a few thousand
-	// writes. etcd's own five files of 64 MB take the time of 100,000 objects.
-	wal.SegmentSizeBytes = walFileBytes
 	ec.MaxWalFiles = walFiles
 	ec.EnableGRPCGateway = false
 	ec.UnsafeNoFsync = c.UnsafeNoFsync
